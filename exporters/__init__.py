@@ -1,0 +1,1 @@
+"""Turns a checkpoint into ONNX and ONNX into engines, each verified against its source."""

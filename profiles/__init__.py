@@ -1,0 +1,1 @@
+"""Measures latency and throughput so that the numbers can be believed."""
