@@ -1,0 +1,30 @@
+"""How the dense baseline is fine-tuned before anything is cut."""
+
+from dataclasses import dataclass, field
+
+from pruning.errors import NirvanaError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineConfig:
+    """Set the fine-tuning of the dense model."""
+
+    num_epochs: float = field(default=3.0, metadata={"help": "passes over the training rows"})
+    learning_rate: float = field(default=2e-4, metadata={"help": "peak, then linear decay"})
+    batch_size: int = field(default=32, metadata={"help": "rows a step"})
+    seed: int = field(default=0, metadata={"help": "of the classification head and row order"})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "train in bf16; unset: where the hardware has it"}
+    )
+    save_steps: int = field(default=40, metadata={"help": "steps between resumable checkpoints"})
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Raise NirvanaError for the first named field of `config` that is not above zero."""
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise NirvanaError(f"{name} must be above 0, got {value}.")

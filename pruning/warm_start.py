@@ -1,0 +1,35 @@
+"""Starts the gates from a ranking, so that the constraint closes the least useful first."""
+
+from __future__ import annotations
+
+import torch
+
+from pruning.gate_registry import GateRegistry
+
+SPREAD = 12.0  # the best unit starts at sigmoid(12), the worst at 1/2
+
+
+@torch.no_grad()
+def warm_start(registry: GateRegistry, scores: dict[str, torch.Tensor]) -> None:
+    """Set every head and neuron gate by its rank in score per cost, in place.
+
+    The logit is SPREAD times the share of the whole cost that ranks below the unit: a common shift
+    of all logits then prunes in rank order. Block gates stay as they are.
+    """
+    gates = {n: p for n, p in registry.named_parameters() if n.startswith(("attentions", "mlps"))}
+    dims, cost = registry.dims, registry.cost
+    unit_costs = {
+        name: float(
+            cost.head_cost(dims) if name.startswith("attentions") else cost.neuron_cost(dims)
+        )
+        for name in gates
+    }
+    density = torch.cat([scores[name] / unit_costs[name] for name in gates])
+    costs = torch.cat([torch.full_like(gate, unit_costs[name]) for name, gate in gates.items()])
+    order = density.argsort()
+    below = torch.empty_like(costs)
+    below[order] = costs[order].cumsum(0) / costs.sum()
+    for gate, share in zip(
+        gates.values(), below.split([g.numel() for g in gates.values()]), strict=True
+    ):
+        gate.copy_(SPREAD * share)
