@@ -1,0 +1,141 @@
+"""The file beside an engine that says what it was built from, and vouches for it by hash.
+
+Deserialising an engine runs code that it carries: call `check_engine` before anything loads one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning.errors import NirvanaError
+
+MANIFEST_NAME = "engine.json"
+ENGINE_NAME = "model.engine"
+LOG_NAME = "build.log"
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineResult:
+    """What a build gave. Paths are relative to the engine's folder.
+
+    Attributes:
+        precision_found: layers by the widest floating type that they write (see `engine_audit`).
+        num_fused_attentions: None when the build log could not be read; `warnings` says so.
+        optimisation_profile: by input name, then `min`, `opt`, `max`: a shape.
+        warnings: what was asked and is not in the engine.
+    """
+
+    flavour: str
+    version: str
+    precision_asked: str
+    precision_found: dict[str, int]
+    compute_capabilities: tuple[str, ...]
+    num_attention_layers: int
+    num_fused_attentions: int | None
+    engine_path: str
+    engine_size_bytes: int
+    build_seconds: float
+    onnx_sha256: str
+    optimisation_profile: dict[str, dict[str, list[int]]]
+    warnings: tuple[str, ...]
+    log_path: str = LOG_NAME
+    status: str = "built"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for a stage manifest."""
+        return {
+            **asdict(self),
+            "compute_capabilities": list(self.compute_capabilities),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineManifest:
+    """What vouches for an engine folder.
+
+    Attributes:
+        onnx_data_sha256: by file name, the external data of the ONNX file.
+        versions: of the libraries that took part.
+    """
+
+    result: EngineResult
+    engine_sha256: str
+    onnx_name: str
+    onnx_data_sha256: dict[str, str]
+    versions: dict[str, str]
+
+    def write(self, engine_dir: Path) -> None:
+        """Write the manifest into the engine's folder."""
+        document = {
+            "manifest_version": MANIFEST_VERSION,
+            "result": self.result.to_json(),
+            "engine_sha256": self.engine_sha256,
+            "onnx_name": self.onnx_name,
+            "onnx_data_sha256": self.onnx_data_sha256,
+            "versions": self.versions,
+        }
+        text = json.dumps(document, indent=2) + "\n"
+        (engine_dir / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def read_engine_manifest(engine_dir: Path) -> EngineManifest:
+    """Read the manifest of an engine folder, and none of its files: see `check_engine`."""
+    path = engine_dir / MANIFEST_NAME
+    if not path.is_file():
+        raise NirvanaError(f"{path} is missing: {engine_dir} is not the folder of a built engine.")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = document.pop("manifest_version")
+        result = document.pop("result")
+        for name in ("compute_capabilities", "warnings"):
+            result[name] = tuple(result[name])
+        manifest = EngineManifest(result=EngineResult(**result), **document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NirvanaError(f"{path} is not a readable engine manifest: {error}") from error
+    if version != MANIFEST_VERSION:
+        raise NirvanaError(
+            f"{path} has manifest version {version}, this package reads {MANIFEST_VERSION}. "
+            "Build the engine again."
+        )
+    return manifest
+
+
+def check_engine(engine_dir: Path, onnx_path: Path | None = None) -> EngineManifest:
+    """Return the manifest when the engine file is the one it vouches for, else raise NirvanaError.
+
+    With `onnx_path`, the graph there (external data included) must be the one that was built.
+    """
+    manifest = read_engine_manifest(engine_dir)
+    name = manifest.result.engine_path
+    if Path(name).name != name:
+        raise NirvanaError(f"{engine_dir / MANIFEST_NAME} names a file outside its folder: {name}.")
+    _check_hash(engine_dir / name, manifest.engine_sha256, "Build the engine again.")
+    if onnx_path is not None:
+        remedy = "The engine was built from another graph; build it again."
+        _check_hash(onnx_path, manifest.result.onnx_sha256, remedy)
+        for data_name, sha256 in manifest.onnx_data_sha256.items():
+            _check_hash(onnx_path.parent / data_name, sha256, remedy)
+    return manifest
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_hash(path: Path, expected: str, remedy: str) -> None:
+    if not path.is_file():
+        raise NirvanaError(f"{path} is missing. {remedy}")
+    found = hash_file(path)
+    if found != expected:
+        raise NirvanaError(
+            f"{path} has SHA-256 {found[:12]}..., the engine's manifest says {expected[:12]}... . "
+            f"{remedy}"
+        )

@@ -1,0 +1,62 @@
+"""Exports the dense and the pruned checkpoint in the same graph form, each verified."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from exporters.export_config import ExportConfig
+from exporters.trace import trace_onnx
+from exporters.verify import verify_onnx
+from pruning.checkpoint import is_pruned, load_pruned
+from pruning.model_source import load_stock_model
+
+
+def run_export(dense: Path, pruned: Path, config: ExportConfig, out_dir: Path) -> dict[str, Any]:
+    """Export both checkpoints to `out_dir/dense/model.onnx` and `out_dir/pruned/model.onnx`."""
+    return {
+        name: {
+            "onnx_path": f"{name}/model.onnx",
+            **export_checkpoint(folder, out_dir / name, config),
+        }
+        for name, folder in (("dense", dense), ("pruned", pruned))
+    }
+
+
+def export_checkpoint(checkpoint: Path, out_dir: Path, config: ExportConfig) -> dict[str, Any]:
+    """Write `out_dir/model.onnx` from a dense or pruned checkpoint and describe it.
+
+    Raises:
+        NirvanaError: the checkpoint is missing or corrupt, or the file differs from the model.
+    """
+    path = out_dir / "model.onnx"
+    model = _load(checkpoint)
+    trace_onnx(model, path, config)
+    verification = verify_onnx(path, model, config.tolerance)
+    return {**_describe_file(path), "opset": config.opset, **verification.to_json()}
+
+
+def _load(checkpoint: Path) -> PreTrainedModel:
+    if is_pruned(checkpoint):
+        model = load_pruned(checkpoint, attn_implementation="eager")
+    else:
+        model = load_stock_model(
+            AutoModelForSequenceClassification, str(checkpoint), attn_implementation="eager"
+        )
+    return model.float().eval()
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    import onnx
+
+    files = [path, *path.parent.glob(f"{path.name}.data")]
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "sha256": sha256,
+        "size_bytes": sum(f.stat().st_size for f in files),
+        "num_nodes": len(onnx.load(str(path), load_external_data=False).graph.node),
+    }

@@ -1,0 +1,42 @@
+import pytest
+
+from exporters.engine_config import EngineConfig, ShapeRange
+from pruning.errors import NirvanaError
+
+
+def test_defaults_are_what_the_demo_builds() -> None:
+    config = EngineConfig()
+    assert (config.flavour, config.precision) == ("auto", "fp16")
+    assert config.compute_capabilities == ("8.9",)
+    assert (config.batch.opt, config.length.opt) == (8, 128)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 2), (2, 1, 3), (1, 4, 3)])
+def test_unordered_range_is_refused(sizes: tuple[int, int, int]) -> None:
+    low, opt, high = sizes
+    with pytest.raises(NirvanaError, match=f"min <= opt <= max, got min={low}, opt={opt}, max="):
+        ShapeRange(min=low, opt=opt, max=high)
+
+
+@pytest.mark.parametrize("capability", ["89", "sm89", "8.9.1", "", "8.x"])
+def test_malformed_capability_is_refused(capability: str) -> None:
+    with pytest.raises(NirvanaError, match=r"written like '8\.9'"):
+        EngineConfig(compute_capabilities=("8.6", capability))
+
+
+def test_repeated_capability_is_refused() -> None:
+    with pytest.raises(NirvanaError, match="must differ"):
+        EngineConfig(compute_capabilities=("8.6", "8.6"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("flavour", "trt", "flavour must be one of auto, tensorrt, tensorrt_rtx, got 'trt'"),
+        ("precision", "int8", "precision must be one of fp16, fp32, got 'int8'"),
+        ("workspace_mib", 0, "workspace_mib must be 1 or more, got 0"),
+    ],
+)
+def test_unknown_value_is_refused(name: str, value: object, message: str) -> None:
+    with pytest.raises(NirvanaError, match=message):
+        EngineConfig(**{name: value})

@@ -1,0 +1,113 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporters.engine_manifest import (
+    EngineManifest,
+    EngineResult,
+    check_engine,
+    read_engine_manifest,
+)
+from pruning.errors import NirvanaError
+
+ENGINE, GRAPH, DATA = b"plan", b"graph", b"weights"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with an engine, its manifest, and the graph it was built from."""
+    for name, content in (("model.engine", ENGINE), ("model.onnx", GRAPH), ("w.data", DATA)):
+        (tmp_path / name).write_bytes(content)
+    result = EngineResult(
+        flavour="tensorrt_rtx",
+        version="1.7",
+        precision_asked="fp16",
+        precision_found={"fp16": 3},
+        compute_capabilities=("sm89",),
+        num_attention_layers=2,
+        num_fused_attentions=1,
+        engine_path="model.engine",
+        engine_size_bytes=len(ENGINE),
+        build_seconds=1.5,
+        onnx_sha256=sha256(GRAPH),
+        optimisation_profile={"x": {"min": [1], "opt": [2], "max": [3]}},
+        warnings=("one is not fused",),
+    )
+    EngineManifest(
+        result=result,
+        engine_sha256=sha256(ENGINE),
+        onnx_name="model.onnx",
+        onnx_data_sha256={"w.data": sha256(DATA)},
+        versions={"onnx": "1.23"},
+    ).write(tmp_path)
+    return tmp_path
+
+
+def edit(folder: Path, change: Any) -> None:
+    path = folder / "engine.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    manifest = read_engine_manifest(folder)
+    assert manifest.result.warnings == ("one is not fused",)
+    assert manifest.result.optimisation_profile["x"]["max"] == [3]
+    manifest.write(folder)
+    assert read_engine_manifest(folder) == manifest
+
+
+def test_a_sound_folder_passes(folder: Path) -> None:
+    assert check_engine(folder, folder / "model.onnx") == read_engine_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.engine", r"model\.engine has SHA-256 .* manifest says .*Build the engine again"),
+        ("model.onnx", r"model\.onnx has SHA-256 .*built from another graph"),
+        ("w.data", r"w\.data has SHA-256 .*built from another graph"),
+    ],
+)
+def test_a_changed_file_is_refused(folder: Path, name: str, message: str) -> None:
+    (folder / name).write_bytes(b"changed")
+    with pytest.raises(NirvanaError, match=message):
+        check_engine(folder, folder / "model.onnx")
+
+
+def test_a_missing_engine_is_refused(folder: Path) -> None:
+    (folder / "model.engine").unlink()
+    with pytest.raises(NirvanaError, match=r"model\.engine is missing\. Build the engine again"):
+        check_engine(folder)
+
+
+def test_an_engine_outside_the_folder_is_refused(folder: Path) -> None:
+    edit(folder, lambda document: document["result"].update(engine_path="../model.engine"))
+    with pytest.raises(NirvanaError, match=r"outside its folder: \.\./model\.engine"):
+        check_engine(folder)
+
+
+def test_a_folder_without_manifest_is_not_an_engine(tmp_path: Path) -> None:
+    with pytest.raises(NirvanaError, match=r"engine\.json is missing.*not the folder of a built"):
+        read_engine_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"manifest_version": 1, "result": {}}'])
+def test_an_unreadable_manifest_is_refused(folder: Path, text: str) -> None:
+    (folder / "engine.json").write_text(text, encoding="utf-8")
+    with pytest.raises(NirvanaError, match=r"engine\.json is not a readable engine manifest"):
+        read_engine_manifest(folder)
+
+
+def test_another_manifest_version_is_refused(folder: Path) -> None:
+    edit(folder, lambda document: document.update(manifest_version=2))
+    with pytest.raises(NirvanaError, match="manifest version 2, this package reads 1"):
+        read_engine_manifest(folder)
