@@ -1,0 +1,56 @@
+"""How latency is measured. No numpy and no run-time here."""
+
+from dataclasses import dataclass, field
+
+from pruning.errors import NirvanaError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileConfig:
+    """Set the batch shapes, how long to measure, and with how many threads."""
+
+    batch_sizes: tuple[int, ...] = field(
+        default=(1, 8), metadata={"help": "rows a request, one measurement each"}
+    )
+    length: int = field(default=128, metadata={"help": "tokens a row"})
+    warmup_seconds: float = field(
+        default=1.0,
+        metadata={"help": "shortest warm-up of a case; it goes on until the latency is steady"},
+    )
+    min_samples: int = field(
+        default=64, metadata={"help": "samples a model and case; p90 is withheld below 64"}
+    )
+    min_seconds: float = field(default=3.0, metadata={"help": "shortest measurement of a case"})
+    max_seconds: float = field(
+        default=120.0, metadata={"help": "longest time of a case, warm-up included"}
+    )
+    num_threads: int | None = field(
+        default=None, metadata={"help": "threads of an operator; unset: the CPUs allowed here"}
+    )
+    vocab_size: int = field(
+        default=1000, metadata={"help": "token ids are drawn below this; at most the model's"}
+    )
+    seed: int = field(default=0, metadata={"help": "of token ids, order of runs and resampling"})
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes:
+            raise NirvanaError("batch_sizes must name at least one batch size, got none.")
+        if min(self.batch_sizes) < 1 or len(set(self.batch_sizes)) < len(self.batch_sizes):
+            raise NirvanaError(
+                "batch_sizes must be 1 or more and differ from each other, got "
+                f"{', '.join(map(str, self.batch_sizes))}."
+            )
+        self._require_at_least(1, "length", "min_samples", "vocab_size")
+        self._require_at_least(0, "warmup_seconds", "min_seconds", "seed")
+        if self.num_threads is not None:
+            self._require_at_least(1, "num_threads")
+        if not self.max_seconds > self.warmup_seconds + self.min_seconds:
+            raise NirvanaError(
+                "max_seconds must be above warmup_seconds + min_seconds = "
+                f"{self.warmup_seconds + self.min_seconds:g}, got {self.max_seconds:g}."
+            )
+
+    def _require_at_least(self, floor: int, *names: str) -> None:
+        for name in names:
+            if not getattr(self, name) >= floor:
+                raise NirvanaError(f"{name} must be {floor} or more, got {getattr(self, name)}.")

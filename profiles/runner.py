@@ -1,0 +1,45 @@
+"""What a run-time must offer to be measured."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """Describe one input of a model; a dimension that is not fixed is a name or None."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+
+
+class Runner(Protocol):
+    """A loaded model."""
+
+    @property
+    def name(self) -> str:
+        """Name the model in messages."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """List what the model takes."""
+        ...
+
+    def bind(self, inputs: Tensors) -> Callable[[], Tensors]:
+        """Return a call that runs the model on `inputs`, for which it has run once already.
+
+        Allocation and binding happen here, so that the call is all that has to be timed. The
+        tensors that it returns are overwritten by the next call.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Say how the model is run: provider, threads, options. JSON values only."""
+        ...

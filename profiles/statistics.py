@@ -1,0 +1,99 @@
+"""The figures made of samples: medians, percentiles with floors, intervals. Arrays in, no clock."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float64]
+
+# Resampling fewer blocks than this gives an interval that is far too narrow.
+MIN_BLOCKS = 8
+NUM_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speedup:
+    """Hold a ratio of medians, dense over pruned, with its confidence interval.
+
+    Attributes:
+        note: what must be known to read the interval, or None.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    note: str | None = None
+
+
+def find_sample_floor(percentile: float, confidence: float = 0.99) -> int:
+    """Return the fewest samples on which a percentile may be quoted: 64 for 90, 662 for 99.
+
+    MLPerf Inference rules, early stopping: the run is long enough when, were the quoted value not
+    reached by `percentile` per cent of all requests, two or more slower ones would have been seen
+    with probability `confidence`.
+    """
+    within = percentile / 100
+    num_samples = 2
+    while within ** (num_samples - 1) * (within + num_samples * (1 - within)) > 1 - confidence:
+        num_samples += 1
+    return num_samples
+
+
+def take_percentile(samples: Samples, percentile: float) -> tuple[float | None, str | None]:
+    """Return (value, None), or (None, why it is withheld) below the sample floor."""
+    floor = find_sample_floor(percentile)
+    if samples.size < floor:
+        return None, f"{samples.size} samples; p{percentile:g} needs {floor}"
+    return float(np.percentile(samples, percentile)), None
+
+
+def find_variation(samples: Samples) -> float:
+    """Return the coefficient of variation: standard deviation over mean; 0 for one sample."""
+    return float(samples.std(ddof=1) / samples.mean()) if samples.size > 1 else 0.0
+
+
+def estimate_speedup(
+    dense_blocks: Samples, pruned_blocks: Samples, *, seed: int, confidence: float = 0.95
+) -> Speedup:
+    """Estimate median(dense) / median(pruned), with a percentile bootstrap interval.
+
+    The arrays are [num_blocks, samples a block]; row i of both was measured side by side. Blocks
+    are resampled as pairs, so that what slowed both at a time does not widen the interval, and in
+    runs of neighbours (moving blocks, Kuensch 1989), because what slows one slows the next too.
+    The interval is widened for the few runs there are: a bootstrap of k draws is narrow by
+    sqrt((k - 1) / k).
+    Below `MIN_BLOCKS` blocks the interval is the range of all ratios of two samples.
+    """
+    ratio = float(np.median(dense_blocks) / np.median(pruned_blocks))
+    num_blocks = len(dense_blocks)
+    if num_blocks < MIN_BLOCKS:
+        return Speedup(
+            ratio=ratio,
+            low=float(dense_blocks.min() / pruned_blocks.max()),
+            high=float(dense_blocks.max() / pruned_blocks.min()),
+            confidence=confidence,
+            note=f"{num_blocks} blocks are too few to resample: the interval is the range of all "
+            "ratios of two samples",
+        )
+    run_length = math.ceil(num_blocks ** (1 / 3))
+    picked = _resample_in_runs(num_blocks, run_length, np.random.default_rng(seed))
+    dense_medians = np.median(dense_blocks[picked].reshape(NUM_RESAMPLES, -1), axis=1)
+    pruned_medians = np.median(pruned_blocks[picked].reshape(NUM_RESAMPLES, -1), axis=1)
+    tail = (1 - confidence) / 2
+    bounds = np.quantile(dense_medians / pruned_medians, (tail, 1 - tail))
+    num_runs = num_blocks / run_length
+    low, high = ratio * (bounds / ratio) ** math.sqrt(num_runs / (num_runs - 1))
+    return Speedup(ratio=ratio, low=float(low), high=float(high), confidence=confidence)
+
+
+def _resample_in_runs(
+    num_blocks: int, run_length: int, draw: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return [NUM_RESAMPLES, num_blocks] indices, in circular runs of neighbours."""
+    num_runs = math.ceil(num_blocks / run_length)
+    starts = draw.integers(0, num_blocks, (NUM_RESAMPLES, num_runs, 1))
+    picked = (starts + np.arange(run_length)) % num_blocks
+    return picked.reshape(NUM_RESAMPLES, -1)[:, :num_blocks]

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from profiles.runner import TensorSpec
+from profiles.token_inputs import make_token_inputs
+from pruning.errors import NirvanaError
+
+ALL = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def make_specs(
+    *names: str, dtype: type = np.int64, shape: tuple[int | str | None, ...] = ("batch", None)
+) -> list[TensorSpec]:
+    return [TensorSpec(name=name, dtype=np.dtype(dtype), shape=shape) for name in names]
+
+
+def make(specs: list[TensorSpec], seed: int = 0) -> dict[str, np.ndarray]:
+    return dict(make_token_inputs(specs, batch=4, length=32, vocab_size=20, seed=seed))
+
+
+def test_a_batch_is_full_random_tokens() -> None:
+    inputs = make(make_specs(*ALL))
+    assert {name: array.shape for name, array in inputs.items()} == dict.fromkeys(ALL, (4, 32))
+    ids = inputs["input_ids"]
+    assert ids.min() == 0 and ids.max() == 19 and len(np.unique(ids)) == 20
+    assert (inputs["attention_mask"] == 1).all() and (inputs["token_type_ids"] == 0).all()
+    np.testing.assert_array_equal(inputs["position_ids"], np.tile(np.arange(32), (4, 1)))
+
+
+def test_only_what_the_model_takes_is_made_in_its_types() -> None:
+    inputs = make(make_specs("attention_mask", dtype=np.float32))
+    assert list(inputs) == ["attention_mask"]
+    assert inputs["attention_mask"].dtype == np.float32
+    assert inputs["attention_mask"].flags.c_contiguous
+
+
+def test_the_seed_decides_the_tokens() -> None:
+    specs = make_specs("input_ids")
+    np.testing.assert_array_equal(make(specs)["input_ids"], make(specs)["input_ids"])
+    assert (make(specs, seed=1)["input_ids"] != make(specs)["input_ids"]).any()
+
+
+def test_dimensions_that_are_fixed_as_asked_are_taken() -> None:
+    assert make(make_specs("input_ids", shape=(4, 32)))["input_ids"].shape == (4, 32)
+
+
+@pytest.mark.parametrize("shape", [(1, "sequence"), ("batch", 16), ("batch",), ("b", "s", 4)])
+def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int | str, ...]) -> None:
+    with pytest.raises(
+        NirvanaError, match=r"'input_ids' has shape .* cannot take batch 4, length 32"
+    ):
+        make(make_specs("input_ids", shape=shape))
+
+
+def test_an_unknown_input_is_refused() -> None:
+    with pytest.raises(NirvanaError, match=r"has an input 'pixel_values'.* Known inputs:"):
+        make(make_specs("input_ids", "pixel_values"))
