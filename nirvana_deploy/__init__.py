@@ -1,0 +1,77 @@
+"""From a Hugging Face Transformer and a budget to a smaller model in a server folder.
+
+    from nirvana_deploy import deploy
+    result = deploy("recipes/quickstart.yaml")
+
+Names are imported when they are first used, so that `import nirvana_deploy` is quick and starts
+no device.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exporters.engine_config import EngineConfig as EngineConfig
+    from exporters.export_config import ExportConfig as ExportConfig
+    from nirvana_deploy.api import build as build
+    from nirvana_deploy.api import deploy as deploy
+    from nirvana_deploy.api import export as export
+    from nirvana_deploy.api import load as load
+    from nirvana_deploy.api import package as package
+    from nirvana_deploy.api import profile as profile
+    from nirvana_deploy.api import prune as prune
+    from nirvana_deploy.deploy_result import DeployResult as DeployResult
+    from nirvana_deploy.deploy_result import ExportResult as ExportResult
+    from nirvana_deploy.deploy_result import PruneResult as PruneResult
+    from nirvana_deploy.recipe import Recipe as Recipe
+    from nirvana_deploy.recipe import load_recipe as load_recipe
+    from nirvana_deploy.serving.package_config import PackageConfig as PackageConfig
+    from profiles.profile_config import ProfileConfig as ProfileConfig
+    from pruning.baseline_config import BaselineConfig as BaselineConfig
+    from pruning.data_config import DataConfig as DataConfig
+    from pruning.errors import MissingExtraError as MissingExtraError
+    from pruning.errors import NirvanaError as NirvanaError
+    from pruning.prune_config import BudgetConstraint as BudgetConstraint
+    from pruning.prune_config import DistillationConfig as DistillationConfig
+    from pruning.prune_config import FixedPenalty as FixedPenalty
+    from pruning.prune_config import PruneConfig as PruneConfig
+    from pruning.prune_config import ScheduleConfig as ScheduleConfig
+
+_HOMES = {
+    "nirvana_deploy.api": ("build", "deploy", "export", "load", "package", "profile", "prune"),
+    "nirvana_deploy.deploy_result": ("DeployResult", "ExportResult", "PruneResult"),
+    "nirvana_deploy.recipe": ("Recipe", "load_recipe"),
+    "nirvana_deploy.serving.package_config": ("PackageConfig",),
+    "exporters.engine_config": ("EngineConfig",),
+    "exporters.export_config": ("ExportConfig",),
+    "profiles.profile_config": ("ProfileConfig",),
+    "pruning.baseline_config": ("BaselineConfig",),
+    "pruning.data_config": ("DataConfig",),
+    "pruning.errors": ("MissingExtraError", "NirvanaError"),
+    "pruning.prune_config": (
+        "BudgetConstraint",
+        "DistillationConfig",
+        "FixedPenalty",
+        "PruneConfig",
+        "ScheduleConfig",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nirvana-deploy")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

@@ -1,0 +1,155 @@
+"""The verbs: `verb(model or path, Config)` returns a frozen result. The CLI calls the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporters.engine_config import EngineConfig
+from exporters.export_config import ExportConfig
+from nirvana_deploy.deploy_result import DeployResult, ExportResult, PruneResult
+from nirvana_deploy.new_folder import write_new_folder
+from nirvana_deploy.pipeline import Say, run_stages
+from nirvana_deploy.recipe import Recipe, load_recipe
+from nirvana_deploy.serving.package_config import PackageConfig
+from profiles.profile_config import ProfileConfig
+from pruning.baseline_config import BaselineConfig
+from pruning.data_config import DataConfig
+from pruning.prune_config import PruneConfig
+
+if TYPE_CHECKING:
+    from exporters.engine_manifest import EngineResult
+    from nirvana_deploy.serving.triton import PackageResult
+    from profiles.profile_result import ProfileResult
+
+
+def deploy(
+    recipe: Recipe | Path | str, out: Path | str | None = None, *, say: Say | None = None
+) -> DeployResult:
+    """Run a recipe, or the file of one, from the model to the server folder and the report.
+
+    Finished stages of the same recipe are skipped, an interrupted one resumes. `say` gets a line
+    at the start and end of each stage; by default they go to the standard error.
+
+    Raises:
+        NirvanaError: the recipe or the output folder does not fit, or a stage failed.
+    """
+    from nirvana_deploy.deploy_stages import STAGES
+    from nirvana_deploy.report import write_report
+
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    if out is not None:
+        recipe = dataclasses.replace(recipe, out=str(out))
+    outcome = run_stages(recipe, recipe.out_dir, STAGES, say or _say_on_stderr, write_report)
+    assert outcome.report is not None
+    return DeployResult(
+        out=outcome.out,
+        report=outcome.report,
+        folders=outcome.folders,
+        results=outcome.results,
+        skipped=outcome.skipped,
+    )
+
+
+def prune(
+    model: str | Path,
+    config: PruneConfig | None = None,
+    *,
+    out: Path | str,
+    data: DataConfig | None = None,
+    baseline: BaselineConfig | None = None,
+    fine_tuned: bool = False,
+    say: Say | None = None,
+) -> PruneResult:
+    """Fine-tune a model and prune it to the budget, in the run folder `out`.
+
+    With `fine_tuned` the model already classifies the data set's labels and is pruned as it is.
+    Called again with the same `out`, it goes on where it was interrupted.
+    """
+    from nirvana_deploy.deploy_stages import BASELINE, PRUNE, PRUNE_FINE_TUNED
+
+    recipe = Recipe(
+        model=str(model),
+        out=str(out),
+        data=data or DataConfig(),
+        baseline=baseline or BaselineConfig(),
+        prune=config or PruneConfig(),
+    )
+    stages = (PRUNE_FINE_TUNED,) if fine_tuned else (BASELINE, PRUNE)
+    outcome = run_stages(recipe, recipe.out_dir, stages, say or _say_on_stderr)
+    folder = outcome.folders["prune"]
+    return PruneResult(
+        checkpoint=folder / "checkpoint",
+        plan=folder / "plan.json",
+        figures=outcome.results["prune"],
+    )
+
+
+def export(
+    checkpoint: Path | str, config: ExportConfig | None = None, *, out: Path | str
+) -> ExportResult:
+    """Export a dense or pruned checkpoint to `out/model.onnx` and compare it with torch."""
+    from exporters.export_stage import export_checkpoint
+
+    with write_new_folder(Path(out), "export") as folder:
+        figures = export_checkpoint(Path(checkpoint), folder, config or ExportConfig())
+    return ExportResult(onnx=Path(out) / "model.onnx", figures=figures)
+
+
+def build(
+    onnx: Path | str,
+    config: EngineConfig | None = None,
+    *,
+    out: Path | str,
+    num_attention_layers: int | None = None,
+) -> EngineResult:
+    """Build an engine from ONNX into the folder `out`; no GPU is needed under TensorRT-RTX.
+
+    `num_attention_layers` is what the fused attentions are compared with; by default it is read
+    from the graph.
+
+    Raises:
+        MissingExtraError: no TensorRT flavour is installed.
+    """
+    from exporters.engine import build_engine
+
+    if num_attention_layers is None:
+        from exporters.engine_graph import count_attentions, load_graph
+
+        num_attention_layers = count_attentions(load_graph(Path(onnx)))
+    with write_new_folder(Path(out), "build") as folder:
+        return build_engine(Path(onnx), folder, config or EngineConfig(), num_attention_layers)
+
+
+def profile(
+    dense_onnx: Path | str, pruned_onnx: Path | str, config: ProfileConfig | None = None
+) -> ProfileResult:
+    """Measure two ONNX models in turns, and the ratio of their latencies with its interval."""
+    from profiles.comparison import profile_onnx
+
+    return profile_onnx(Path(dense_onnx), Path(pruned_onnx), config or ProfileConfig())
+
+
+def package(
+    onnx: Path | str, config: PackageConfig | None = None, *, out: Path | str
+) -> PackageResult:
+    """Write a Triton model repository for an ONNX model into the folder `out`."""
+    from nirvana_deploy.serving.triton import package_triton
+
+    with write_new_folder(Path(out), "package") as folder:
+        return package_triton(Path(onnx), folder, config or PackageConfig())
+
+
+def load(folder: Path | str) -> Any:
+    """Load a pruned checkpoint as a transformers model, running no code from the folder."""
+    from pruning.checkpoint import load_pruned
+
+    return load_pruned(Path(folder))
+
+
+def _say_on_stderr(line: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(line, markup=False)

@@ -1,0 +1,108 @@
+"""The command `nirvana`: parses, calls one verb, prints messages instead of tracebacks.
+
+Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.metadata import version
+
+from pruning.errors import NirvanaError
+
+_DESCRIPTION = (
+    "From a Hugging Face Transformer and a budget to a smaller model in a server folder. "
+    "`nirvana VERB --help` lists a verb's settings."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not sys.stderr.isatty():  # a bar that is redrawn is noise in a log
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        _complain("Interrupted. What was finished is kept; the same command goes on from here.")
+        return 130
+    except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        if isinstance(error, NirvanaError):
+            _complain(f"error: {error}")
+        else:
+            _complain(
+                f"error: unexpected {type(error).__name__}: {error}\nRun again with --debug to see "
+                "where it came from."
+            )
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    parser = _make_parser(arguments)
+    try:
+        namespace, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            _refuse_unknown(parser, namespace, unknown)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    if namespace.verb is None:
+        parser.print_help()
+        return 0
+    return int(namespace.run(namespace))
+
+
+def _make_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    from nirvana_deploy.verbs import VERBS
+
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
+    )
+    parser = argparse.ArgumentParser(
+        prog="nirvana", description=_DESCRIPTION, parents=[debug], allow_abbrev=False
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"nirvana {version('nirvana-deploy')}"
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    for verb in VERBS:
+        child = verbs.add_parser(
+            verb.name,
+            usage=f"nirvana {verb.name} {verb.usage}",
+            help=verb.summary,
+            description=verb.description or verb.summary,
+            parents=[debug],
+            allow_abbrev=False,
+        )
+        child.set_defaults(run=verb.run, parser=child)
+        if verb.name in arguments:  # the flags of the other verbs are not needed
+            verb.add_arguments(child)
+    return parser
+
+
+def _refuse_unknown(
+    parser: argparse.ArgumentParser, namespace: argparse.Namespace, unknown: list[str]
+) -> None:
+    child: argparse.ArgumentParser = getattr(namespace, "parser", parser)
+    flags = [flag for action in child._actions for flag in action.option_strings]
+    word = next((text for text in unknown if text.startswith("-")), unknown[0])
+    nearest = get_close_matches(word.split("=", 1)[0], flags, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]}?" if nearest else f"; `{child.prog} --help` lists all."
+    child.error(f"unknown argument {word}{hint}")
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()

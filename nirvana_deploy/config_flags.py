@@ -1,0 +1,145 @@
+"""Makes command-line flags of the config dataclasses: one flag a field, `--prune.budget 0.6`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from nirvana_deploy.config_reader import (
+    config_types,
+    convert_value,
+    describe_type,
+    find_default,
+    join_key,
+    to_plain,
+)
+from nirvana_deploy.yaml_text import dump_yaml, parse_scalar
+
+# Marks the flags of a config in the argparse namespace; no other destination can start so.
+_MARK = "config:"
+
+
+def add_flags(
+    parser: argparse.ArgumentParser,
+    config_type: type[Any],
+    *,
+    prefix: str = "",
+    skip: tuple[str, ...] = (),
+    title: str | None = None,
+) -> None:
+    """Add a flag for each field, and for each field of a nested config, to `parser` in place."""
+    group = parser.add_argument_group(title or prefix or "settings", _first_line(config_type))
+    _add_fields(group, config_type, prefix=prefix, skip=skip, seen=set(), default=None, about="")
+
+
+def collect_flags(namespace: argparse.Namespace, prefix: str = "") -> dict[str, Any]:
+    """Return the flags that were given, nested; with `prefix` those below it."""
+    nested: dict[str, Any] = {}
+    for destination, value in vars(namespace).items():
+        if not destination.startswith(_MARK):
+            continue
+        target = nested
+        *parents, name = destination.removeprefix(_MARK).split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[name] = value
+    for part in filter(None, prefix.split(".")):
+        nested = nested.get(part, {})
+    return nested
+
+
+def _add_fields(
+    group: argparse._ArgumentGroup,
+    config_type: type[Any],
+    *,
+    prefix: str,
+    skip: tuple[str, ...],
+    seen: set[str],
+    default: Any,
+    about: str,
+) -> None:
+    hints = get_type_hints(config_type)
+    for field in dataclasses.fields(config_type):
+        key, hint = join_key(prefix, field.name), hints[field.name]
+        # Members of a union may share a field's name: the first one's flag serves both.
+        if field.name in skip or key in seen:
+            continue
+        given = type(default) is config_type
+        own_default = getattr(default, field.name) if given else find_default(field)
+        nested = config_types(hint)
+        text = about + str(field.metadata.get("help") or ("" if nested else describe_type(hint)))
+        for member in nested:
+            _add_fields(
+                group,
+                member,
+                prefix=key,
+                skip=(),
+                seen=seen,
+                default=own_default,
+                about=f"{text}: " if text else "",
+            )
+        if not nested:
+            seen.add(key)
+            group.add_argument(
+                f"--{key}",
+                dest=f"{_MARK}{key}",
+                default=argparse.SUPPRESS,
+                type=_flag_reader(hint),
+                metavar=_metavar(hint),
+                help=_help_text(text, own_default),
+            )
+
+
+def _flag_reader(hint: Any) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return convert_value(_parse(text, hint), hint)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
+
+
+def _parse(text: str, hint: Any) -> Any:
+    """Text stays text where the field takes text; everything else is YAML (`1,8` is a list)."""
+    members = get_args(hint) or (hint,)
+    if type(None) in members and text.lower() in ("null", "none"):
+        return None
+    if get_origin(hint) is Literal and all(isinstance(choice, str) for choice in members):
+        return text
+    if str in members and get_origin(hint) not in (tuple, list):
+        return text
+    if get_origin(hint) in (tuple, list) and not text.lstrip().startswith("["):
+        if str in members:  # `8.9,12.0` are names here, not numbers
+            return [part.strip() for part in text.split(",") if part.strip()]
+        text = f"[{text}]"
+    return parse_scalar(text)
+
+
+def _metavar(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(str(choice) for choice in get_args(hint)) + "}"
+    if get_origin(hint) in (tuple, list):
+        return "LIST"
+    members = [member for member in get_args(hint) or (hint,) if member is not type(None)]
+    return {int: "N", float: "X", bool: "{true,false}"}.get(members[0], "TEXT")
+
+
+def _help_text(text: str, default: Any) -> str:
+    end = "required" if default is dataclasses.MISSING else f"default: {_show(default)}"
+    return f"{text} ({end})".replace("%", "%%")
+
+
+def _show(value: Any) -> str:
+    plain = to_plain(value)
+    if isinstance(plain, list) and plain and not isinstance(plain[0], list):
+        return ",".join(str(item) for item in plain)
+    if isinstance(plain, (list, dict)):
+        return str(plain)
+    return "none" if plain is None else dump_yaml({"": plain}).split(":", 1)[1].strip()
+
+
+def _first_line(config_type: type[Any]) -> str:
+    return (config_type.__doc__ or "").strip().split("\n", 1)[0]

@@ -1,0 +1,118 @@
+"""What a deployment returns, and the figures that one wants to see first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployResult:
+    """Hold the run folder, the report, and each stage's folder and result (plain data).
+
+    Attributes:
+        skipped: stages that were finished before and still hold.
+    """
+
+    out: Path
+    report: Path
+    folders: Mapping[str, Path]
+    results: Mapping[str, Mapping[str, Any]]
+    skipped: tuple[str, ...]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The pruned checkpoint, a Hugging Face folder."""
+        return self.folders["prune"] / "checkpoint"
+
+    @property
+    def onnx(self) -> Path:
+        """The pruned model as ONNX."""
+        return self.folders["export"] / "pruned" / "model.onnx"
+
+    def headline(self) -> list[tuple[str, str]]:
+        """Return the first figures as (what, value) for a person to read."""
+        return [
+            *_describe_prune(self.results["prune"]),
+            *describe_profile(self.results["profile"]),
+            ("engine", _describe_engine(self.results["build"])),
+            ("server folder", self._describe_package()),
+            ("report", str(self.report)),
+        ]
+
+    def _describe_package(self) -> str:
+        package = self.results["package"]
+        if package.get("status") == "skipped":
+            return f"skipped: {package['reason']} {package['install']}"
+        return str(self.folders["package"] / package["folder"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneResult:
+    """Hold the pruned checkpoint, its plan, and the stage's figures (plain data)."""
+
+    checkpoint: Path
+    plan: Path
+    figures: Mapping[str, Any]
+
+    def headline(self) -> list[tuple[str, str]]:
+        """Return the first figures as (what, value) for a person to read."""
+        return [*_describe_prune(self.figures), ("checkpoint", str(self.checkpoint))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportResult:
+    """Hold the ONNX file, and what its comparison with torch found (plain data)."""
+
+    onnx: Path
+    figures: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"onnx": str(self.onnx), **self.figures}
+
+
+def _describe_prune(prune: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    budget, dense, pruned = prune["budget"], prune["dense"], prune["pruned"]
+    unit = {"macs": "MACs"}.get(budget["cost"], budget["cost"])
+    yield (
+        f"kept of the blocks' {unit}",
+        f"{budget['kept_fraction']:.2%} (asked: {budget['asked_kept_fraction']:.2%})",
+    )
+    points = 100 * (pruned["accuracy"] - dense["accuracy"])
+    yield (
+        "accuracy",
+        f"{dense['accuracy']:.1%} -> {pruned['accuracy']:.1%} ({points:+.1f} points)",
+    )
+    yield (
+        "checkpoint size",
+        f"{dense['size_bytes'] / 1e6:.1f} MB -> {pruned['size_bytes'] / 1e6:.1f} MB",
+    )
+
+
+def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield a row (what, value) for each measured case."""
+    for case in profile["cases"]:
+        ratio = case["speedup"]
+        doubt = "" if case.get("stationary", True) else " (not stationary)"
+        yield (
+            f"latency, batch {case['batch']} x {case['length']}",
+            f"{case['dense']['median_ms']:.2f} ms -> {case['pruned']['median_ms']:.2f} ms, "
+            f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]{doubt}",
+        )
+
+
+def _describe_engine(build: Mapping[str, Any]) -> str:
+    if build["status"] != "built":
+        return f"{build['status']}: {build['reason']} {build.get('install', '')}".strip()
+    num_fused = build["num_fused_attentions"]
+    fused = "an unknown number" if num_fused is None else str(num_fused)
+    parts = [
+        f"{build['flavour']} {build['version']}",
+        build["precision_asked"],
+        f"{fused} of {build['num_attention_layers']} attentions fused",
+        *build.get("warnings", ()),
+    ]
+    return ", ".join(parts)

@@ -1,0 +1,178 @@
+"""The stages of a deployment: what each obeys, reads and does. The order is the order of the tuple.
+
+Each stage imports its work where it runs, so that a skipped stage costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nirvana_deploy.config_reader import to_plain
+from nirvana_deploy.fingerprints import describe_processor, fingerprint_dataset, fingerprint_model
+from nirvana_deploy.recipe import Recipe
+from nirvana_deploy.stage import Stage, StageInputs
+from pruning.errors import MissingExtraError
+
+_TRAINING_PACKAGES = ("torch", "transformers", "datasets", "accelerate")
+
+
+def _fine_tune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    from pruning.baseline_stage import run_baseline
+
+    recipe = inputs.recipe
+    return run_baseline(recipe.model, recipe.data, recipe.baseline, out_dir)
+
+
+def _prune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    from pruning.prune_stage import run_prune
+
+    recipe = inputs.recipe
+    return run_prune(inputs.folders["baseline"] / "checkpoint", recipe.data, recipe.prune, out_dir)
+
+
+def _prune_fine_tuned(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    from pruning.model_source import resolve_model
+    from pruning.prune_stage import run_prune
+
+    recipe = inputs.recipe
+    return run_prune(Path(resolve_model(recipe.model)), recipe.data, recipe.prune, out_dir)
+
+
+def _export(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    from exporters.export_stage import run_export
+
+    return run_export(
+        inputs.folders["baseline"] / "checkpoint",
+        inputs.folders["prune"] / "checkpoint",
+        inputs.recipe.export,
+        out_dir,
+    )
+
+
+def _build(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    from exporters.engine import build_engine
+
+    try:
+        result = build_engine(
+            _pruned_onnx(inputs), out_dir, inputs.recipe.build, _count_attentions(inputs)
+        )
+    except MissingExtraError as error:
+        return _describe_skip(error)
+    return result.to_json()
+
+
+def _profile(inputs: StageInputs, _: Path) -> Mapping[str, Any]:
+    from profiles.comparison import profile_onnx
+
+    dense = inputs.folders["export"] / "dense" / "model.onnx"
+    return profile_onnx(dense, _pruned_onnx(inputs), inputs.recipe.profile).to_json()
+
+
+def _package(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    from nirvana_deploy.serving.triton import package_triton
+
+    # A folder a server: a package wants one of its own.
+    try:
+        package = package_triton(_pruned_onnx(inputs), out_dir / "triton", inputs.recipe.package)
+    except MissingExtraError as error:
+        return _describe_skip(error)
+    result = package.to_json()
+    return {
+        **result,
+        "folder": f"triton/{result['folder']}",
+        "files": [f"triton/{name}" for name in result["files"]],
+    }
+
+
+def _describe_skip(error: MissingExtraError) -> dict[str, str]:
+    """Say what was asked and not done: the result carries it, and so the report."""
+    return {
+        "status": "skipped",
+        "reason": str(error).split(". ")[0] + ".",
+        "install": f"pip install 'nirvana-deploy[{error.extra}]'",
+    }
+
+
+def _pruned_onnx(inputs: StageInputs) -> Path:
+    return inputs.folders["export"] / "pruned" / "model.onnx"
+
+
+def _count_attentions(inputs: StageInputs) -> int:
+    layers = inputs.results["prune"]["layers"]
+    return sum(bool(layer["kept_heads"]) for layer in layers)
+
+
+def _model_and_data(recipe: Recipe) -> dict[str, Any]:
+    return {"model": fingerprint_model(recipe.model), **_data_only(recipe)}
+
+
+def _data_only(recipe: Recipe) -> dict[str, Any]:
+    return {"data": fingerprint_dataset(recipe.data.dataset)}
+
+
+def _settings(*sections: str) -> Any:
+    def select(recipe: Recipe) -> dict[str, Any]:
+        return {section: to_plain(getattr(recipe, section)) for section in sections}
+
+    return select
+
+
+BASELINE = Stage(
+    name="baseline",
+    settings=_settings("model", "data", "baseline"),
+    sources=_model_and_data,
+    run=_fine_tune,
+    packages=_TRAINING_PACKAGES,
+    scratch=("trainer",),
+)
+PRUNE = Stage(
+    name="prune",
+    reads=("baseline",),
+    settings=_settings("data", "prune"),
+    sources=_data_only,
+    run=_prune,
+    packages=_TRAINING_PACKAGES,
+    scratch=("trainer",),
+)
+# For a model that is fine-tuned already; it takes the place of the two above.
+PRUNE_FINE_TUNED = Stage(
+    name="prune",
+    settings=_settings("model", "data", "prune"),
+    sources=_model_and_data,
+    run=_prune_fine_tuned,
+    packages=_TRAINING_PACKAGES,
+    scratch=("trainer",),
+)
+EXPORT = Stage(
+    name="export",
+    reads=("baseline", "prune"),
+    settings=_settings("export"),
+    run=_export,
+    packages=("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime"),
+)
+BUILD = Stage(
+    name="build",
+    reads=("prune", "export"),
+    settings=_settings("build"),
+    run=_build,
+    packages=("tensorrt", "tensorrt-rtx-cu13"),
+)
+PROFILE = Stage(
+    name="profile",
+    reads=("export",),
+    settings=_settings("profile"),
+    sources=lambda _: describe_processor(),
+    run=_profile,
+    packages=("onnxruntime", "onnxruntime-gpu"),
+)
+PACKAGE = Stage(
+    name="package",
+    reads=("export",),
+    settings=_settings("package"),
+    run=_package,
+    packages=("tritonclient",),
+)
+
+STAGES = (BASELINE, PRUNE, EXPORT, BUILD, PROFILE, PACKAGE)

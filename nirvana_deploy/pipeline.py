@@ -1,0 +1,133 @@
+"""Runs the stages of a recipe in a run folder: skips what is finished, resumes what was cut."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nirvana_deploy.config_reader import to_plain
+from nirvana_deploy.full_disk import explain_full_disk
+from nirvana_deploy.recipe import Recipe
+from nirvana_deploy.run_folder import RECIPE_FILE, claim_run_folder, now, write_text
+from nirvana_deploy.stage import (
+    Stage,
+    StageInputs,
+    collect_key_parts,
+    describe_change,
+    hash_key_parts,
+)
+from nirvana_deploy.stage_folder import StageFolder
+from nirvana_deploy.yaml_text import dump_yaml
+
+Say = Callable[[str], None]
+WriteReport = Callable[[Path], Path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """What a run left: each stage's folder and result, and which ones were finished before."""
+
+    out: Path
+    folders: Mapping[str, Path]
+    results: Mapping[str, Mapping[str, Any]]
+    skipped: tuple[str, ...]
+    report: Path | None = None
+
+
+def run_stages(
+    recipe: Recipe,
+    out: Path,
+    stages: Sequence[Stage],
+    say: Say,
+    write_report: WriteReport | None = None,
+) -> RunOutcome:
+    """Bring every stage of `stages` to its end in the run folder `out`, and draw the report.
+
+    `say` gets one line at the start and end of each stage. The report is drawn from the stages'
+    manifests each time: it is quick, and then never older than they are.
+
+    Raises:
+        NirvanaError: a stage failed in a way that the user can mend; finished stages are kept.
+    """
+    manifests: dict[str, dict[str, Any]] = {}
+    skipped: list[str] = []
+    with explain_full_disk("the run", out, ()), claim_run_folder(out):
+        write_text(out / RECIPE_FILE, dump_yaml(to_plain(recipe)))
+        for stage in stages:
+            folder = StageFolder(run_dir=out, name=stage.name, scratch=stage.scratch)
+            with explain_full_disk(f"stage {stage.name!r}", folder.partial, tuple(manifests)):
+                parts = collect_key_parts(stage, recipe, manifests)
+                folder.recover()
+                manifest = _find_finished(folder, parts, say)
+                if manifest is None:
+                    manifest = _run_stage(stage, folder, parts, recipe, manifests, say)
+                else:
+                    skipped.append(stage.name)
+            manifests[stage.name] = manifest
+        with explain_full_disk("the report", out, tuple(manifests)):
+            report = write_report(out) if write_report else None
+    return RunOutcome(
+        out=out,
+        folders={name: out / name for name in manifests},
+        results={name: manifest["result"] for name, manifest in manifests.items()},
+        skipped=tuple(skipped),
+        report=report,
+    )
+
+
+def _find_finished(
+    folder: StageFolder, parts: Mapping[str, Any], say: Say
+) -> dict[str, Any] | None:
+    """Return the manifest of a finished stage that still holds; say why when it does not."""
+    manifest = folder.read_manifest()
+    if manifest is None:
+        if folder.final.exists():
+            say(f"{folder.name}: its manifest is damaged; it runs again")
+        return None
+    if manifest.get("key") != hash_key_parts(parts):
+        change = describe_change(manifest.get("key_parts", {}), parts)
+        say(f"{folder.name}: runs again ({change})")
+        return None
+    damage = folder.find_damage(manifest)
+    if damage is not None:
+        say(f"{folder.name}: runs again (its file {damage})")
+        return None
+    say(f"{folder.name}: finished before, skipped")
+    return manifest
+
+
+def _run_stage(
+    stage: Stage,
+    folder: StageFolder,
+    parts: Mapping[str, Any],
+    recipe: Recipe,
+    manifests: Mapping[str, Mapping[str, Any]],
+    say: Say,
+) -> dict[str, Any]:
+    key = hash_key_parts(parts)
+    num_attempts, started = folder.open_partial(key, now())
+    say(f"{stage.name}: " + ("resumes" if num_attempts else "starts"))
+    clock = time.monotonic()
+    inputs = StageInputs(
+        recipe=recipe,
+        folders={name: folder.run_dir / name for name in manifests},
+        results={name: manifest["result"] for name, manifest in manifests.items()},
+    )
+    result = stage.run(inputs, folder.partial)
+    seconds = time.monotonic() - clock
+    say(f"{stage.name}: done in {seconds:.1f} s")
+    return folder.finish(
+        {
+            "stage": stage.name,
+            "key": key,
+            "started": started,
+            # Of the last attempt: a killed one leaves no clock.
+            "seconds": round(seconds, 3),
+            "num_attempts": num_attempts + 1,
+            "key_parts": parts,
+            "result": result,
+        }
+    )

@@ -1,0 +1,175 @@
+"""Puts the page together and writes it. No number is made here, and nothing is fetched."""
+
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path, PurePath
+
+from nirvana_deploy.report.asked_and_kept import draw_budget
+from nirvana_deploy.report.charts import draw_baseline_curve, draw_latencies, draw_pruning_curves
+from nirvana_deploy.report.comparison import draw_cards, draw_comparison
+from nirvana_deploy.report.evidence import (
+    draw_absence,
+    draw_engine,
+    draw_export,
+    draw_package,
+    draw_proofs,
+)
+from nirvana_deploy.report.headline import environment_rows, hardware_phrase, write_headline
+from nirvana_deploy.report.kept_units import draw_kept_units
+from nirvana_deploy.report.markup import (
+    Html,
+    definitions,
+    element,
+    folded,
+    join,
+    paragraph,
+    section,
+)
+from nirvana_deploy.report.measurements import draw_measurements
+from nirvana_deploy.report.numbers import format_duration
+from nirvana_deploy.report.results import Run, StageState, read_run
+
+# The browser itself then refuses whatever would leave the file.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+)
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run folder from what its stages stored, and return its path.
+
+    A stage that is missing or skipped is marked as such. Raises `NirvanaError` when the folder
+    is absent or a manifest cannot be read.
+    """
+    page = draw_page(read_run(run_dir))
+    path = run_dir / "report.html"
+    aside = run_dir / "report.html.part"
+    aside.write_text(page, encoding="utf-8")
+    aside.replace(path)
+    return path
+
+
+def draw_page(run: Run) -> str:
+    """Draw the whole document."""
+    # The body comes first: whether it holds a chart decides whether plotly is inlined.
+    body = join([_header(run), element("main", *_sections(run)), _footer()])
+    scripts = _scripts() if 'class="chart"' in body else Html()
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("title", f"{', '.join(write_headline(run))} · {run.name}"),
+        element("style", _shipped("style.css")),
+    )
+    return "<!doctype html>\n" + element("html", head, element("body", body, scripts), lang="en")
+
+
+def _header(run: Run) -> Html:
+    model = run.baseline.model if run.baseline else None
+    started = next((state.started for state in run.stages.values() if state.started), None)
+    hardware = hardware_phrase(run.profile)
+    facts = (PurePath(model).name if model else None, hardware, started, f"run {run.name}")
+    return element(
+        "header",
+        paragraph("nirvana-deploy", class_="brand"),
+        element("h1", *_clauses(write_headline(run))),
+        paragraph(" · ".join(fact for fact in facts if fact), class_="facts"),
+        element("ol", *(_stage_chip(state) for state in run.stages.values()), class_="stages"),
+        draw_cards(run),
+    )
+
+
+def _clauses(headline: tuple[str, ...]) -> Iterator[str]:
+    """Keep each clause together where the line has room for it."""
+    *first, last = headline
+    for clause in first:
+        yield element("span", clause, ",")
+        yield " "
+    yield element("span", last)
+
+
+def _stage_chip(state: StageState) -> Html:
+    said = {"done": format_duration(state.seconds), "skipped": "skipped", "missing": "not run"}
+    words = (element("span", state.name), " ", element("small", said[state.status]))
+    return element("li", *words, class_=state.status)
+
+
+def _sections(run: Run) -> Iterator[Html]:
+    prune, export, build = run.prune, run.export, run.build
+    budget = draw_budget(run, prune) if prune else _absent(run, "prune")
+    yield section("budget", "Asked and kept", budget)
+    compared = draw_comparison(run, prune) if prune else _absent(run, "prune")
+    yield section("comparison", "Dense and pruned", compared)
+    kept = draw_kept_units(prune.layers) if prune else _absent(run, "prune")
+    yield section("kept", "What is kept", kept)
+    yield section("training", "Training", _training(run))
+    yield section("latency", "Latency", _latency(run))
+    proofs = draw_proofs(prune.proofs) if prune else _absent(run, "prune")
+    exported = draw_export(export) if export else _absent(run, "export")
+    yield section("verification", "Verification", proofs, exported)
+    engine = draw_engine(build, export) if build else _absent(run, "build")
+    yield section("engine", "Engine", engine)
+    packaged = draw_package(run.package) if run.package else _absent(run, "package")
+    yield section("package", "Serving package", packaged)
+    yield section("environment", "Environment", _environment(run))
+    yield section("recipe", "Recipe", _recipe(run))
+
+
+def _absent(run: Run, stage: str) -> Html:
+    return draw_absence(run.stages[stage])
+
+
+def _training(run: Run) -> Html:
+    dense = draw_baseline_curve(run.baseline) if run.baseline else _absent(run, "baseline")
+    pruned = draw_pruning_curves(run.prune) if run.prune else _absent(run, "prune")
+    return join([pruned, dense]) or paragraph("No training curve is stored.", class_="note")
+
+
+def _latency(run: Run) -> Html:
+    if run.profile is None:
+        return _absent(run, "profile")
+    method = environment_rows(run.profile.method)
+    return join(
+        [
+            element("div", draw_latencies(run.profile.cases), class_="pair"),
+            draw_measurements(run.profile),
+            folded("How this was measured", definitions(method)) if method else "",
+        ]
+    )
+
+
+def _environment(run: Run) -> Html:
+    if run.profile is None:
+        return _absent(run, "profile")
+    rows = environment_rows(run.profile.environment)
+    return definitions(rows) if rows else paragraph("No environment is stored.", class_="note")
+
+
+def _recipe(run: Run) -> Html:
+    if run.recipe is None:
+        return paragraph("No recipe.yaml is stored in this run.", class_="note")
+    return folded("The exact recipe", element("pre", element("code", run.recipe)))
+
+
+def _footer() -> Html:
+    return element(
+        "footer",
+        paragraph(
+            "Every number on this page comes from the manifests in the run folder. MACs are "
+            "multiply-accumulates of the Transformer blocks; sizes are decimal (1 MB = 1,000,000 "
+            "bytes); a range in brackets is a confidence interval."
+        ),
+        element("noscript", "The charts need JavaScript; every other part of the page does not."),
+    )
+
+
+def _scripts() -> Html:
+    from plotly.offline import get_plotlyjs
+
+    return join([element("script", Html(get_plotlyjs())), element("script", _shipped("draw.js"))])
+
+
+def _shipped(name: str) -> Html:
+    return Html((files("nirvana_deploy.report") / name).read_text(encoding="utf-8"))

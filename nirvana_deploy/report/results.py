@@ -1,0 +1,107 @@
+"""What a run folder says, as frozen records. An absent number is None, an absent stage is marked.
+
+The shapes are those of each stage's `manifest.json`; nothing is computed here.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nirvana_deploy.report.fields import Fields
+from nirvana_deploy.report.serving_results import Build, Export, Package, Profile
+from nirvana_deploy.report.training_results import Baseline, Prune
+from pruning.errors import NirvanaError
+
+STAGES = ("baseline", "prune", "export", "build", "profile", "package")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageState:
+    """Whether a stage was done, and if not, why and what would bring it."""
+
+    name: str
+    status: Literal["done", "skipped", "missing"]
+    seconds: float | None = None
+    started: str | None = None
+    reason: str | None = None
+    install: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run folder as the page needs it; a stage that was not done is None."""
+
+    name: str
+    recipe: str | None
+    stages: dict[str, StageState]
+    baseline: Baseline | None
+    prune: Prune | None
+    export: Export | None
+    build: Build | None
+    profile: Profile | None
+    package: Package | None
+
+
+def read_run(run_dir: Path) -> Run:
+    """Read the recipe and the manifests under `run_dir`.
+
+    Raises `NirvanaError` when the folder is absent or a manifest is not a JSON object.
+    """
+    if not run_dir.is_dir():
+        raise NirvanaError(
+            f"Expected a run folder at {run_dir}, found none. "
+            "Give the folder that `nirvana deploy` wrote (its --out)."
+        )
+    manifests = {name: _read_manifest(run_dir / name / "manifest.json") for name in STAGES}
+    states = {name: _state(name, manifest) for name, manifest in manifests.items()}
+    done = {
+        name: manifest.part("result")
+        for name, manifest in manifests.items()
+        if manifest is not None and states[name].status == "done"
+    }
+    recipe_path = run_dir / "recipe.yaml"
+    return Run(
+        name=run_dir.resolve().name,
+        recipe=recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else None,
+        stages=states,
+        baseline=Baseline.read(done["baseline"]) if "baseline" in done else None,
+        prune=Prune.read(done["prune"]) if "prune" in done else None,
+        export=Export.read(done["export"]) if "export" in done else None,
+        build=Build.read(done["build"]) if "build" in done else None,
+        profile=Profile.read(done["profile"]) if "profile" in done else None,
+        package=Package.read(done["package"]) if "package" in done else None,
+    )
+
+
+def _read_manifest(path: Path) -> Fields | None:
+    if not path.is_file():
+        return None
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise NirvanaError(_manifest_message(path, str(error))) from error
+    if not isinstance(loaded, dict):
+        raise NirvanaError(_manifest_message(path, f"a {type(loaded).__name__}"))
+    return Fields(loaded)
+
+
+def _manifest_message(path: Path, found: str) -> str:
+    return (
+        f"Expected a JSON object in {path}, found: {found}. "
+        f"Delete the folder {path.parent.name}/ of this run and run the recipe again."
+    )
+
+
+def _state(name: str, manifest: Fields | None) -> StageState:
+    if manifest is None:
+        return StageState(name=name, status="missing")
+    result = manifest.part("result")
+    return StageState(
+        name=name,
+        status="skipped" if result.text("status") == "skipped" else "done",
+        seconds=manifest.number("seconds"),
+        started=manifest.text("started"),
+        reason=result.text("reason"),
+        install=result.text("install"),
+    )

@@ -1,0 +1,212 @@
+"""The results of `export`, `build`, `profile` and `package` as frozen records."""
+
+from dataclasses import dataclass
+
+from nirvana_deploy.report.fields import Fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeCheck:
+    """One batch on which the ONNX file was compared with its source."""
+
+    batch: int | None
+    length: int | None
+    padded: bool | None
+    max_abs_difference: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """One exported ONNX file and the evidence for it."""
+
+    onnx_path: str | None
+    sha256: str | None
+    size_bytes: int | None
+    opset: int | None
+    num_nodes: int | None
+    tolerance: float | None
+    max_abs_difference: float | None
+    checks: tuple[ShapeCheck, ...]
+
+    @classmethod
+    def read(cls, part: Fields) -> "Graph":
+        """Read `dense` or `pruned` of the `export` result."""
+        return cls(
+            onnx_path=part.text("onnx_path"),
+            sha256=part.text("sha256"),
+            size_bytes=part.count("size_bytes"),
+            opset=part.count("opset"),
+            num_nodes=part.count("num_nodes"),
+            tolerance=part.number("tolerance"),
+            max_abs_difference=part.number("max_abs_difference"),
+            checks=tuple(
+                ShapeCheck(
+                    batch=row.count("batch"),
+                    length=row.count("length"),
+                    padded=row.flag("padded"),
+                    max_abs_difference=row.number("max_abs_difference"),
+                )
+                for row in part.rows("cases")
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """Both ONNX files."""
+
+    dense: Graph
+    pruned: Graph
+
+    @classmethod
+    def read(cls, result: Fields) -> "Export":
+        """Read the `export` result."""
+        return cls(dense=Graph.read(result.part("dense")), pruned=Graph.read(result.part("pruned")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """The engine and what its build log was found to say."""
+
+    flavour: str | None
+    version: str | None
+    precision_asked: str | None
+    precision_found: tuple[tuple[str, str], ...]
+    compute_capabilities: tuple[str, ...]
+    num_attention_layers: int | None
+    num_fused_attentions: int | None
+    engine_path: str | None
+    engine_size_bytes: int | None
+    build_seconds: float | None
+    onnx_sha256: str | None
+    input_shapes: tuple[tuple[str, Fields], ...]
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def read(cls, result: Fields) -> "Build":
+        """Read the `build` result of an engine that was built."""
+        shapes = result.part("optimisation_profile")
+        return cls(
+            flavour=result.text("flavour"),
+            version=result.text("version"),
+            precision_asked=result.text("precision_asked"),
+            precision_found=result.part("precision_found").flattened(),
+            compute_capabilities=result.texts("compute_capabilities"),
+            num_attention_layers=result.count("num_attention_layers"),
+            num_fused_attentions=result.count("num_fused_attentions"),
+            engine_path=result.text("engine_path"),
+            engine_size_bytes=result.count("engine_size_bytes"),
+            build_seconds=result.number("build_seconds"),
+            onnx_sha256=result.text("onnx_sha256"),
+            input_shapes=tuple((name, shapes.part(name)) for name in shapes.names()),
+            warnings=result.texts("warnings"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """The latencies of one model on one batch shape."""
+
+    median_ms: float | None
+    p90_ms: float | None
+    p90_note: str | None
+    num_samples: int | None
+    coefficient_of_variation: float | None
+    throughput_per_s: float | None
+    samples_ms: tuple[float, ...]
+
+    @classmethod
+    def read(cls, part: Fields) -> "Timing":
+        """Read `dense` or `pruned` of a profile case."""
+        return cls(
+            median_ms=part.number("median_ms"),
+            p90_ms=part.number("p90_ms"),
+            p90_note=part.text("p90_note"),
+            num_samples=part.count("num_samples"),
+            coefficient_of_variation=part.number("coefficient_of_variation"),
+            throughput_per_s=part.number("throughput_per_s"),
+            samples_ms=part.numbers("samples_ms"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speedup:
+    """Dense over pruned latency with its confidence interval."""
+
+    ratio: float | None
+    low: float | None
+    high: float | None
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileCase:
+    """Both models on one batch shape."""
+
+    batch: int | None
+    length: int | None
+    dense: Timing
+    pruned: Timing
+    speedup: Speedup
+    stationary: bool | None
+    notes: tuple[str, ...]
+
+    def name_shape(self) -> str:
+        """Say the batch shape in words."""
+        batch = "?" if self.batch is None else self.batch
+        return f"batch {batch}" + (f", length {self.length}" if self.length is not None else "")
+
+    @classmethod
+    def read(cls, row: Fields) -> "ProfileCase":
+        """Read one of the profile's `cases`."""
+        speedup = row.part("speedup")
+        return cls(
+            batch=row.count("batch"),
+            length=row.count("length"),
+            dense=Timing.read(row.part("dense")),
+            pruned=Timing.read(row.part("pruned")),
+            speedup=Speedup(
+                ratio=speedup.number("ratio"),
+                low=speedup.number("low"),
+                high=speedup.number("high"),
+                confidence=speedup.number("confidence"),
+            ),
+            stationary=row.flag("stationary"),
+            notes=row.texts("notes"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The measurements, and where and how they were made."""
+
+    environment: Fields
+    method: Fields
+    cases: tuple[ProfileCase, ...]
+
+    @classmethod
+    def read(cls, result: Fields) -> "Profile":
+        """Read the `profile` result."""
+        return cls(
+            environment=result.part("environment"),
+            method=result.part("method"),
+            cases=tuple(ProfileCase.read(row) for row in result.rows("cases")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """The serving folder."""
+
+    folder: str | None
+    models: tuple[str, ...]
+    files: tuple[str, ...]
+
+    @classmethod
+    def read(cls, result: Fields) -> "Package":
+        """Read the `package` result."""
+        return cls(
+            folder=result.text("folder"),
+            models=result.texts("models"),
+            files=result.texts("files"),
+        )

@@ -1,0 +1,192 @@
+"""The results of `baseline` and `prune` as frozen records; fractions are 0..1."""
+
+from dataclasses import dataclass
+
+from nirvana_deploy.report.fields import Fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """One training or validation step; a training step has no accuracy."""
+
+    step: int
+    loss: float | None
+    accuracy: float | None
+    target_kept_fraction: float | None
+    kept_fraction: float | None
+    pruning_stage: int | None
+
+    @classmethod
+    def read_all(cls, rows: tuple[Fields, ...]) -> tuple["CurvePoint", ...]:
+        """Read the rows that name a step."""
+        return tuple(
+            cls(
+                step=step,
+                loss=row.number("loss"),
+                accuracy=row.number("accuracy"),
+                target_kept_fraction=row.number("target_kept_fraction"),
+                kept_fraction=row.number("kept_fraction"),
+                pruning_stage=row.count("pruning_stage"),
+            )
+            for row in rows
+            if (step := row.count("step")) is not None
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """The fine-tuned dense model that the pruned one is held against."""
+
+    model: str | None
+    num_train_rows: int | None
+    num_validation_rows: int | None
+    num_labels: int | None
+    labels: tuple[str, ...]
+    train_seconds: float | None
+    num_steps: int | None
+    curve: tuple[CurvePoint, ...]
+
+    @classmethod
+    def read(cls, result: Fields) -> "Baseline":
+        """Read the `baseline` result."""
+        return cls(
+            model=result.text("model"),
+            num_train_rows=result.count("num_train_rows"),
+            num_validation_rows=result.count("num_validation_rows"),
+            num_labels=result.count("num_labels"),
+            labels=result.texts("labels"),
+            train_seconds=result.number("train_seconds"),
+            num_steps=result.count("num_steps"),
+            curve=CurvePoint.read_all(result.rows("curve")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFigures:
+    """The size and the quality of one model, dense or pruned."""
+
+    accuracy: float | None
+    macro_f1: float | None
+    loss: float | None
+    num_parameters: int | None
+    block_parameters: int | None
+    block_macs: int | None
+    size_bytes: int | None
+
+    @classmethod
+    def read(cls, part: Fields) -> "ModelFigures":
+        """Read `dense` or `pruned` of the `prune` result."""
+        return cls(
+            accuracy=part.number("accuracy"),
+            macro_f1=part.number("macro_f1"),
+            loss=part.number("loss"),
+            num_parameters=part.count("num_parameters"),
+            block_parameters=part.count("block_parameters"),
+            block_macs=part.count("block_macs"),
+            size_bytes=part.count("size_bytes"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What was asked and what came; `unit_cost` is that of the smallest removable unit."""
+
+    cost: str | None
+    asked_kept_fraction: float | None
+    kept_fraction: float | None
+    sequence_length: int | None
+    unit_cost: float | None
+    dense_cost: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What is kept of one layer."""
+
+    layer: int
+    num_heads: int
+    kept_heads: frozenset[int]
+    num_neurons: int
+    num_kept_neurons: int
+    attention_dropped: bool
+    mlp_dropped: bool
+
+    @classmethod
+    def read(cls, index: int, row: Fields) -> "Layer":
+        """Read one of `layers`; `index` stands in where the row names no layer."""
+        named = row.count("layer")
+        return cls(
+            layer=index if named is None else named,
+            num_heads=row.count("num_heads") or 0,
+            kept_heads=frozenset(round(head) for head in row.numbers("kept_heads")),
+            num_neurons=row.count("num_neurons") or 0,
+            num_kept_neurons=row.count("num_kept_neurons") or 0,
+            attention_dropped=bool(row.flag("attention_dropped")),
+            mlp_dropped=bool(row.flag("mlp_dropped")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """Two forms of the pruned model compared by their logits, such as loaded with saved."""
+
+    left: str
+    right: str
+    max_abs_difference: float | None
+    tolerance: float | None
+    bitwise_equal: bool | None
+    num_rows: int | None
+
+    @classmethod
+    def read(cls, row: Fields) -> "Proof":
+        """Read one of `proofs`."""
+        return cls(
+            left=row.text("left") or "one form",
+            right=row.text("right") or "another",
+            max_abs_difference=row.number("max_abs_difference"),
+            tolerance=row.number("tolerance"),
+            bitwise_equal=row.flag("bitwise_equal"),
+            num_rows=row.count("num_rows"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prune:
+    """The pruning itself: budget, both models, what is kept, how it went."""
+
+    budget: Budget
+    dense: ModelFigures
+    pruned: ModelFigures
+    num_pruning_stages: int | None
+    undecided_fraction: float | None
+    objective: str | None
+    train_seconds: float | None
+    layers: tuple[Layer, ...]
+    curve: tuple[CurvePoint, ...]
+    validations: tuple[CurvePoint, ...]
+    proofs: tuple[Proof, ...]
+
+    @classmethod
+    def read(cls, result: Fields) -> "Prune":
+        """Read the `prune` result."""
+        budget = result.part("budget")
+        return cls(
+            budget=Budget(
+                cost=budget.text("cost"),
+                asked_kept_fraction=budget.number("asked_kept_fraction"),
+                kept_fraction=budget.number("kept_fraction"),
+                sequence_length=budget.count("sequence_length"),
+                unit_cost=budget.number("unit_cost"),
+                dense_cost=budget.number("dense_cost"),
+            ),
+            dense=ModelFigures.read(result.part("dense")),
+            pruned=ModelFigures.read(result.part("pruned")),
+            num_pruning_stages=result.count("num_pruning_stages"),
+            undecided_fraction=result.number("undecided_fraction"),
+            objective=result.text("objective"),
+            train_seconds=result.number("train_seconds"),
+            layers=tuple(Layer.read(i, row) for i, row in enumerate(result.rows("layers"))),
+            curve=CurvePoint.read_all(result.rows("curve")),
+            validations=CurvePoint.read_all(result.rows("validations")),
+            proofs=tuple(Proof.read(row) for row in result.rows("proofs")),
+        )

@@ -1,0 +1,1 @@
+"""Turns a verified ONNX file into the folder that a server loads."""

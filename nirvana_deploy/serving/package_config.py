@@ -1,0 +1,58 @@
+"""How a server package is made. No onnx and no tritonclient here."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pruning.errors import NirvanaError
+
+InstanceKind = Literal["auto", "cpu", "gpu"]
+
+INSTANCE_KINDS = ("auto", "cpu", "gpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageConfig:
+    """Set the model's name in the server, its batching and its instances."""
+
+    model_name: str = field(
+        default="model", metadata={"help": "of the model in the server, and of its folder"}
+    )
+    max_batch_size: int = field(default=32, metadata={"help": "most rows that run together"})
+    preferred_batch_sizes: tuple[int, ...] = field(
+        default=(8, 16, 32),
+        metadata={"help": "sizes at which waiting requests run at once; none: as they come"},
+    )
+    max_queue_delay_us: int = field(
+        default=500, metadata={"help": "longest wait for a larger batch, microseconds"}
+    )
+    instance_kind: InstanceKind = field(
+        default="auto", metadata={"help": "where it runs; auto takes a GPU where there is one"}
+    )
+    instance_count: int = field(
+        default=1, metadata={"help": "copies that run at the same time; on GPUs, a GPU"}
+    )
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.model_name):
+            raise NirvanaError(
+                "model_name must be a folder name of letters, digits, '_', '-' and '.', not "
+                f"starting with '-' or '.', got {self.model_name!r}."
+            )
+        for name, floor in (
+            ("max_batch_size", 1),
+            ("instance_count", 1),
+            ("max_queue_delay_us", 0),
+        ):
+            if getattr(self, name) < floor:
+                raise NirvanaError(f"{name} must be {floor} or more, got {getattr(self, name)}.")
+        if not all(1 <= size <= self.max_batch_size for size in self.preferred_batch_sizes):
+            raise NirvanaError(
+                "preferred_batch_sizes must be from 1 to max_batch_size "
+                f"({self.max_batch_size}), got {', '.join(map(str, self.preferred_batch_sizes))}."
+            )
+        if self.instance_kind not in INSTANCE_KINDS:
+            raise NirvanaError(
+                f"instance_kind must be one of {', '.join(INSTANCE_KINDS)}, "
+                f"got {self.instance_kind!r}."
+            )

@@ -1,0 +1,103 @@
+"""Writes the README of a Triton package: how to serve the model, and a request that it answers."""
+
+import json
+import math
+from typing import Any
+
+from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature
+from nirvana_deploy.serving.package_config import PackageConfig
+
+# It carries ONNX Runtime 1.22.
+IMAGE = "nvcr.io/nvidia/tritonserver:25.06-py3"
+REQUEST_NAME = "request.json"
+_SAMPLE_LENGTH = 8
+
+_TEXT = """# {name}: a Triton model repository
+
+Serve it (NVIDIA's container brings Triton and ONNX Runtime):
+
+```sh
+docker run --rm {gpus}-p 8000:8000 -p 8001:8001 -p 8002:8002 \\
+  -v "$PWD/model_repository:/models:ro" {image} \\
+  tritonserver --model-repository=/models
+```
+
+Run this command in the folder of this file. HTTP is on port 8000, gRPC on 8001, metrics on 8002.
+{device}
+
+Wait until it is ready, then send `{request_name}`:
+
+```sh
+curl --fail http://localhost:8000/v2/models/{name}/ready
+curl --fail -H 'Content-Type: application/json' -d @{request_name} \\
+  http://localhost:8000/v2/models/{name}/infer
+```
+
+`{request_name}` holds one row of {length} tokens. Real token ids come from the tokenizer of the
+checkpoint that this model was exported from:
+
+```json
+{request}
+```
+
+The answer holds {outputs}.
+Requests run together, up to {max_batch_size} rows; one waits at most {delay_us} microseconds for
+others. Rows that run together must be of the same length: pad them, with 0 in `attention_mask`.
+"""
+
+_DEVICES = {
+    "auto": "Add `--gpus all` to run on GPUs; without, it runs on the CPU.",
+    "cpu": "The model runs on the CPU.",
+    "gpu": "The model needs an NVIDIA GPU and the NVIDIA Container Toolkit.",
+}
+
+
+def make_request(signature: OnnxSignature) -> dict[str, Any]:
+    """Return a request of one row in the form of the KServe protocol, version 2."""
+    return {"inputs": [_fill_input(tensor) for tensor in signature.inputs]}
+
+
+def write_readme(signature: OnnxSignature, config: PackageConfig) -> str:
+    """Return the text of the README."""
+    outputs = [
+        f"`{tensor.name}` ({_wire_type(tensor)}, {_describe_row(tensor)} a row)"
+        for tensor in signature.outputs
+    ]
+    return _TEXT.format(
+        name=config.model_name,
+        image=IMAGE,
+        gpus="--gpus all " if config.instance_kind == "gpu" else "",
+        device=_DEVICES[config.instance_kind],
+        request_name=REQUEST_NAME,
+        request=format_request(signature),
+        length=_SAMPLE_LENGTH,
+        outputs=", ".join(outputs),
+        max_batch_size=config.max_batch_size,
+        delay_us=config.max_queue_delay_us,
+    )
+
+
+def format_request(signature: OnnxSignature) -> str:
+    """Return the request as JSON, an input a line."""
+    inputs = ",\n".join(f"    {json.dumps(row)}" for row in make_request(signature)["inputs"])
+    return f'{{\n  "inputs": [\n{inputs}\n  ]\n}}'
+
+
+def _fill_input(tensor: TensorSignature) -> dict[str, Any]:
+    shape = [1, *(_SAMPLE_LENGTH if dim == -1 else dim for dim in tensor.dims)]
+    count = math.prod(shape)
+    # Ids from 1, which every vocabulary has; a mask of ones; the rest, such as segments, zeros.
+    values = {"input_ids": list(range(1, count + 1)), "attention_mask": [1] * count}
+    data = values.get(tensor.name, [0] * count)
+    return {"name": tensor.name, "shape": shape, "datatype": _wire_type(tensor), "data": data}
+
+
+def _describe_row(tensor: TensorSignature) -> str:
+    sizes = [str(dim) if dim != -1 else "any number" for dim in tensor.dims]
+    return f"{' x '.join(sizes)} values" if sizes else "one value"
+
+
+def _wire_type(tensor: TensorSignature) -> str:
+    """Return the protocol's name of the type, which for text is not that of the configuration."""
+    name = tensor.data_type.removeprefix("TYPE_")
+    return "BYTES" if name == "STRING" else name

@@ -1,0 +1,193 @@
+"""The folder of one stage: written aside, renamed when whole, replaced only by a whole one.
+
+.prune.partial/   being written; key.json says for which key
+prune/            finished; manifest.json lists its files
+.prune.old/       the finished one before, for the moment between two renames
+.prune.trash/     being deleted
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nirvana_deploy.fingerprints import hash_file
+from nirvana_deploy.run_folder import write_json
+from pruning.errors import NirvanaError
+
+MANIFEST_FILE = "manifest.json"
+KEY_FILE = "key.json"
+# Files up to this size are hashed at each look; larger ones when size or time differ.
+_ALWAYS_HASHED_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFolder:
+    """Where one stage of the run in `run_dir` keeps its files.
+
+    Attributes:
+        scratch: what an interrupted stage resumes from; it is deleted when the stage is done.
+    """
+
+    run_dir: Path
+    name: str
+    scratch: tuple[str, ...] = ()
+
+    @property
+    def final(self) -> Path:
+        """The finished folder."""
+        return self.run_dir / self.name
+
+    @property
+    def partial(self) -> Path:
+        """The folder in which the stage works."""
+        return self.run_dir / f".{self.name}.partial"
+
+    @property
+    def old(self) -> Path:
+        """The finished folder that is being replaced."""
+        return self.run_dir / f".{self.name}.old"
+
+    def recover(self) -> None:
+        """Bring a replacement or a deletion that was cut in the middle to its end."""
+        if (_read_json(self.partial / MANIFEST_FILE) or {}).get("digest"):
+            self._swap_in()
+        if self.old.exists() and not self.final.exists() and _read_json(self.old / MANIFEST_FILE):
+            self.old.rename(self.final)
+        self._discard(self.old)
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """Return the finished folder's manifest; None when there is none, or it is damaged.
+
+        Raises:
+            NirvanaError: something that is no stage lies where the finished folder belongs.
+        """
+        if not self.final.exists():
+            return None
+        if not (self.final / MANIFEST_FILE).is_file():
+            if self.final.is_dir() and not any(self.final.iterdir()):
+                self.final.rmdir()
+                return None
+            raise NirvanaError(
+                f"{self.final} has no {MANIFEST_FILE}: it is not a finished stage. Move it away "
+                "and run again; nothing was changed."
+            )
+        return _read_json(self.final / MANIFEST_FILE)
+
+    def find_damage(self, manifest: Mapping[str, Any]) -> str | None:
+        """Name the first file that is missing or differs from the manifest; None when all hold."""
+        for name, expected in manifest["files"].items():
+            path = self.final / name
+            if not path.is_file():
+                return f"{name} is missing"
+            stat = path.stat()
+            if stat.st_size != expected["size_bytes"]:
+                return f"{name} has {stat.st_size} bytes, not {expected['size_bytes']}"
+            is_small = stat.st_size <= _ALWAYS_HASHED_BYTES
+            if (is_small or stat.st_mtime_ns != expected["modified_ns"]) and (
+                hash_file(path) != expected["sha256"]
+            ):
+                return f"{name} was changed"
+        return None
+
+    def open_partial(self, key: str, started: str) -> tuple[int, str]:
+        """Prepare the working folder; return how often it was begun before, and since when.
+
+        One of the same key keeps its scratch and nothing else; one of another key is discarded.
+
+        Raises:
+            NirvanaError: the folder holds something that is not a stage's.
+        """
+        marker = _read_json(self.partial / KEY_FILE)
+        if self.partial.exists() and marker is None:
+            unwritten = {KEY_FILE, f".{KEY_FILE}.tmp", MANIFEST_FILE}
+            if not {path.name for path in self.partial.iterdir()} <= unwritten:
+                raise NirvanaError(
+                    f"{self.partial} holds files but no {KEY_FILE}: it is not ours to delete. Move "
+                    "it away and run again."
+                )
+        num_attempts = 0
+        if marker is not None and marker.get("key") == key:
+            num_attempts, started = int(marker["num_attempts"]), str(marker["started"])
+            self._clear_partial()
+        else:
+            self._discard(self.partial)
+        self.partial.mkdir(exist_ok=True)
+        write_json(
+            self.partial / KEY_FILE,
+            {"stage": self.name, "key": key, "started": started, "num_attempts": num_attempts + 1},
+        )
+        return num_attempts, started
+
+    def finish(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """List the files in the manifest, write it, and put the folder in place; return it all."""
+        files = _list_files(self.partial, leave_out=(KEY_FILE, MANIFEST_FILE, *self.scratch))
+        whole = {**manifest, "digest": _digest(files), "files": files}
+        write_json(self.partial / MANIFEST_FILE, whole)
+        for name in self.scratch:
+            _remove(self.partial / name)
+        self._swap_in()
+        self._discard(self.old)
+        return whole
+
+    def _clear_partial(self) -> None:
+        """Delete half-written outputs, which a stage may refuse to write over."""
+        for path in self.partial.iterdir():
+            if path.name != KEY_FILE and path.name not in self.scratch:
+                _remove(path)
+
+    def _swap_in(self) -> None:
+        (self.partial / KEY_FILE).unlink(missing_ok=True)
+        if self.final.exists():
+            self._discard(self.old)
+            self.final.rename(self.old)
+        self.partial.rename(self.final)
+
+    def _discard(self, folder: Path) -> None:
+        """Delete a folder by way of the trash: a deletion that is cut leaves no half of it."""
+        trash = self.run_dir / f".{self.name}.trash"
+        if trash.exists():
+            shutil.rmtree(trash)
+        if folder.exists():
+            folder.rename(trash)
+            shutil.rmtree(trash)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _list_files(folder: Path, leave_out: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name.split("/", 1)[0] not in leave_out:
+            stat = path.stat()
+            files[name] = {
+                "size_bytes": stat.st_size,
+                "modified_ns": stat.st_mtime_ns,
+                "sha256": hash_file(path),
+            }
+    return files
+
+
+def _digest(files: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = "".join(f"{name}\0{file['sha256']}\n" for name, file in files.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a file of ours; None when it is missing or was cut."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None

