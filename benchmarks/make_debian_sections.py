@@ -24,7 +24,7 @@ def draw_balanced(frame: pd.DataFrame, num_rows: int) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Write train.parquet, validation.parquet and labels.json."""
+    """Write train.parquet and validation.parquet."""
     source = Path(sys.argv[1])
     labels = json.loads((source / "labels.json").read_text())
     OUT.mkdir(parents=True, exist_ok=True)

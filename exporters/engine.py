@@ -26,11 +26,11 @@ from exporters.engine_manifest import (
     LOG_NAME,
     EngineManifest,
     EngineResult,
-    hash_file,
 )
 from exporters.engine_progress import BuildLog, make_logger, make_monitor, stop_on_interrupt
 from exporters.half_precision import convert_to_half
 from pruning.errors import NirvanaError
+from pruning.file_hash import hash_file
 
 if TYPE_CHECKING:
     import onnx

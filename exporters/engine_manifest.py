@@ -5,13 +5,13 @@ Deserialising an engine runs code that it carries: call `check_engine` before an
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pruning.errors import NirvanaError
+from pruning.file_hash import hash_file
 
 MANIFEST_NAME = "engine.json"
 ENGINE_NAME = "model.engine"
@@ -122,12 +122,6 @@ def check_engine(engine_dir: Path, onnx_path: Path | None = None) -> EngineManif
         for data_name, sha256 in manifest.onnx_data_sha256.items():
             _check_hash(onnx_path.parent / data_name, sha256, remedy)
     return manifest
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_hash(path: Path, expected: str, remedy: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from exporters.export_config import ExportConfig
 from exporters.trace import trace_onnx
 from exporters.verify import verify_onnx
 from pruning.checkpoint import is_pruned, load_pruned
+from pruning.file_hash import hash_file
 from pruning.model_source import load_stock_model
 
 
@@ -36,7 +36,8 @@ def export_checkpoint(checkpoint: Path, out_dir: Path, config: ExportConfig) -> 
     model = _load(checkpoint)
     trace_onnx(model, path, config)
     verification = verify_onnx(path, model, config.tolerance)
-    return {**_describe_file(path), "opset": config.opset, **verification.to_json()}
+    described = {"task": _name_task(), "opset": config.opset, **_describe_file(path)}
+    return {**described, **verification.to_json()}
 
 
 def _load(checkpoint: Path) -> PreTrainedModel:
@@ -49,14 +50,19 @@ def _load(checkpoint: Path) -> PreTrainedModel:
     return model.float().eval()
 
 
+def _name_task() -> str:
+    """Name the task as optimum does, whose names the ecosystem reads."""
+    from optimum.exporters.tasks import TasksManager
+
+    return str(TasksManager.infer_task_from_model(AutoModelForSequenceClassification))
+
+
 def _describe_file(path: Path) -> dict[str, Any]:
     import onnx
 
     files = [path, *path.parent.glob(f"{path.name}.data")]
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "sha256": sha256,
+        "sha256": hash_file(path),
         "size_bytes": sum(f.stat().st_size for f in files),
         "num_nodes": len(onnx.load(str(path), load_external_data=False).graph.node),
     }

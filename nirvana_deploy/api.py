@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from nirvana_deploy.serving.package_config import PackageConfig
 from profiles.profile_config import ProfileConfig
 from pruning.baseline_config import BaselineConfig
 from pruning.data_config import DataConfig
+from pruning.errors import MissingExtraError, NirvanaError
 from pruning.prune_config import PruneConfig
 
 if TYPE_CHECKING:
@@ -34,10 +36,13 @@ def deploy(
 
     Raises:
         NirvanaError: the recipe or the output folder does not fit, or a stage failed.
+        MissingExtraError: ONNX Runtime is not installed.
     """
     from nirvana_deploy.deploy_stages import STAGES
     from nirvana_deploy.report import write_report
 
+    if find_spec("onnxruntime") is None:  # it verifies the export: said now, not after the training
+        raise MissingExtraError("ONNX Runtime", "cpu")
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     if out is not None:
@@ -112,6 +117,7 @@ def build(
 
     Raises:
         MissingExtraError: no TensorRT flavour is installed.
+        NirvanaError: the graph was refused; `OUT.build.log` beside `out` is the whole log.
     """
     from exporters.engine import build_engine
 
@@ -120,7 +126,19 @@ def build(
 
         num_attention_layers = count_attentions(load_graph(Path(onnx)))
     with write_new_folder(Path(out), "build") as folder:
-        return build_engine(Path(onnx), folder, config or EngineConfig(), num_attention_layers)
+        try:
+            return build_engine(Path(onnx), folder, config or EngineConfig(), num_attention_layers)
+        except NirvanaError:
+            _keep_build_log(folder, Path(out))
+            raise
+
+
+def _keep_build_log(folder: Path, out: Path) -> None:
+    """Keep the log of a failed build beside the folder that does not come to be."""
+    from exporters.engine_manifest import LOG_NAME
+
+    if (folder / LOG_NAME).is_file():
+        (folder / LOG_NAME).replace(out.with_name(f"{out.name}.{LOG_NAME}"))
 
 
 def profile(

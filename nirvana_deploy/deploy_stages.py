@@ -15,6 +15,7 @@ from nirvana_deploy.recipe import Recipe
 from nirvana_deploy.stage import Stage, StageInputs
 from pruning.errors import MissingExtraError
 
+_ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 _TRAINING_PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 
 
@@ -150,14 +151,14 @@ EXPORT = Stage(
     reads=("baseline", "prune"),
     settings=_settings("export"),
     run=_export,
-    packages=("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime"),
+    packages=("torch", "transformers", "onnxscript", *_ONNX_PACKAGES),
 )
 BUILD = Stage(
     name="build",
     reads=("prune", "export"),
     settings=_settings("build"),
     run=_build,
-    packages=("tensorrt", "tensorrt-rtx-cu13"),
+    packages=("tensorrt", "tensorrt-rtx-cu13", *_ONNX_PACKAGES),
 )
 PROFILE = Stage(
     name="profile",

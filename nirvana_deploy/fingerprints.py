@@ -10,12 +10,7 @@ from typing import Any
 
 from profiles.environment import count_allowed_cpus, read_cpu_name
 from pruning.errors import NirvanaError
-
-
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from pruning.file_hash import hash_file
 
 
 def hash_path(path: Path) -> str:

@@ -91,6 +91,9 @@ def _find_finished(
         change = describe_change(manifest.get("key_parts", {}), parts)
         say(f"{folder.name}: runs again ({change})")
         return None
+    if manifest["result"].get("status") == "skipped":
+        say(f"{folder.name}: was skipped before, is tried again")
+        return None
     damage = folder.find_damage(manifest)
     if damage is not None:
         say(f"{folder.name}: runs again (its file {damage})")

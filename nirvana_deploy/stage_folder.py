@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nirvana_deploy.fingerprints import hash_file
 from nirvana_deploy.run_folder import write_json
 from pruning.errors import NirvanaError
+from pruning.file_hash import hash_file
 
 MANIFEST_FILE = "manifest.json"
 KEY_FILE = "key.json"

@@ -22,6 +22,7 @@ from nirvana_deploy.tables import print_pairs, print_structure
 from profiles.profile_config import ProfileConfig
 from pruning.baseline_config import BaselineConfig
 from pruning.data_config import DataConfig
+from pruning.errors import NirvanaError
 from pruning.prune_config import PruneConfig
 
 
@@ -127,11 +128,13 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
 
 def _profile(args: argparse.Namespace) -> int:
     config = read_config(ProfileConfig, collect_flags(args))
+    if args.out is not None and args.out.exists():
+        raise NirvanaError(f"{args.out} exists already. Choose a new file for the figures.")
     figures = api.profile(args.dense_onnx, args.pruned_onnx, config).to_json()
+    print_pairs("Profile", list(describe_profile(figures)))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.out, figures)
-    print_pairs("Profile", list(describe_profile(figures)))
     return 0
 
 

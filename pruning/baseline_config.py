@@ -22,6 +22,13 @@ class BaselineConfig:
         require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")
 
 
+def require_one_of(config: object, name: str, values: tuple[str, ...]) -> None:
+    """Raise NirvanaError unless the named field of `config` is one of `values`."""
+    value = getattr(config, name)
+    if value not in values:
+        raise NirvanaError(f"{name} must be one of {', '.join(values)}, got {value!r}.")
+
+
 def require_positive(config: object, *names: str) -> None:
     """Raise NirvanaError for the first named field of `config` that is not above zero."""
     for name in names:

@@ -6,10 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    set_seed,
+)
 
 from pruning.baseline_config import BaselineConfig
 from pruning.data_config import DataConfig
+from pruning.errors import NirvanaError
 from pruning.evaluation import evaluate_classifier
 from pruning.model_source import load_stock_model
 from pruning.resumable_training import make_trainer, train_resumably
@@ -35,6 +41,7 @@ def run_baseline(
         AutoModelForSequenceClassification, model, **_describe_labels(text.labels)
     )
     read_structure(dense)  # refuse what cannot be pruned before an hour of training
+    _check_length(dense, data.max_length)
     trainer = make_trainer(dense, text, tokenizer, config, out_dir / "trainer", [], "baseline")
     train_resumably(trainer)
     metrics = evaluate_classifier(dense, text.validation, tokenizer)
@@ -52,6 +59,18 @@ def run_baseline(
             if "loss" in entry
         ],
     }
+
+
+def _check_length(model: PreTrainedModel, max_length: int) -> None:
+    """Raise NirvanaError for inputs longer than the model has positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    offset = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    longest = None if positions is None else positions - (0 if offset is None else offset + 1)
+    if longest is not None and max_length > longest:
+        raise NirvanaError(
+            f"max_length is {max_length}, but {model.config.model_type} here has {longest} "
+            f"positions. Set data.max_length to at most {longest}."
+        )
 
 
 def _describe_labels(labels: tuple[str, ...]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from transformers.models.auto import modeling_auto
 
 from pruning import modeling_pruned
 from pruning.errors import NirvanaError
+from pruning.file_hash import hash_file
 from pruning.model_source import load_stock_model
 from pruning.plan import PruningPlan
 
@@ -90,14 +90,23 @@ def check_files(folder: Path) -> None:
             f"Expected a pruned checkpoint in {folder}, found no {PLAN_FILE} and {MANIFEST_FILE}. "
             "`save_pruned` or `nirvana prune` writes one."
         )
-    for name, sha256 in json.loads((folder / MANIFEST_FILE).read_text())["files"].items():
+    for name, sha256 in _read_manifest(folder).items():
         if not (folder / name).is_file():
             raise NirvanaError(f"The checkpoint {folder} lacks {name}. Copy or write it again.")
-        if _hash_file(folder / name) != sha256:
+        if hash_file(folder / name) != sha256:
             raise NirvanaError(
                 f"{folder / name} is corrupt: it differs from the checkpoint's {MANIFEST_FILE}. "
                 "Copy or write the checkpoint again."
             )
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((folder / MANIFEST_FILE).read_text())["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise NirvanaError(
+            f"{folder / MANIFEST_FILE} is corrupt. Copy or write the checkpoint again."
+        ) from error
 
 
 def _auto_classes(model_type: str) -> dict[str, str]:
@@ -120,12 +129,7 @@ def _remote_code(stock_names: list[str]) -> str:
 
 
 def _write_manifest(folder: Path) -> None:
-    files = {path.name: _hash_file(path) for path in sorted(folder.iterdir())}
+    files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     manifest = {"format": "nirvana-pruned-checkpoint", "versions": versions, "files": files}
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

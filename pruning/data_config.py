@@ -14,8 +14,9 @@ class DataConfig:
     dataset: str = field(
         default=EMBEDDED_DATASET,
         metadata={
-            "help": "'debian-sections' (inside the package), a local csv/json/jsonl/parquet/txt "
-            "file or folder of them (train.*, validation.*), or a name that `datasets` can load"
+            "help": "'debian-sections' (inside the package), a local csv/json/jsonl/parquet file, "
+            "a txt file (class, tab, text a line), a folder of them (train.*, validation.*), or a "
+            "name that `datasets` can load"
         },
     )
     subset: str | None = field(

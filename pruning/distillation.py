@@ -24,7 +24,6 @@ class Distillation:
 
     def attach(self, student: PreTrainedModel) -> RemovableHandle:
         """Change what `student` returns as loss in training mode, in place."""
-        self.teacher.to(student.device)
         return student.register_forward_hook(self._mix, with_kwargs=True)
 
     def _mix(self, student: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
@@ -32,7 +31,8 @@ class Distillation:
             return output
         inputs = {k: v for k, v in kwargs.items() if k not in ("labels", "num_items_in_batch")}
         with torch.no_grad():
-            teacher_logits = self.teacher(*args, **inputs).logits
+            # The Trainer moves the student after this was attached.
+            teacher_logits = self.teacher.to(output.logits.device)(*args, **inputs).logits
         soft = distillation_loss(output.logits, teacher_logits, self.config.temperature)
         output["loss"] = (1 - self.config.weight) * output.loss + self.config.weight * soft
         return output

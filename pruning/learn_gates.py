@@ -13,9 +13,11 @@ from pruning.cost import make_cost_model
 from pruning.distillation import Distillation
 from pruning.fisher import score_fisher
 from pruning.gate_registry import GateRegistry
+from pruning.projection import Limits, check_reachable
 from pruning.prune_config import PruneConfig
 from pruning.pruning_callback import PruningCallback
 from pruning.resumable_training import find_whole_checkpoint, make_trainer, train_resumably
+from pruning.structure import read_structure
 from pruning.text_data import LabelledText, collate
 from pruning.warm_start import warm_start
 
@@ -30,10 +32,14 @@ def learn_gates(
 ) -> tuple[GateRegistry, PruningCallback, Trainer]:
     """Train `model` and its gates in place until the budget is met; leave the gates attached.
 
-    `work_dir` holds the resumable checkpoints.
+    `work_dir` holds the resumable checkpoints. Raises NirvanaError, before any training, for a
+    budget that cannot be reached.
     """
     set_seed(config.seed)
-    registry = GateRegistry.attach(model, make_cost_model(config.cost, config.sequence_length))
+    cost = make_cost_model(config.cost, config.sequence_length)
+    limits = Limits(neuron_multiple=config.neuron_multiple)
+    check_reachable(read_structure(model).dense_dims(), cost, config.budget, limits)
+    registry = GateRegistry.attach(model, cost)
     if config.warm_start_rows and find_whole_checkpoint(work_dir) is None:
         batches = _batches(text, tokenizer, config.warm_start_rows, config.batch_size)
         warm_start(registry, score_fisher(model, registry, batches))

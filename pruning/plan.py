@@ -53,7 +53,8 @@ class PruningPlan:
     """What is kept of a dense model, layer by layer.
 
     Attributes:
-        config_hash: of the dense model's config (see `hash_config`).
+        config_hash: of the dense model's config (see `hash_config`), to tell where a plan came
+            from. Whether it fits is decided by `dims`: a new label does not void a plan.
         made_by: how the plan came about (method, budget, seed), for people and reports.
     """
 

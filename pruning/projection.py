@@ -40,41 +40,80 @@ class _Choice:
 def project(registry: GateRegistry, budget: float, limits: Limits) -> tuple[LayerPlan, ...]:
     """Return the layers to keep: best logits first, as many as the budget takes.
 
-    MLP blocks whose own gate is shut stay dropped.
+    An MLP block whose own gate is shut stays dropped, unless all that is open leaves room for it.
 
     Raises:
         NirvanaError: the budget is below what `limits` force; the message has the least reachable.
     """
-    dims, cost = registry.dims, registry.cost
-    allowed = int(budget * dense_cost(dims, cost) + 1e-6)
-    forced, optional = _split_choices(registry, limits)
-    dropped = (registry.mlp_block_gate.detach() <= 0).tolist()
-    spent = _constant_cost(dims, cost, dropped) + sum(_price(c, dims, cost) for c in forced)
-    if spent > allowed:
+    check_reachable(registry.dims, registry.cost, budget, limits)
+    shut = _list_shut_blocks(registry)
+    while True:
+        kept, left = _fill(registry, budget, limits, shut)
+        if not shut or left < _price_block(registry, limits):
+            break
+        shut = shut[1:]
+    layers = range(registry.dims.num_layers)
+    return tuple(_read_layer(kept, layer, layer in shut) for layer in layers)
+
+
+def check_reachable(dims: DenseDims, cost: CostModel, budget: float, limits: Limits) -> None:
+    """Raise NirvanaError when `limits` force more than the budget; the message has the least."""
+    heads = limits.min_heads * cost.head_cost(dims)
+    neurons = limits.neuron_multiple * cost.neuron_cost(dims)
+    least = dims.num_layers * (heads + neurons) + _constant_cost(dims, cost, num_dropped=0)
+    dense = dense_cost(dims, cost)
+    if least > _allowed_cost(dims, cost, budget):
         raise NirvanaError(
             f"A budget of {budget} cannot be reached: each layer keeps at least {limits.min_heads} "
-            f"heads and {limits.neuron_multiple} neurons, which is "
-            f"{spent / dense_cost(dims, cost):.4f} of the blocks' {cost.name}. Raise the budget."
+            f"head(s) and {limits.neuron_multiple} neurons, which is {least / dense:.4f} of the "
+            f"blocks' {cost.name}. Raise the budget."
         )
-    kept = list(forced)
+
+
+def _fill(
+    registry: GateRegistry, budget: float, limits: Limits, shut: Sequence[int]
+) -> tuple[list[_Choice], int]:
+    """Return what to keep while the blocks in `shut` stay dropped, and the cost that is left."""
+    dims, cost = registry.dims, registry.cost
+    kept, optional = _split_choices(registry, limits, shut)
+    left = _allowed_cost(dims, cost, budget) - _constant_cost(dims, cost, num_dropped=len(shut))
+    left -= sum(_price(choice, dims, cost) for choice in kept)
     for choice in sorted(optional, key=lambda c: -c.score):
         price = _price(choice, dims, cost)
-        if spent + price <= allowed:
+        if price <= left:
             kept.append(choice)
-            spent += price
-    return tuple(_read_layer(kept, layer, dropped[layer]) for layer in range(dims.num_layers))
+            left -= price
+    return kept, left
 
 
-def _split_choices(registry: GateRegistry, limits: Limits) -> tuple[list[_Choice], list[_Choice]]:
+def _allowed_cost(dims: DenseDims, cost: CostModel, budget: float) -> int:
+    return int(budget * dense_cost(dims, cost) + 1e-6)
+
+
+def _list_shut_blocks(registry: GateRegistry) -> list[int]:
+    """Return the layers whose MLP block gate is shut, the one to reopen first at the front."""
+    logits = registry.mlp_block_gate.detach().tolist()
+    return sorted((i for i, logit in enumerate(logits) if logit <= 0), key=lambda i: -logits[i])
+
+
+def _price_block(registry: GateRegistry, limits: Limits) -> int:
+    """Return the least that an MLP block costs."""
+    neurons = limits.neuron_multiple * registry.cost.neuron_cost(registry.dims)
+    return neurons + registry.cost.mlp_bias_cost(registry.dims)
+
+
+def _split_choices(
+    registry: GateRegistry, limits: Limits, shut: Sequence[int]
+) -> tuple[list[_Choice], list[_Choice]]:
+    """Return the choices that `limits` force, and the others."""
     forced: list[_Choice] = []
     optional: list[_Choice] = []
-    shut = (registry.mlp_block_gate.detach() <= 0).tolist()
     for layer, (heads, mlp) in enumerate(
         zip(registry.head_gates(), registry.mlp_gates(), strict=True)
     ):
         head_choices = list(_group(heads.gate_H, layer, True, 1))
         neuron_choices = list(_group(mlp.gate_N, layer, False, limits.neuron_multiple))
-        if shut[layer]:
+        if layer in shut:
             neuron_choices = []
         forced += head_choices[: limits.min_heads] + neuron_choices[:1]
         optional += head_choices[limits.min_heads :] + neuron_choices[1:]
@@ -94,9 +133,9 @@ def _price(choice: _Choice, dims: DenseDims, cost: CostModel) -> int:
     return unit * len(choice.indices)
 
 
-def _constant_cost(dims: DenseDims, cost: CostModel, dropped: Sequence[bool]) -> int:
+def _constant_cost(dims: DenseDims, cost: CostModel, *, num_dropped: int) -> int:
     always = dims.num_layers * (cost.fixed_cost(dims) + cost.attention_bias_cost(dims))
-    return always + sum(not d for d in dropped) * cost.mlp_bias_cost(dims)
+    return always + (dims.num_layers - num_dropped) * cost.mlp_bias_cost(dims)
 
 
 def _read_layer(kept: Sequence[_Choice], layer: int, mlp_dropped: bool) -> LayerPlan:

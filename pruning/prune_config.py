@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pruning.baseline_config import require_positive
+from pruning.baseline_config import require_one_of, require_positive
 from pruning.errors import NirvanaError
 
 
@@ -50,6 +50,7 @@ class ScheduleConfig:
     )
 
     def __post_init__(self) -> None:
+        require_one_of(self, "kind", ("stepwise", "linear", "cubic"))
         require_positive(self, "num_stages")
         if not 0 < self.prune_fraction < 1:
             raise NirvanaError(
@@ -110,6 +111,7 @@ class PruneConfig:
                 f"budget must be a fraction above 0 and at most 1 (0.5 keeps half of the blocks' "
                 f"{self.cost}), got {self.budget}."
             )
+        require_one_of(self, "cost", ("macs", "parameters"))
         require_positive(self, "sequence_length", "neuron_multiple", "gate_learning_rate")
         require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")
         if self.warm_start_rows < 0:

@@ -49,7 +49,8 @@ def run_prune(
     proofs = [_prove_equal("repacked", "masked", smaller_logits, masked_logits)]
     save_pruned(smaller, plan, out_dir / "checkpoint", tokenizer)
     plan.save(out_dir / "plan.json")
-    loaded = load_pruned(out_dir / "checkpoint")
+    loaded: Any = load_pruned(out_dir / "checkpoint")
+    loaded.to(smaller.device)
     proofs.append(_prove_equal("loaded", "saved", _compute_logits(loaded, batch), smaller_logits))
     whole = PruningPlan.dense(plan.dims, plan.config_hash)
     return {

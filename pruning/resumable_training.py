@@ -84,8 +84,8 @@ class StopOnBadLoss(TrainerCallback):
         loss = (logs or {}).get("loss")
         if loss is not None and not abs(loss) < float("inf"):
             raise NirvanaError(
-                f"The loss became {loss} by step {state.global_step}. Lower the learning rate; the "
-                f"last good checkpoint is kept in {args.output_dir}."
+                f"The loss became {loss} by step {state.global_step}. Lower the learning rate and "
+                "run again."
             )
 
 
@@ -121,6 +121,7 @@ def make_trainer(
         disable_tqdm=True,  # TrainingProgress reports instead
         dataloader_pin_memory=False,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # DataParallel would part gates from their registry
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -141,7 +142,12 @@ def train_resumably(trainer: Trainer) -> None:
     """
     assert trainer.args.output_dir is not None
     checkpoint = find_whole_checkpoint(Path(trainer.args.output_dir))
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TrainingProgress):
+                callback.stop()
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 

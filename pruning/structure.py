@@ -73,6 +73,7 @@ def read_structure(model: PreTrainedModel) -> Structure:
     layers = []
     for number, block in enumerate(find_blocks(model, wiring)):
         _check_linears(block, wiring, number)
+        _check_paths(block, wiring, number)
         layers.append(_read_layer(block, wiring, head_dim, number))
     return Structure(
         wiring=wiring, hidden_size=config.hidden_size, head_dim=head_dim, layers=tuple(layers)
@@ -89,18 +90,35 @@ def _check_linears(block: nn.Module, wiring: Wiring, number: int) -> None:
         )
 
 
-def _find_linear(block: nn.Module, path: str) -> nn.Module | None:
+def _find_module(block: nn.Module, path: str) -> nn.Module | None:
     try:
         return block.get_submodule(path)
     except AttributeError:
         return None
 
 
+def _check_paths(block: nn.Module, wiring: Wiring, number: int) -> None:
+    """Refuse a block that lacks what a sub-block with an output projection must have."""
+    wanted = []
+    if isinstance(_find_module(block, wiring.attention_output), nn.Linear):
+        core = _find_module(block, wiring.attention_core)
+        wanted += [name for name in wiring.qkv if _find_module(block, name) is None]
+        for name in (*wiring.head_count, *wiring.head_width):
+            wanted += [] if hasattr(core, name) else [f"{wiring.attention_core}.{name}"]
+    if isinstance(_find_module(block, wiring.mlp_output), nn.Linear):
+        wanted += [name for name in wiring.mlp_inputs if _find_module(block, name) is None]
+    if wanted:
+        raise NirvanaError(
+            f"Layer {number}: the wiring of {wiring.model_type!r} expects {wanted}, which "
+            f"{type(block).__name__} lacks."
+        )
+
+
 def _read_layer(block: nn.Module, wiring: Wiring, head_dim: int, number: int) -> LayerShape:
-    query, up = _find_linear(block, wiring.query), _find_linear(block, wiring.mlp_inputs[0])
+    query, up = _find_module(block, wiring.query), _find_module(block, wiring.mlp_inputs[0])
     output, down = (
-        _find_linear(block, wiring.attention_output),
-        _find_linear(block, wiring.mlp_output),
+        _find_module(block, wiring.attention_output),
+        _find_module(block, wiring.mlp_output),
     )
     if output is None or down is None:
         raise NirvanaError(

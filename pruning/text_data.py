@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from pruning.data_config import EMBEDDED_DATASET, DataConfig
 from pruning.errors import NirvanaError
 
-_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "csv"}
 _EMBEDDED_FOLDER = Path(__file__).parent / "data" / "debian_sections"
 _HELD_OUT = 0.1  # of a single local file, for validation
 
@@ -88,17 +89,21 @@ def _load_local(path: Path, config: DataConfig) -> DatasetDict:
                 f"Expected {missing[0]}.csv, .json, .jsonl, .parquet or .txt in {path}, found "
                 f"{sorted(f.name for f in path.iterdir())}."
             )
-        return DatasetDict({split: _load_file(Path(file)) for split, file in files.items()})
+        return DatasetDict({s: _load_file(Path(file), config) for s, file in files.items()})
     if path.suffix not in _FORMATS:
         raise NirvanaError(f"Expected a file ending in {', '.join(_FORMATS)}, got {path}.")
-    halves = _load_file(path).train_test_split(test_size=_HELD_OUT, seed=0)
+    halves = _load_file(path, config).train_test_split(test_size=_HELD_OUT, seed=0)
     return DatasetDict(
         {config.train_split: halves["train"], config.validation_split: halves["test"]}
     )
 
 
-def _load_file(path: Path) -> Dataset:
-    return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+def _load_file(path: Path, config: DataConfig) -> Dataset:
+    layout: dict[str, Any] = {}
+    if path.suffix == ".txt":  # a class, a tab and a text a line
+        names = [config.label_column, config.text_column]
+        layout = {"sep": "\t", "column_names": names, "quoting": csv.QUOTE_NONE}
+    return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **layout)
 
 
 def _take(

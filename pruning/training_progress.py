@@ -59,8 +59,13 @@ class TrainingProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the terminal as it was."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bar away, also when the training was broken off."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
 
 def describe_last(state: TrainerState) -> str:

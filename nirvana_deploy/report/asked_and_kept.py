@@ -33,7 +33,10 @@ def draw_budget(run: Run, prune: Prune) -> Html:
         ("Sparsity", format_percent(subtract(1.0, budget.kept_fraction), 2)),
         ("Pruning stages", format_count(prune.num_pruning_stages)),
         ("Objective", _OBJECTIVES.get(prune.objective or "", prune.objective or MISSING)),
-        ("Gates undecided at the end", format_percent(prune.undecided_fraction)),
+        (
+            "Gates undecided before the budget was enforced",
+            format_percent(prune.undecided_fraction),
+        ),
         ("Time in pruning", format_duration(prune.train_seconds)),
         ("Hardware", hardware_phrase(run.profile) or MISSING),
         *_data_facts(run),

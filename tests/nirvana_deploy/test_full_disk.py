@@ -3,7 +3,6 @@
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,6 @@ from nirvana_deploy.new_folder import write_new_folder
 from nirvana_deploy.stage import Stage
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.fake_stages import make_stages, run_fake
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a disk of 1 MiB; needs root."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"mounting a small disk needs root: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def cut_with_large_file(inputs: Any, out_dir: Path) -> dict[str, str]:

@@ -104,6 +104,12 @@ def test_a_missing_checkpoint_says_so(tmp_path: Path) -> None:
         load_pruned(tmp_path)
 
 
+def test_a_corrupt_manifest_is_named(saved: Path) -> None:
+    (saved / "manifest.json").write_text("{")
+    with pytest.raises(NirvanaError, match=r"manifest\.json is corrupt"):
+        load_pruned(saved)
+
+
 def test_corruption_is_named(saved: Path) -> None:
     weights = saved / "model.safetensors"
     tensors = load_file(weights)

@@ -54,7 +54,7 @@ def test_the_density_is_the_cost_of_what_is_kept(cost, seed: int) -> None:
     registry.detach(model)
     plan = plan_for(model, registry.kept_layers())
     expected = plan_cost(plan, cost) / dense_cost(plan.dims, cost)
-    assert float(registry.kept_density()) == pytest.approx(expected, rel=1e-6)
+    assert registry.kept_density().item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_density_has_a_gradient_for_every_gate() -> None:

@@ -71,6 +71,20 @@ def test_a_shut_block_is_dropped_and_its_budget_goes_elsewhere() -> None:
     assert 0 <= left < ParameterCost().neuron_cost(DIMS)
 
 
+@pytest.mark.parametrize("cost", [ParameterCost(), MacCost(128)], ids=["parameters", "macs"])
+@pytest.mark.parametrize("budget", [0.7, 0.9])
+def test_shut_blocks_are_reopened_when_there_is_room(cost, budget: float) -> None:
+    registry = make_registry(cost)
+    registry.mlp_block_gate.data = torch.tensor([-4.0, -1.0, -3.0, -2.0])
+    layers = project(registry, budget, Limits(neuron_multiple=8))
+    left = budget * dense_cost(DIMS, cost) - cost_of(layers, cost)
+    assert left + 1e-6 >= 0
+    assert left < 8 * cost.neuron_cost(DIMS) + cost.mlp_bias_cost(DIMS)
+    assert layers[1].kept_neurons is not None, "the least shut comes first"
+    if budget < 0.8:
+        assert layers[0].kept_neurons is None, "the most shut comes last"
+
+
 def test_an_impossible_budget_names_the_least() -> None:
     registry = make_registry(MacCost(128))
     with pytest.raises(NirvanaError, match=r"budget of 0.01 cannot be reached.*which is 0\.\d{4}"):

@@ -101,7 +101,8 @@ def test_a_fixed_penalty_closes_gates_and_still_meets_the_budget(
     learning = [v["kept_fraction"] for v in result["validations"][:3]]
     assert learning[-1] < 0.999, "the penalty closed nothing"
     assert result["objective"] == "fixed_penalty"
-    assert result["budget"]["kept_fraction"] <= 0.5
+    left = 0.5 - result["budget"]["kept_fraction"]
+    assert 0 <= left * result["budget"]["dense_cost"] < result["budget"]["unit_cost"]
 
 
 def test_an_impossible_budget_is_refused_before_anything_is_saved(
@@ -109,7 +110,7 @@ def test_an_impossible_budget_is_refused_before_anything_is_saved(
 ) -> None:
     with pytest.raises(NirvanaError, match="cannot be reached"):
         run_prune(tiny_baseline / "checkpoint", tiny_data, replace(CONFIG, budget=0.01), tmp_path)
-    assert not (tmp_path / "checkpoint").exists()
+    assert not (tmp_path / "trainer").exists(), "it was found before any training"
 
 
 KILLED = """
@@ -158,6 +159,14 @@ def test_training_in_bf16_leaves_fp32_models(tiny_baseline, tiny_data, tmp_path)
     assert all(proof["max_abs_difference"] < 1e-5 for proof in result["proofs"])
 
 
+@pytest.mark.gpu
+def test_pruning_works_on_a_gpu(tiny_baseline, tiny_data, tmp_path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU that torch sees")
+    result = run_prune(tiny_baseline / "checkpoint", tiny_data, CONFIG, tmp_path)
+    assert all(proof["max_abs_difference"] < 1e-4 for proof in result["proofs"])
+
+
 def test_the_trainer_never_moves_the_gates(tiny_baseline, tiny_data, tmp_path) -> None:
     config = replace(
         CONFIG,
@@ -169,6 +178,12 @@ def test_the_trainer_never_moves_the_gates(tiny_baseline, tiny_data, tmp_path) -
     result = run_prune(tiny_baseline / "checkpoint", tiny_data, config, tmp_path)
     learning = [c["kept_fraction"] for c in result["curve"] if c["step"] < 9]
     assert set(learning) == {1.0}, "open gates stay open when their own step is nil"
+
+
+def test_inputs_longer_than_the_model_are_refused(tiny_model_dir, tiny_data, tmp_path) -> None:
+    data = replace(tiny_data, max_length=81)
+    with pytest.raises(NirvanaError, match="max_length is 81, but bert here has 80 positions"):
+        run_baseline(str(tiny_model_dir), data, BaselineConfig(), tmp_path)
 
 
 def test_a_baseline_resumes_from_its_last_checkpoint(tiny_model_dir, tiny_data, tmp_path) -> None:
@@ -187,6 +202,7 @@ def test_a_baseline_resumes_from_its_last_checkpoint(tiny_model_dir, tiny_data, 
         ({"budget": 1.5}, "budget must be a fraction above 0 and at most 1.*got 1.5"),
         ({"num_epochs": 0}, "num_epochs must be above 0, got 0"),
         ({"warm_start_rows": -1}, "warm_start_rows must be 0 or more"),
+        ({"cost": "mac"}, "cost must be one of macs, parameters, got 'mac'"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict, message: str) -> None:

@@ -41,6 +41,13 @@ def test_each_stage_ends_once_and_the_last_with_the_learning(num_steps: int) -> 
     assert [scheduler.stage(step - 1) for step in ends] == [1, 2, 3, 4]
 
 
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(
+        NirvanaError, match="kind must be one of stepwise, linear, cubic, got 'cub'"
+    ):
+        ScheduleConfig(kind="cub")
+
+
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(NirvanaError, match="each of the 4 pruning stages, got 3 of 8 steps"):
         make(num_steps=8)

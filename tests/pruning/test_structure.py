@@ -38,6 +38,16 @@ def test_a_model_without_blocks_is_refused() -> None:
         read_structure(model)
 
 
+def test_missing_parts_are_named() -> None:
+    model = make_tiny("bert")
+    block = model.base_model.encoder.layer[2]
+    del block.attention.self.key
+    del block.attention.self.all_head_size
+    missing = r"Layer 2: .*'attention\.self\.key', 'attention\.self\.all_head_size'"
+    with pytest.raises(NirvanaError, match=missing):
+        read_structure(model)
+
+
 def test_cross_attention_is_refused() -> None:
     config = AutoConfig.for_model(
         "bert", hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=16

@@ -29,13 +29,16 @@ def test_the_embedded_set_is_balanced_and_small(tokenizer) -> None:
     assert "free licence" in (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet", "txt"])
 def test_local_files_give_the_same_rows(tmp_path: Path, tokenizer, suffix: str) -> None:
     frame = pd.DataFrame(ROWS)
     for split in ("train", "validation"):
         path = tmp_path / f"{split}.{suffix}"
         if suffix == "csv":
             frame.to_csv(path, index=False)
+        elif suffix == "txt":
+            lines = zip(ROWS["section"], ROWS["description"], strict=True)
+            path.write_text("".join(f"{label}\t{text}\n" for label, text in lines))
         elif suffix == "parquet":
             frame.to_parquet(path)
         else:
