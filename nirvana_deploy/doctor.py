@@ -8,12 +8,16 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from nirvana_deploy.fingerprints import find_version
 from nirvana_deploy.full_disk import measure_free_bytes
 from nirvana_deploy.tables import make_console, print_json
-from profiles.environment import count_allowed_cpus, read_cpu_name
+from profiles.environment import (
+    count_allowed_cpus,
+    find_version,
+    list_gpus,
+    read_cpu_name,
+)
 
 State = Literal["ok", "missing", "warning"]
 
@@ -89,8 +93,12 @@ def _describe_memory() -> str:
 
 
 def _look_at_gpus() -> Iterator[Finding]:
-    gpus = _list_gpus()
-    for number, found in enumerate(gpus):
+    gpus = list_gpus()
+    for number, gpu in enumerate(gpus):
+        found = (
+            f"{gpu['name']}, compute capability {gpu['compute_capability']}, "
+            f"{gpu['memory_gib']} GiB, driver {gpu['driver']}"
+        )
         yield Finding(area="devices", what=f"GPU {number}", state="ok", found=found)
     if not gpus:
         yield Finding(
@@ -100,28 +108,6 @@ def _look_at_gpus() -> Iterator[Finding]:
             found="no NVIDIA driver or GPU; engines can be built, not run",
         )
     yield _look_at_torch()
-
-
-def _list_gpus() -> list[str]:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        return [_describe_gpu(pynvml, i) for i in range(pynvml.nvmlDeviceGetCount())]
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _describe_gpu(pynvml: Any, index: int) -> str:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    name = pynvml.nvmlDeviceGetName(handle)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    memory_bytes = pynvml.nvmlDeviceGetMemoryInfo(handle).total
-    driver = pynvml.nvmlSystemGetDriverVersion()
-    return f"{name}, sm{major}{minor}, {memory_bytes / 2**30:.1f} GiB, driver {driver}"
 
 
 def _look_at_torch() -> Finding:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from profiles.environment import count_allowed_cpus, read_cpu_name
+from profiles.environment import count_allowed_cpus, find_version, read_cpu_name
 from pruning.errors import NirvanaError
 from pruning.file_hash import hash_file
 
@@ -60,14 +59,6 @@ def fingerprint_dataset(name: str) -> str:
 def find_versions(packages: Iterable[str]) -> dict[str, str | None]:
     """Return the installed version of each distribution; None where it is not installed."""
     return {package: find_version(package) for package in packages}
-
-
-def find_version(package: str) -> str | None:
-    """Return the installed version of a distribution without importing it."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def describe_processor() -> dict[str, Any]:

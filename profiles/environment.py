@@ -37,7 +37,7 @@ def capture_environment(num_threads: int, root: Path = Path("/")) -> dict[str, A
         "load_average": _read_load(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: _find_version(name) for name in _PACKAGES},
+        "packages": {name: find_version(name) for name in _PACKAGES},
         "gpus": list_gpus(),
         "captured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -142,7 +142,8 @@ def _read_load() -> list[float] | None:
     return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
-def _find_version(package: str) -> str | None:
+def find_version(package: str) -> str | None:
+    """Return the installed version of a distribution without importing it."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -113,19 +113,10 @@ def test_the_missing_demo_model_names_its_extra(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("quick")
 def test_gpus_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    pynvml = SimpleNamespace(
-        NVMLError=RuntimeError,
-        nvmlInit=lambda: None,
-        nvmlShutdown=lambda: None,
-        nvmlDeviceGetCount=lambda: 1,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetName=lambda _: "NVIDIA L4",
-        nvmlDeviceGetCudaComputeCapability=lambda _: (8, 9),
-        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(total=24 << 30),
-        nvmlSystemGetDriverVersion=lambda: "580.1",
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", pynvml)
-    assert find("GPU 0").found == "NVIDIA L4, sm89, 24.0 GiB, driver 580.1"
+    gpu = {"name": "NVIDIA L4", "compute_capability": "8.9", "memory_gib": 24.0, "driver": "580.1"}
+    monkeypatch.setattr(doctor, "list_gpus", lambda: [gpu])
+    said = "NVIDIA L4, compute capability 8.9, 24.0 GiB, driver 580.1"
+    assert find("GPU 0").found == said
 
 
 @pytest.mark.usefixtures("quick")
