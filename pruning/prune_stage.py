@@ -14,6 +14,7 @@ from pruning.cost import MacCost, ParameterCost, dense_cost, make_cost_model, pl
 from pruning.data_config import DataConfig
 from pruning.errors import NirvanaError
 from pruning.evaluation import evaluate_classifier
+from pruning.gate_registry import GateRegistry
 from pruning.learn_gates import learn_gates
 from pruning.model_source import load_stock_model
 from pruning.plan import PruningPlan
@@ -40,27 +41,18 @@ def run_prune(
     registry, callback, trainer = learn_gates(
         model, teacher, text, tokenizer, config, out_dir / "trainer"
     )
+    device = model.device
     batch = collate(tokenizer, list(text.validation.select(range(min(8, len(text.validation))))))
-    masked_logits = _compute_logits(model, batch)
-    registry.detach(model)
-    plan = plan_for(model, registry.kept_layers(), **_describe_making(config))
-    smaller = repack(model, plan)
-    smaller_logits = _compute_logits(smaller, batch)
-    proofs = [_prove_equal("repacked", "masked", smaller_logits, masked_logits)]
-    save_pruned(smaller, plan, out_dir / "checkpoint", tokenizer)
-    plan.save(out_dir / "plan.json")
-    loaded: Any = load_pruned(out_dir / "checkpoint")
-    loaded.to(smaller.device)
-    proofs.append(_prove_equal("loaded", "saved", _compute_logits(loaded, batch), smaller_logits))
+    plan, loaded, proofs = _finalise(model, registry, batch, config, tokenizer, out_dir)
     whole = PruningPlan.dense(plan.dims, plan.config_hash)
     return {
         "budget": _describe_budget(plan, config),
         "dense": {
-            **evaluate_classifier(teacher, text.validation, tokenizer),
+            **evaluate_classifier(teacher.to(device), text.validation, tokenizer),
             **_describe_size(teacher, whole, config),
         },
         "pruned": {
-            **evaluate_classifier(loaded, text.validation, tokenizer),
+            **evaluate_classifier(loaded.to(device), text.validation, tokenizer),
             **_describe_size(loaded, plan, config),
         },
         "num_pruning_stages": config.schedule.num_stages,
@@ -72,6 +64,32 @@ def run_prune(
         "validations": _read_validations(trainer.state.log_history),
         "train_seconds": time.monotonic() - started,
     }
+
+
+def _finalise(
+    model: Any,
+    registry: GateRegistry,
+    batch: dict[str, torch.Tensor],
+    config: PruneConfig,
+    tokenizer: Any,
+    out_dir: Path,
+) -> tuple[PruningPlan, Any, list[dict[str, Any]]]:
+    """Repack the trained model and save it; prove both steps on `batch`.
+
+    Returns the plan, the checkpoint loaded again, and what the proofs found.
+    """
+    model.to("cpu")  # a GPU adds fp32 in another order for another size: no ground for a proof
+    masked_logits = _compute_logits(model, batch)
+    registry.detach(model)
+    plan = plan_for(model, registry.kept_layers(), **_describe_making(config))
+    smaller = repack(model, plan)
+    smaller_logits = _compute_logits(smaller, batch)
+    proofs = [_prove_equal("repacked", "masked", smaller_logits, masked_logits)]
+    save_pruned(smaller, plan, out_dir / "checkpoint", tokenizer)
+    plan.save(out_dir / "plan.json")
+    loaded = load_pruned(out_dir / "checkpoint")
+    proofs.append(_prove_equal("loaded", "saved", _compute_logits(loaded, batch), smaller_logits))
+    return plan, loaded, proofs
 
 
 @torch.no_grad()
