@@ -1,7 +1,7 @@
 """Runs in one go what no CPU can show: tests marked `gpu`, and dense against pruned on the GPU.
 
     python benchmarks/gpu.py --out benchmarks/results/gpu.json
-    python benchmarks/gpu.py --out /tmp/rehearsal.json --rehearse      # on a CPU, tiny, to try it
+    python benchmarks/gpu.py --out rehearsal.json --rehearse           # on a CPU, tiny, to try it
 
 Each part stands alone: one that fails is stored with its reason, and the next one runs.
 """
