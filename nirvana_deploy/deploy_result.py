@@ -92,11 +92,17 @@ def _describe_prune(prune: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
 
 
+# Beyond this share of the CPUs, other programs may have moved the ratio.
+_BUSY = 0.1
+
+
 def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield a row (what, value) for each measured case."""
     for case in profile["cases"]:
         ratio = case["speedup"]
         doubt = "" if case.get("stationary", True) else " (not stationary)"
+        other = case.get("other_cpu_fraction") or 0
+        doubt += f" (other programs took {other:.0%} of the CPUs)" if other > _BUSY else ""
         yield (
             f"latency, batch {case['batch']} x {case['length']}",
             f"{case['dense']['median_ms']:.2f} ms -> {case['pruned']['median_ms']:.2f} ms, "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -21,6 +22,7 @@ from pruning.model_source import load_stock_model
 from pruning.resumable_training import make_trainer, train_resumably
 from pruning.structure import read_structure
 from pruning.text_data import LabelledText, load_text
+from pruning.wiring import find_wiring
 
 
 def run_baseline(
@@ -34,6 +36,7 @@ def run_baseline(
         NirvanaError: the model is not wired or cannot be loaded, or the data set does not fit.
     """
     started = time.monotonic()
+    find_wiring(load_stock_model(AutoConfig, model).model_type)  # before weights are asked for
     tokenizer = load_stock_model(AutoTokenizer, model)
     text = load_text(data, tokenizer)
     set_seed(config.seed)  # the head is drawn from it

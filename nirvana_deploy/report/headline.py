@@ -146,6 +146,7 @@ def _speed_words(case: ProfileCase) -> str:
     interval = interval_words(speedup)
     at_batch = f"at batch {'?' if case.batch is None else case.batch}"
     at_batch += f" {interval}" if interval else ""
+    at_batch += " (still moving when measured)" if case.stationary is False else ""
     if speedup.low is not None and speedup.high is not None and speedup.low <= 1 <= speedup.high:
         return f"no speed-up that stands out from noise {at_batch}"
     if ratio < 1:

@@ -10,6 +10,7 @@ import pytest
 from nirvana_deploy import Recipe, deploy
 from nirvana_deploy.api import build
 from nirvana_deploy.cli import main
+from nirvana_deploy.deploy_result import describe_profile
 from pruning.errors import MissingExtraError, NirvanaError
 from tests.nirvana_deploy.fake_stages import make_stages, run_fake
 from tests.nirvana_deploy.test_killed_run import SETTINGS
@@ -51,6 +52,24 @@ def test_the_log_of_a_failed_build_is_kept(tmp_path: Path) -> None:
         build(tmp_path / "model.onnx", out=tmp_path / "engine", num_attention_layers=0)
     assert not (tmp_path / "engine").exists()
     assert (tmp_path / "engine.build.log").read_text()
+
+
+def test_doubts_stand_beside_the_figure() -> None:
+    case = {
+        "batch": 8,
+        "length": 128,
+        "dense": {"median_ms": 2.0},
+        "pruned": {"median_ms": 1.0},
+        "speedup": {"ratio": 2.0, "low": 1.9, "high": 2.1},
+        "stationary": False,
+        "other_cpu_fraction": 0.5,
+    }
+    ((_, said),) = describe_profile({"cases": [case]})
+    assert said.endswith("(not stationary) (other programs took 50% of the CPUs)")
+    ((_, said),) = describe_profile(
+        {"cases": [{**case, "stationary": True, "other_cpu_fraction": 0.01}]}
+    )
+    assert said.endswith("[1.90, 2.10]")
 
 
 def test_figures_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,6 +180,12 @@ def test_the_trainer_never_moves_the_gates(tiny_baseline, tiny_data, tmp_path) -
     assert set(learning) == {1.0}, "open gates stay open when their own step is nil"
 
 
+def test_an_unwired_type_is_refused_before_its_weights_are_asked_for(tiny_data, tmp_path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(NirvanaError, match="'gpt2' is not wired"):
+        run_baseline(str(tmp_path), tiny_data, BaselineConfig(), tmp_path / "out")
+
+
 def test_inputs_longer_than_the_model_are_refused(tiny_model_dir, tiny_data, tmp_path) -> None:
     data = replace(tiny_data, max_length=81)
     with pytest.raises(NirvanaError, match="max_length is 81, but bert here has 80 positions"):
