@@ -121,10 +121,6 @@ def build(
     """
     from exporters.engine import build_engine
 
-    if num_attention_layers is None:
-        from exporters.engine_graph import count_attentions, load_graph
-
-        num_attention_layers = count_attentions(load_graph(Path(onnx)))
     with write_new_folder(Path(out), "build") as folder:
         try:
             return build_engine(Path(onnx), folder, config or EngineConfig(), num_attention_layers)

@@ -34,8 +34,8 @@ def add_flags(
     _add_fields(group, config_type, prefix=prefix, skip=skip, seen=set(), default=None, about="")
 
 
-def collect_flags(namespace: argparse.Namespace, prefix: str = "") -> dict[str, Any]:
-    """Return the flags that were given, nested; with `prefix` those below it."""
+def collect_flags(namespace: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags that were given, nested."""
     nested: dict[str, Any] = {}
     for destination, value in vars(namespace).items():
         if not destination.startswith(_MARK):
@@ -45,8 +45,6 @@ def collect_flags(namespace: argparse.Namespace, prefix: str = "") -> dict[str, 
         for parent in parents:
             target = target.setdefault(parent, {})
         target[name] = value
-    for part in filter(None, prefix.split(".")):
-        nested = nested.get(part, {})
     return nested
 
 
