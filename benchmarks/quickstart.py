@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from figures import describe_hardware, make_bar
 from operator_times import compare_operator_times
 
 ROOT = Path(__file__).parent.parent
@@ -179,19 +180,6 @@ def time_tests() -> dict[str, Any]:
     return {"wall_seconds": seconds, "summary": summary}
 
 
-def describe_hardware() -> str:
-    """Name the processor, its threads and its memory."""
-    import torch
-
-    capabilities = torch.cpu.get_capabilities()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    bf16 = "with" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "without"
-    return (
-        f"{capabilities['cpu_name']}, {len(os.sched_getaffinity(0))} cores, {bf16} native bf16, "
-        f"{memory:.0f} GB, {torch.cuda.device_count()} GPUs"
-    )
-
-
 def make_bars(
     runs: list[dict[str, Any]], import_seconds: float, tests: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
@@ -207,19 +195,14 @@ def make_bars(
     if tests is not None:
         bars.append(("test suite (minutes)", tests["wall_seconds"] / 60, 10))
     return [
-        *(_make_bar(name, value, target, "at_most") for name, value, target in bars),
-        _make_bar(
+        *(make_bar(name, value, target, "at_most") for name, value, target in bars),
+        make_bar(
             "speed-up at batch 8, length 128, ONNX Runtime CPU, mean of seeds",
             statistics.mean(ratios),
             1.6,
             "at_least",
         ),
     ]
-
-
-def _make_bar(name: str, value: float, target: float, direction: str) -> dict[str, Any]:
-    met = value >= target if direction == "at_least" else value <= target
-    return {"name": name, "value": value, "target": target, "direction": direction, "met": met}
 
 
 if __name__ == "__main__":
