@@ -11,6 +11,7 @@ from exporters.export_config import ExportConfig
 from exporters.trace import trace_onnx
 from exporters.verify import verify_onnx
 from pruning.checkpoint import is_pruned, load_pruned
+from pruning.errors import NirvanaError
 from pruning.file_hash import hash_file
 from pruning.model_source import load_stock_model
 
@@ -43,6 +44,11 @@ def export_checkpoint(checkpoint: Path, out_dir: Path, config: ExportConfig) -> 
 def _load(checkpoint: Path) -> PreTrainedModel:
     if is_pruned(checkpoint):
         model = load_pruned(checkpoint, attn_implementation="eager")
+        if "SequenceClassification" not in type(model).__name__:
+            raise NirvanaError(
+                f"Expected a sequence classifier to export, {checkpoint} holds a "
+                f"{type(model).__name__}. Other heads are not exported yet."
+            )
     else:
         model = load_stock_model(
             AutoModelForSequenceClassification, str(checkpoint), attn_implementation="eager"

@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from exporters.engine_config import EngineConfig as EngineConfig
     from exporters.export_config import ExportConfig as ExportConfig
+    from nirvana_deploy.api import apply_plan as apply_plan
     from nirvana_deploy.api import build as build
     from nirvana_deploy.api import deploy as deploy
     from nirvana_deploy.api import export as export
     from nirvana_deploy.api import load as load
     from nirvana_deploy.api import package as package
+    from nirvana_deploy.api import plan_for as plan_for
     from nirvana_deploy.api import profile as profile
+    from nirvana_deploy.api import prove as prove
     from nirvana_deploy.api import prune as prune
+    from nirvana_deploy.api import repack as repack
+    from nirvana_deploy.api import save_pruned as save_pruned
     from nirvana_deploy.deploy_result import DeployResult as DeployResult
     from nirvana_deploy.deploy_result import ExportResult as ExportResult
     from nirvana_deploy.deploy_result import PruneResult as PruneResult
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from pruning.data_config import DataConfig as DataConfig
     from pruning.errors import MissingExtraError as MissingExtraError
     from pruning.errors import NirvanaError as NirvanaError
+    from pruning.plan import LayerPlan as LayerPlan
+    from pruning.plan import PruningPlan as PruningPlan
     from pruning.prune_config import BudgetConstraint as BudgetConstraint
     from pruning.prune_config import DistillationConfig as DistillationConfig
     from pruning.prune_config import FixedPenalty as FixedPenalty
@@ -38,7 +45,20 @@ if TYPE_CHECKING:
     from pruning.prune_config import ScheduleConfig as ScheduleConfig
 
 _HOMES = {
-    "nirvana_deploy.api": ("build", "deploy", "export", "load", "package", "profile", "prune"),
+    "nirvana_deploy.api": (
+        "apply_plan",
+        "build",
+        "deploy",
+        "export",
+        "load",
+        "package",
+        "plan_for",
+        "profile",
+        "prove",
+        "prune",
+        "repack",
+        "save_pruned",
+    ),
     "nirvana_deploy.deploy_result": ("DeployResult", "ExportResult", "PruneResult"),
     "nirvana_deploy.recipe": ("Recipe", "load_recipe"),
     "nirvana_deploy.serving.package_config": ("PackageConfig",),
@@ -48,6 +68,7 @@ _HOMES = {
     "pruning.baseline_config": ("BaselineConfig",),
     "pruning.data_config": ("DataConfig",),
     "pruning.errors": ("MissingExtraError", "NirvanaError"),
+    "pruning.plan": ("LayerPlan", "PruningPlan"),
     "pruning.prune_config": (
         "BudgetConstraint",
         "DistillationConfig",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from exporters.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy.deploy_result import DeployResult, ExportResult, PruneResult
-from nirvana_deploy.new_folder import write_new_folder
+from nirvana_deploy.full_disk import explain_full_disk
+from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
 from nirvana_deploy.pipeline import Say, run_stages
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.serving.package_config import PackageConfig
@@ -21,9 +22,16 @@ from pruning.errors import MissingExtraError, NirvanaError
 from pruning.prune_config import PruneConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from transformers import PreTrainedModel
+
     from exporters.engine_manifest import EngineResult
     from nirvana_deploy.serving.triton import PackageResult
     from profiles.profile_result import ProfileResult
+    from pruning.plan import LayerPlan, PruningPlan
+    from pruning.proof import Proof
+    from pruning.repack_checkpoint import RepackResult
 
 
 def deploy(
@@ -92,6 +100,30 @@ def prune(
     )
 
 
+def apply_plan(
+    model: str | Path,
+    plan: PruningPlan | Path | str,
+    *,
+    out: Path | str,
+    progress: Callable[[int, int], None] | None = None,
+) -> RepackResult:
+    """Cut a plan into a checkpoint, dense or pruned before, from disk to disk, into `out`.
+
+    Only one tensor at a time is in memory. `progress` gets the bytes read so far, and of all.
+
+    Raises:
+        NirvanaError: the plan does not fit the model, naming layer and number; the weights are
+            missing, corrupt, quantised, or not those of the config; `out` is not free.
+    """
+    from pruning.plan import PruningPlan
+    from pruning.repack_checkpoint import repack_checkpoint
+
+    given = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
+    refuse_used_folder(Path(out))
+    with explain_full_disk("prune", Path(out), ()):
+        return repack_checkpoint(str(model), given, out, progress=progress)
+
+
 def export(
     checkpoint: Path | str, config: ExportConfig | None = None, *, out: Path | str
 ) -> ExportResult:
@@ -156,11 +188,48 @@ def package(
         return package_triton(Path(onnx), folder, config or PackageConfig())
 
 
-def load(folder: Path | str) -> Any:
-    """Load a pruned checkpoint as a transformers model, running no code from the folder."""
+def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: Any) -> PruningPlan:
+    """Make a plan from what each layer of a loaded model keeps: encoder layers, then decoder's.
+
+    For a model that was pruned before, `layers` count its present units, and the plan is relative
+    to the dense model that it came from. `made_by` is kept with the plan, for people and reports.
+    """
+    from pruning import repack as module
+
+    return module.plan_for(model, layers, **made_by)
+
+
+def repack(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
+    """Return a smaller model that computes what a loaded `model` does under the plan's masks."""
+    from pruning import repack as module
+
+    return module.repack(model, plan)
+
+
+def prove(model: PreTrainedModel, *, seed: int = 0) -> Proof:
+    """Hold random repacked versions of a loaded dense model against it with their masks."""
+    from pruning import proof
+
+    return proof.prove(model, seed=seed)
+
+
+def save_pruned(
+    model: PreTrainedModel, out: Path | str, tokenizer: Any = None, *, replace: bool = False
+) -> None:
+    """Write a repacked model, and what goes with it, to the folder `out` when it is whole."""
+    from pruning import checkpoint
+
+    checkpoint.save_pruned(model, out, tokenizer, replace=replace)
+
+
+def load(folder: Path | str, **kwargs: Any) -> PreTrainedModel:
+    """Load a pruned checkpoint as a transformers model, running no code from the folder.
+
+    `kwargs` go to `from_pretrained` (`dtype`, `attn_implementation`, ...).
+    """
     from pruning.checkpoint import load_pruned
 
-    return load_pruned(Path(folder))
+    return load_pruned(Path(folder), **kwargs)
 
 
 def _say_on_stderr(line: str) -> None:

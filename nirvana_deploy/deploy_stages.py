@@ -102,7 +102,8 @@ def _pruned_onnx(inputs: StageInputs) -> Path:
 
 def _count_attentions(inputs: StageInputs) -> int:
     layers = inputs.results["prune"]["layers"]
-    return sum(bool(layer["kept_heads"]) for layer in layers)
+    kept = ("kept_heads", "kept_cross_heads")
+    return sum(bool(layer.get(name)) for layer in layers for name in kept)
 
 
 def _model_and_data(recipe: Recipe) -> dict[str, Any]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pruning.inspection import ModelStructure
+    from pruning.proof import Proof
 
 
 def make_console() -> Console:
@@ -39,33 +40,72 @@ def print_pairs(title: str, pairs: Sequence[tuple[str, str]]) -> None:
     make_console().print(table)
 
 
-def print_structure(name: str, structure: ModelStructure, *, as_json: bool) -> None:
+def print_structure(name: str, structure: ModelStructure) -> None:
     """Print the prunable structure of a model, a row a layer."""
-    if as_json:
-        print_json({"model": name, **structure.to_json()})
-        return
     from rich.table import Table
 
     share = structure.block_parameters / structure.num_parameters
+    kinds = sorted({row.stack for row in structure.rows}, reverse=True)
     table = Table()
-    columns = ("layer", "heads", "head dim", "neurons", "attention parameters", "MLP parameters")
-    for column in columns:
+    columns = ["layer", "heads", "KV heads", "head dim", "neurons", "attention parameters"]
+    if structure.has_cross_attention:
+        columns.insert(3, "cross heads")
+        columns.append("cross-attention parameters")
+    for column in (*columns, "MLP parameters"):
         table.add_column(column, justify="right")
     for row in structure.rows:
-        table.add_row(
-            str(row.layer),
+        cells = [
+            f"{row.stack} {row.layer}" if len(kinds) > 1 else str(row.layer),
             _show_units(row.num_heads),
+            _show_units(row.num_kv_heads),
             str(row.head_dim),
             _show_units(row.num_neurons),
             f"{row.attention_parameters:,}",
-            f"{row.mlp_parameters:,}",
-        )
+        ]
+        if structure.has_cross_attention:
+            is_decoder = row.stack == "decoder"
+            cells.insert(3, _show_units(row.num_cross_heads) if is_decoder else "")
+            cells.append(f"{row.cross_attention_parameters:,}" if is_decoder else "")
+        table.add_row(*cells, f"{row.mlp_parameters:,}")
     console = make_console()
     console.print(
-        f"{name}: {structure.model_type}, {structure.num_parameters:,} parameters, "
-        f"{structure.block_parameters:,} ({share:.0%}) in prunable blocks"
+        f"{name}: {structure.model_type} ({structure.architecture}, {' and '.join(kinds)}), "
+        f"{structure.num_parameters:,} parameters, {structure.block_parameters:,} ({share:.0%}) "
+        "in prunable blocks"
     )
+    if structure.inferred_from:
+        console.print(
+            f"Wiring inferred: no record for {structure.model_type}, its names are those of "
+            f"{structure.inferred_from}; proven on two layers with random weights."
+        )
     console.print(table)
+
+
+def print_proof(proof: Proof) -> None:
+    """Print what a proof compared, and whether it holds."""
+    from rich.table import Table
+
+    table = Table()
+    for column in ("random plan", "repacked against masked", "", "largest difference", "note"):
+        table.add_column(column, overflow="fold")
+    for check in proof.checks:
+        difference = check.max_abs_difference
+        table.add_row(
+            check.plan,
+            check.what,
+            "equal" if check.passed else "DIFFERENT",
+            "" if difference is None else f"{difference:.1e}",
+            check.note if not check.passed or check.max_abs_difference is None else "",
+        )
+    console = make_console()
+    console.print(table)
+    failed = sum(not check.passed for check in proof.checks)
+    made = len(proof.checks)
+    console.print(
+        f"Proven: {made} checks, repacked equals masked in each."
+        if proof.holds
+        else f"NOT PROVEN: {failed} of {made} checks failed. Do not prune this model."
+    )
 
 
 def _show_units(num_units: int | None) -> str:

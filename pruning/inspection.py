@@ -1,38 +1,57 @@
-"""What of a model can be pruned, and how much it is."""
+"""What of a model can be pruned, and how much it is; no weights are read."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+import torch
+from transformers import PreTrainedModel
 
-from pruning.checkpoint import is_pruned, load_pruned
-from pruning.model_source import load_stock_model, resolve_model
-from pruning.structure import find_blocks, read_structure
-from pruning.wiring import find_wiring
+from pruning.dense_dims import StackDims
+from pruning.model_skeleton import build_skeleton, find_architecture
+from pruning.model_source import load_model, resolve_model
+from pruning.plan import LayerPlan, PruningPlan, kept_groups
+from pruning.proof import Proof, prove
+from pruning.prunable_model import PrunableModel, read_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """The prunable units and the parameters of one block; None where a sub-block was dropped."""
+    """The units and parameters that one block has; None where a sub-block was dropped."""
 
+    stack: str
     layer: int
     num_heads: int | None
+    num_kv_heads: int | None
     head_dim: int
+    num_cross_heads: int | None
     num_neurons: int | None
     attention_parameters: int
+    cross_attention_parameters: int
     mlp_parameters: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStructure:
-    """The prunable structure of a model."""
+    """The prunable structure of a model.
+
+    Attributes:
+        inferred_from: the known types whose names fitted, when the wiring was inferred.
+        rows: the blocks that are there; `layer` is their number in the dense model.
+    """
 
     model_type: str
+    architecture: str
+    inferred_from: str
     num_parameters: int
     block_parameters: int
     rows: tuple[LayerRow, ...]
+
+    @property
+    def has_cross_attention(self) -> bool:
+        """Tell whether any block has a cross-attention."""
+        return any(row.num_cross_heads is not None for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -40,48 +59,73 @@ class ModelStructure:
 
 
 def inspect_model(source: str) -> ModelStructure:
-    """Load a model (dense or pruned) and describe its prunable structure.
+    """Describe the prunable structure of a model, dense or pruned, from its config.
 
     Raises:
-        NirvanaError: the model cannot be loaded or its type is not wired.
+        NirvanaError: there is no model, or its type cannot be pruned.
     """
+    return describe_model(build_skeleton(resolve_model(source)))
+
+
+def read_current_plan(source: str) -> PruningPlan:
+    """Return what a model keeps now: for a dense one the plan that keeps everything."""
+    return read_model(build_skeleton(resolve_model(source))).current
+
+
+def prove_model(source: str, seed: int = 0) -> Proof:
+    """Load a dense model in float32 and prove on it that repacking is right (see `prove`)."""
     path = resolve_model(source)
-    if is_pruned(path):
-        return describe_model(load_pruned(path))
-    find_wiring(load_stock_model(AutoConfig, path).model_type)  # before gigabytes are read
-    return describe_model(load_stock_model(AutoModel, path))
+    stock = find_architecture(build_skeleton(path).config)  # refuses before gigabytes are read
+    return prove(load_model(stock, path, dtype=torch.float32), seed=seed)
 
 
 def describe_model(model: PreTrainedModel) -> ModelStructure:
-    """Describe the prunable structure of a loaded model."""
-    structure = read_structure(model)
-    wiring = structure.wiring
-    rows = []
-    for number, (block, layer) in enumerate(
-        zip(find_blocks(model, wiring), structure.layers, strict=True)
-    ):
-        rows.append(
-            LayerRow(
-                layer=number,
-                num_heads=layer.num_heads,
-                head_dim=structure.head_dim,
-                num_neurons=layer.num_neurons,
-                attention_parameters=_count(block, (*wiring.qkv, wiring.attention_output)),
-                mlp_parameters=_count(block, (*wiring.mlp_inputs, wiring.mlp_output)),
-            )
-        )
+    """Describe the prunable structure of a model that is built."""
+    source = read_model(model)
+    blocks = tuple(f"{source.prefix}{stack.blocks}." for stack in source.wiring.stacks)
     return ModelStructure(
-        model_type=wiring.model_type,
+        model_type=source.wiring.model_type,
+        architecture=source.stock_class.__name__,
+        inferred_from=source.wiring.inferred_from,
         num_parameters=sum(p.numel() for p in model.parameters()),
         block_parameters=sum(
-            p.numel() for block in find_blocks(model, wiring) for p in block.parameters()
+            p.numel() for name, p in model.named_parameters() if name.startswith(blocks)
         ),
-        rows=tuple(rows),
+        rows=tuple(_describe_layers(source)),
     )
 
 
-def _count(block: Any, paths: tuple[str, ...]) -> int:
-    present = {name: p.numel() for name, p in block.named_parameters()}
-    return sum(
-        size for name, size in present.items() for path in paths if name.startswith(f"{path}.")
+def _describe_layers(source: PrunableModel) -> list[LayerRow]:
+    return [
+        _describe_layer(dims, number, layer)
+        for dims, layers in source.current.stacks()
+        for number, layer in enumerate(layers)
+        if not layer.dropped
+    ]
+
+
+def _describe_layer(dims: StackDims, number: int, layer: LayerPlan) -> LayerRow:
+    heads, neurons, sizes = layer.kept_heads, layer.kept_neurons, dims.sizes
+    per_neuron = sizes.neuron_weights + sizes.neuron_biases
+    return LayerRow(
+        stack=dims.name,
+        layer=number,
+        num_heads=None if heads is None else len(heads),
+        num_kv_heads=None if heads is None else len(kept_groups(heads, dims)),
+        head_dim=dims.head_dim,
+        num_cross_heads=None if layer.kept_cross_heads is None else len(layer.kept_cross_heads),
+        num_neurons=None if neurons is None else len(neurons),
+        attention_parameters=_count_attention(heads, dims),
+        cross_attention_parameters=_count_attention(layer.kept_cross_heads, dims),
+        mlp_parameters=0 if neurons is None else len(neurons) * per_neuron + sizes.mlp_bias,
     )
+
+
+def _count_attention(heads: tuple[int, ...] | None, dims: StackDims) -> int:
+    if heads is None:
+        return 0
+    sizes = dims.sizes
+    count = len(heads) * (sizes.query_head_weights + sizes.query_head_biases)
+    groups = len(kept_groups(heads, dims))
+    count += groups * (sizes.kv_head_weights + sizes.kv_head_biases)
+    return count + sizes.attention_bias + (sizes.attention_rest if heads else 0)

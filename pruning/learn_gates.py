@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, Trainer, set_seed
 
 from pruning.cost import make_cost_model
+from pruning.dense_source import read_dense
 from pruning.distillation import Distillation
 from pruning.fisher import score_fisher
 from pruning.gate_registry import GateRegistry
@@ -17,7 +18,6 @@ from pruning.projection import Limits, check_reachable
 from pruning.prune_config import PruneConfig
 from pruning.pruning_callback import PruningCallback
 from pruning.resumable_training import find_whole_checkpoint, make_trainer, train_resumably
-from pruning.structure import read_structure
 from pruning.text_data import LabelledText, collate
 from pruning.warm_start import warm_start
 
@@ -32,13 +32,16 @@ def learn_gates(
 ) -> tuple[GateRegistry, PruningCallback, Trainer]:
     """Train `model` and its gates in place until the budget is met; leave the gates attached.
 
-    `work_dir` holds the resumable checkpoints. Raises NirvanaError, before any training, for a
-    budget that cannot be reached.
+    `work_dir` holds the resumable checkpoints.
+
+    Raises:
+        NirvanaError: before any training, for a model that was pruned before, or a budget that
+            cannot be reached.
     """
     set_seed(config.seed)
     cost = make_cost_model(config.cost, config.sequence_length)
     limits = Limits(neuron_multiple=config.neuron_multiple)
-    check_reachable(read_structure(model).dense_dims(), cost, config.budget, limits)
+    check_reachable(read_dense(model).dims, cost, config.budget, limits)
     registry = GateRegistry.attach(model, cost)
     if config.warm_start_rows and find_whole_checkpoint(work_dir) is None:
         batches = _batches(text, tokenizer, config.warm_start_rows, config.batch_size)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub import snapshot_download
+from transformers import PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from pruning.errors import NirvanaError
@@ -39,11 +44,24 @@ def resolve_model(source: str) -> str:
     return source
 
 
+def fetch_model(source: str) -> Path:
+    """Return the folder of a model, fetching one that is on the hub."""
+    path = resolve_model(source)
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        # *.py: a pruned checkpoint's manifest has its code, which is not run.
+        wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "*.py"]
+        return Path(snapshot_download(path, allow_patterns=wanted))
+    except Exception as error:
+        raise NirvanaError(_explain(source, path, error)) from error
+
+
 def load_stock_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
     """Load a model by one of transformers' auto classes; turn its failures into clear errors."""
     path = resolve_model(source)
     try:
-        with _quiet_loading():
+        with quiet_transformers():
             return auto_class.from_pretrained(path, **kwargs)
     except NirvanaError:
         raise
@@ -51,9 +69,78 @@ def load_stock_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
         raise NirvanaError(_explain(source, path, error)) from error
 
 
+def load_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
+    """Load a model as `load_stock_model` does, and hold its weights against its config.
+
+    A task head may be missing: a fresh one is made. NaN weights are warned of.
+
+    Raises:
+        NirvanaError: besides, where the rest of the model lacks a tensor, or the blocks have more
+            than the config asks for.
+    """
+    model, info = load_stock_model(auto_class, source, output_loading_info=True, **kwargs)
+    _check_loading(model, info, source)
+    warn_of_nan(model.named_parameters(), source)
+    return model
+
+
+def warn_of_nan(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> list[str]:
+    """Warn of tensors that hold NaN or infinity, and return their names."""
+    names = [name for name, tensor in tensors if has_nan(tensor)]
+    if names:
+        warnings.warn(
+            f"{source}: {len(names)} tensors hold NaN or infinity, the first is {names[0]}. "
+            "What is computed from them is worthless.",
+            stacklevel=2,
+        )
+    return names
+
+
+def has_nan(tensor: torch.Tensor) -> bool:
+    """Tell whether a floating-point tensor holds NaN or infinity."""
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.element_size() == 1:
+        return False
+    least, most = torch.aminmax(tensor.detach())
+    return not bool(torch.isfinite(least) & torch.isfinite(most))
+
+
+def _check_loading(model: PreTrainedModel, info: dict[str, Any], source: str) -> None:
+    prefix = f"{model.base_model_prefix}."
+    has_head = hasattr(model, model.base_model_prefix)
+    missing = [
+        name
+        for name in sorted(info["missing_keys"])
+        if (name.startswith(prefix) or not has_head) and "pooler" not in name
+    ]
+    if missing:
+        raise NirvanaError(
+            f"The weights of {source} lack {len(missing)} tensors that its config asks for, the "
+            f"first is {missing[0]}. Fetch or save the model again."
+        )
+    # A block that is not there has the name of one that is, but for the number.
+    blocks = {_name_block(name) for name, _ in model.named_parameters()} - {""}
+    extra = [
+        name
+        for name in sorted(info["unexpected_keys"])
+        if _name_block(name) in blocks or prefix + _name_block(name) in blocks
+    ]
+    if extra:
+        raise NirvanaError(
+            f"The weights of {source} hold {len(extra)} tensors more than its config asks for, the "
+            f"first is {extra[0]}. They are of different models: put the config beside the weights "
+            "it belongs to."
+        )
+
+
+def _name_block(name: str) -> str:
+    """Return what comes before the first number in a name, "" where there is none."""
+    found = re.match(r"(.*?\.)\d+\.", "." + name)
+    return found[1].removeprefix(".") if found else ""
+
+
 @contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Keep transformers from reporting a fresh head, which is meant, and from drawing bars."""
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from reporting what is meant (a fresh head), and from drawing bars."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()

@@ -1,13 +1,28 @@
 """Models whose layers differ in heads and neurons.
 
 This file is copied into every pruned checkpoint, so that transformers can load the folder without
-the package that made it: it imports torch and transformers' base classes, nothing else.
-What to resize comes from the config: `nirvana = {"wiring": {...}, "layers": [{...}, ...]}`, where a
-layer has `num_heads` and `num_neurons` (0: only the output bias is left; null: sub-block dropped).
+the package that made it: it imports torch and transformers, nothing else. What to resize comes from
+the config:
+
+    nirvana = {"wiring": {...}, "stacks": [{"num_heads", "head_dim", ..., "layers": [...]}, ...]}
+
+with, for each layer that is left, `num_heads` and `num_kv_heads` (also `cross_`), `num_neurons` (0:
+only the output's bias is left; null: the sub-block was dropped) and, where the type shares
+something between heads of all layers, the `kept_heads`.
 """
 
+import copy
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+
 import torch
+import transformers
 from torch import nn
+from transformers.utils import logging as hf_logging
+
+# B batch, S sequence, H heads, D hidden size.
 
 
 class ConstantOutput(nn.Module):
@@ -15,22 +30,16 @@ class ConstantOutput(nn.Module):
 
     def __init__(self, hidden_size, bias):
         super().__init__()
+        self.hidden_size = hidden_size
         self.bias = nn.Parameter(torch.zeros(hidden_size)) if bias else None
 
-    def forward(self, hidden_BSD, *args, **kwargs):
-        zeros_BSD = torch.zeros_like(hidden_BSD)
-        return zeros_BSD if self.bias is None else zeros_BSD + self.bias
+    def forward(self, x, *args, **kwargs):
+        zeros = x.new_zeros((*x.shape[:-1], self.hidden_size))
+        return zeros if self.bias is None else zeros + self.bias
 
 
-class PassThrough(nn.Module):
-    """Stands where nothing is computed any more: returns its input and no attention weights."""
-
-    def forward(self, hidden_BSD, *args, **kwargs):
-        return hidden_BSD, None
-
-
-class ConstantAttention(nn.Module):
-    """An attention core with its output projection, of which only the bias is left."""
+class ConstantMLP(nn.Module):
+    """An MLP of which only the output's bias is left, or nothing."""
 
     def __init__(self, output_name, output):
         super().__init__()
@@ -38,74 +47,221 @@ class ConstantAttention(nn.Module):
         self._output_name = output_name
 
     def forward(self, hidden_BSD, *args, **kwargs):
-        return getattr(self, self._output_name)(hidden_BSD), None
+        return getattr(self, self._output_name)(hidden_BSD)
+
+
+class ConstantAttention(nn.Module):
+    """An attention without heads: its output's bias, or zeros, or (without `output`) its input.
+
+    The first attention of a kind also tells a cache how many positions were seen, with one channel
+    of zeros: transformers asks that layer for the length.
+    """
+
+    def __init__(self, layer_idx, counts_positions, output_name="", output=None):
+        super().__init__()
+        if output is not None:
+            self.add_module(output_name, output)
+        self._output_name = output_name
+        self.layer_idx = layer_idx
+        self.counts_positions = counts_positions
+
+    def forward(self, hidden_states, *args, **kwargs):
+        _count_positions(self, hidden_states, (*args, *kwargs.values()))
+        if self._output_name:
+            hidden_states = getattr(self, self._output_name)(hidden_states)
+        return hidden_states, None
+
+
+def _count_positions(module, hidden_BSD, arguments):
+    cache = next((a for a in arguments if hasattr(a, "get_seq_length")), None)
+    if cache is not None and module.counts_positions:
+        cache = getattr(cache, "self_attention_cache", cache)
+        zeros = hidden_BSD.new_zeros((hidden_BSD.shape[0], 1, hidden_BSD.shape[1], 1))
+        cache.update(zeros, zeros, module.layer_idx)
+
+
+def select_heads(x_BH, kept):
+    """Return the heads `kept` of `x` [batch, heads, ...], by slicing: no index on any device."""
+    runs = []
+    for head in kept:
+        if runs and head == runs[-1][1]:
+            runs[-1][1] = head + 1
+        else:
+            runs.append([head, head + 1])
+    return torch.cat([x_BH[:, start:end] for start, end in runs], dim=1)
+
+
+class SharedBiasMixin:
+    """An attention that takes its own heads of a position bias made for all dense heads.
+
+    The bias goes on from layer to layer whole. `kept_heads` is empty where no head is left.
+    """
+
+    def forward(self, hidden_states, *args, **kwargs):
+        if kwargs.get("key_value_states") is not None:  # cross-attention: zeros, sized by itself
+            kwargs["position_bias"] = bias = None
+        else:
+            bias = kwargs.get("position_bias")
+            if bias is None and self.has_relative_attention_bias:
+                bias = self._make_bias(hidden_states, kwargs.get("past_key_values"))
+            if bias is not None and self.kept_heads:
+                kwargs["position_bias"] = select_heads(bias, self.kept_heads)
+        if not self.kept_heads:
+            _count_positions(self, hidden_states, kwargs.values())
+            return torch.zeros_like(hidden_states), bias, None
+        output, _, weights = super().forward(hidden_states, *args, **kwargs)
+        return output, bias, weights
+
+    def _make_bias(self, hidden_BSD, cache):
+        seen, length = 0, hidden_BSD.shape[1]
+        total = length
+        if cache is not None:
+            cache = getattr(cache, "self_attention_cache", cache)
+            seen = cache.get_seq_length(self.layer_idx)
+            seen = seen.clone() if isinstance(seen, torch.Tensor) else seen
+            total, _ = cache.get_mask_sizes(length, self.layer_idx)
+        return self.compute_bias(length, total, device=hidden_BSD.device, past_seen_tokens=seen)
+
+
+class CountingConfig:
+    """A view of a config with counts of its own; everything else is asked of the config."""
+
+    def __init__(self, config, counts):
+        self.__dict__.update({"_config": config, **counts})
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.__dict__["_config"], name)
 
 
 def resize(model):
     """Shrink a freshly built model in place to the layer sizes in its config. Return nothing."""
     pruning = model.config.nirvana
-    wiring = pruning["wiring"]
-    blocks = model.base_model.get_submodule(wiring["blocks"])
-    for block, layer in zip(blocks, pruning["layers"], strict=True):
-        _resize_attention(block, wiring, layer["num_heads"], pruning["head_dim"])
-        _resize_mlp(block, wiring, layer["num_neurons"])
+    for wiring, stack in zip(pruning["wiring"]["stacks"], pruning["stacks"], strict=True):
+        try:
+            blocks = model.base_model.get_submodule(wiring["blocks"])
+        except AttributeError:  # a class with the encoder alone, or the decoder
+            continue
+        kinds = getattr(model.config, "layer_types", None) or [""] * len(blocks)
+        for number, (block, layer) in enumerate(zip(blocks, stack["layers"], strict=True)):
+            first = kinds.index(kinds[number]) == number
+            _resize_attention(block, wiring["attention"], stack, layer, "", first)
+            if wiring["cross_attention"]:
+                _resize_attention(block, wiring["cross_attention"], stack, layer, "cross_", False)
+            _resize_mlp(block, wiring["mlp"], layer["num_neurons"])
 
 
-def _resize_attention(block, wiring, num_heads, head_dim):
-    core = block.get_submodule(wiring["attention_core"])
+def _resize_attention(block, wiring, stack, layer, prefix, first):
+    num_heads = layer[f"num_{prefix}heads"]
+    core = block.get_submodule(wiring["core"])
     if not num_heads:
-        _drop_attention(block, wiring, keep_bias=num_heads is not None)
+        _drop_attention(block, wiring, num_heads is not None, first)
         return
-    width = num_heads * head_dim
-    for name in (wiring["query"], wiring["key"], wiring["value"]):
-        _replace(block, name, _linear_like(block.get_submodule(name), num_out=width))
-    name = wiring["attention_output"]
-    _replace(block, name, _linear_like(block.get_submodule(name), num_in=width))
-    for attribute in wiring["head_count"]:
-        setattr(core, attribute, num_heads)
-    for attribute in wiring["head_width"]:
-        setattr(core, attribute, width)
+    kv_heads, head_dim = layer[f"num_{prefix}kv_heads"], stack["head_dim"]
+    units = {"query": num_heads, "kv": kv_heads}
+    for projection in wiring["inputs"]:
+        width = head_dim * sum(units[part] for part in projection["parts"])
+        _resize_linear(block, projection["path"], num_out=width)
+    _resize_linear(block, wiring["output"], num_in=num_heads * head_dim)
+    counts = {
+        "heads": num_heads,
+        "kv_heads": kv_heads,
+        "groups": num_heads // kv_heads,
+        "width": num_heads * head_dim,
+    }
+    for attribute, count in wiring["counts"]:
+        setattr(core, attribute, counts[count])
+    if wiring["config_counts"]:
+        core.config = CountingConfig(
+            core.config, {name: counts[count] for name, count in wiring["config_counts"]}
+        )
+    if wiring["shared_bias"]:
+        _share_bias(core, range(num_heads) if prefix else layer["kept_heads"], False)
+    elif wiring["per_head_inputs"] and num_heads < stack["num_heads"]:
+        core.register_forward_pre_hook(
+            partial(
+                _select_inputs,
+                names=wiring["per_head_inputs"],
+                num_heads=stack["num_heads"],
+                kept=layer["kept_heads"],
+            ),
+            with_kwargs=True,
+        )
 
 
-def _drop_attention(block, wiring, keep_bias):
-    core, name = wiring["attention_core"], wiring["attention_output"]
+def _select_inputs(_, args, kwargs, names, num_heads, kept):
+    present = (name for name in names if kwargs.get(name) is not None)
+    selected = {
+        name: select_heads(kwargs[name], kept)
+        for name in present
+        if kwargs[name].shape[1] == num_heads
+    }
+    return args, {**kwargs, **selected}
+
+
+def _share_bias(core, kept_heads, counts_positions):
+    core.__class__ = type("Pruned" + type(core).__name__, (SharedBiasMixin, type(core)), {})
+    core.kept_heads = tuple(kept_heads)
+    core.counts_positions = counts_positions
+
+
+def _drop_attention(block, wiring, keep_bias, first):
+    path, name = wiring["core"], wiring["output"]
+    core = block.get_submodule(path)
+    if wiring["shared_bias"]:
+        for linear in (*(p["path"] for p in wiring["inputs"]), name):
+            delattr(core, linear.removeprefix(path + "."))
+        _share_bias(core, (), first)
+        return
     output = _constant_like(block.get_submodule(name), keep_bias)
-    if name.startswith(core + "."):
-        _replace(block, core, ConstantAttention(name.removeprefix(core + "."), output))
+    layer_idx = getattr(core, "layer_idx", None)
+    if name.startswith(path + "."):
+        inner = name.removeprefix(path + ".")
+        _replace(block, path, ConstantAttention(layer_idx, first, inner, output))
     else:
-        _replace(block, core, PassThrough())
+        _replace(block, path, ConstantAttention(layer_idx, first))
         _replace(block, name, output)
 
 
 def _resize_mlp(block, wiring, num_neurons):
-    name = wiring["mlp_output"]
-    output = block.get_submodule(name)
-    for entry in wiring["mlp_inputs"]:
-        linear = block.get_submodule(entry)
-        _replace(
-            block,
-            entry,
-            _linear_like(linear, num_out=num_neurons) if num_neurons else nn.Identity(),
-        )
+    name = wiring["output"]
     if num_neurons:
-        _replace(block, name, _linear_like(output, num_in=num_neurons))
-    else:
-        # The activation now sees hidden states, whose width is the output's: its shape counts.
-        _replace(block, name, _constant_like(output, keep_bias=num_neurons is not None))
+        for projection in wiring["inputs"]:
+            width = num_neurons * len(projection["parts"])
+            _resize_linear(block, projection["path"], num_out=width)
+        _resize_linear(block, name, num_in=num_neurons)
+        return
+    output = _constant_like(block.get_submodule(name), keep_bias=num_neurons is not None)
+    if wiring["core"]:
+        inner = name.removeprefix(wiring["core"] + ".")
+        _replace(block, wiring["core"], ConstantMLP(inner, output))
+        return
+    for projection in wiring["inputs"]:
+        _replace(block, projection["path"], nn.Identity())
+    _replace(block, name, output)
 
 
-def _linear_like(linear, num_in=None, num_out=None):
-    return nn.Linear(
-        linear.in_features if num_in is None else num_in,
-        linear.out_features if num_out is None else num_out,
-        bias=linear.bias is not None,
-        dtype=linear.weight.dtype,
-        device=linear.weight.device,
-    )
+def _resize_linear(block, path, num_in=None, num_out=None):
+    try:
+        linear = block.get_submodule(path)
+    except AttributeError:  # optional, and not there
+        return
+    transposed = not hasattr(linear, "in_features")  # transformers' Conv1D
+    rows, columns = reversed(linear.weight.shape) if transposed else linear.weight.shape
+    rows, columns = num_out or rows, num_in or columns
+    with torch.device(linear.weight.device):
+        if transposed:
+            smaller = type(linear)(rows, columns)
+        else:
+            smaller = type(linear)(columns, rows, bias=linear.bias is not None)
+    _replace(block, path, smaller.to(linear.weight.dtype))
 
 
 def _constant_like(linear, keep_bias):
-    constant = ConstantOutput(linear.out_features, keep_bias and linear.bias is not None)
+    transposed = not hasattr(linear, "in_features")
+    hidden_size = linear.weight.shape[1 if transposed else 0]
+    constant = ConstantOutput(hidden_size, keep_bias and linear.bias is not None)
     return constant.to(device=linear.weight.device, dtype=linear.weight.dtype)
 
 
@@ -115,11 +271,106 @@ def _replace(root, path, module):
 
 
 class PrunedMixin:
-    """Builds the stock class, then shrinks it to what its config says."""
+    """Builds the stock class, then shrinks it to what its config says.
+
+    `nirvana_files` are text files that go with the checkpoint (the plan), by name.
+    """
+
+    nirvana_files = {}  # noqa: RUF012
 
     def __init__(self, config, *args, **kwargs):
+        config = copy.copy(config)
+        drop_layer_sizes(config)  # they are for other readers; here they would hide dense counts
         super().__init__(config, *args, **kwargs)
         resize(self)
+
+    @classmethod
+    def from_pretrained(cls, name, *args, **kwargs):
+        """Load as any model; keep what goes with it for the next save."""
+        loaded = super().from_pretrained(name, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        plan = Path(str(name)) / "plan.json"
+        if plan.is_file():
+            model.nirvana_files = {**model.nirvana_files, "plan.json": plan.read_text()}
+        return loaded
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save as any model, with the files that a pruned checkpoint has besides; manifest last."""
+        try:
+            carry_layer_sizes(self.config)
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            drop_layer_sizes(self.config)
+        for name, text in self.nirvana_files.items():
+            (Path(save_directory) / name).write_text(text)
+        write_manifest(Path(save_directory))
+
+    def _get_static_cache_init_shape(self):
+        return None  # layers differ: each allocates its cache when it sees its first keys
+
+
+def carry_layer_sizes(config):
+    """Mirror the layer sizes into `per_layer_config`, in place, where the config can carry it.
+
+    It can where the model is one stack, and where the config's own checks admit the sizes (some
+    want every number of heads to divide the hidden size). Servers read it; transformers does not
+    build from it yet.
+    """
+    pruning = config.nirvana
+    if len(pruning["stacks"]) > 1 or not hasattr(config, "per_layer_config"):
+        return
+    names = pruning["wiring"]["stacks"][0]["config"]
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # it would warn of every look at what we ask it to carry
+    try:
+        config.allow_global_per_layer_attribute_access = True
+        config.per_layer_config = {
+            number: _describe_sizes(layer, names)
+            for number, layer in enumerate(pruning["stacks"][0]["layers"])
+        }
+        type(config).from_dict(config.to_dict())
+    except Exception:  # whatever its checks raise: it cannot carry them, and must load
+        drop_layer_sizes(config)
+    finally:
+        hf_logging.set_verbosity(verbosity)
+
+
+def drop_layer_sizes(config):
+    """Take the mirrored layer sizes out of a config again, in place."""
+    config.per_layer_config = None
+    config.__dict__.pop("allow_global_per_layer_attribute_access", None)
+
+
+def _describe_sizes(layer, names):
+    counts = {"heads": layer["num_heads"], "kv_heads": layer["num_kv_heads"]}
+    described = {names[what]: n for what, n in counts.items() if names[what] and n}
+    if layer["num_neurons"]:
+        described[names["neurons"]] = layer["num_neurons"]
+    skip = ["attention"] * (not layer["num_heads"]) + ["mlp"] * (not layer["num_neurons"])
+    return {**described, "skip": skip} if skip else described
+
+
+_LISTED = (".safetensors", ".safetensors.index.json", "config.json", ".py", "plan.json")
+
+
+def write_manifest(folder, also=(), known=None):
+    """Write the sha256 of every file of a checkpoint, and of the files named in `also`.
+
+    `known` has those that need not be read again.
+    """
+    names = (path.name for path in folder.iterdir() if path.is_file())
+    listed = sorted(name for name in names if name.endswith(_LISTED) or name in also)
+    listed = [name for name in listed if name != "manifest.json"]
+    known = known or {}
+    files = {name: known.get(name) or _hash_file(folder / name) for name in listed}
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    manifest = {"format": "nirvana-pruned-checkpoint", "versions": versions, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _hash_file(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pruned_class(stock_class):

@@ -9,21 +9,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pruning.dense_dims import DenseDims, StackDims, require_keys, require_list
 from pruning.errors import NirvanaError
 
-PLAN_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DenseDims:
-    """The dimensions of the model that a plan was made for."""
-
-    model_type: str
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    head_dim: int
-    intermediate_size: int
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +21,37 @@ class LayerPlan:
 
     An empty tuple leaves only the output projection's bias; None drops the sub-block, so that
     nothing is added to the residual stream.
+
+    Attributes:
+        kept_heads: query heads. A KV group stays while one of its query heads does, and all that
+            stay must keep equally many.
+        kept_cross_heads: of the cross-attention; None too where the block has none.
+        dropped: the whole block, its norms included, is taken out of the model.
     """
 
     kept_heads: tuple[int, ...] | None
     kept_neurons: tuple[int, ...] | None
+    kept_cross_heads: tuple[int, ...] | None = None
+    dropped: bool = False
+
+    @classmethod
+    def drop_block(cls) -> LayerPlan:
+        """Return the plan of a block that is taken out."""
+        return cls(kept_heads=None, kept_neurons=None, dropped=True)
+
+    @classmethod
+    def dense(cls, dims: StackDims) -> LayerPlan:
+        """Return the plan of a block that keeps everything."""
+        heads = tuple(range(dims.num_heads))
+        return cls(
+            kept_heads=heads,
+            kept_neurons=tuple(range(dims.intermediate_size)),
+            kept_cross_heads=heads if dims.cross_attention else None,
+        )
 
     @property
     def num_kept_heads(self) -> int:
-        """Kept heads; 0 when the attention is dropped."""
+        """Kept query heads of the self-attention; 0 when it is dropped."""
         return len(self.kept_heads or ())
 
     @property
@@ -48,9 +60,14 @@ class LayerPlan:
         return len(self.kept_neurons or ())
 
 
+def kept_groups(heads: Sequence[int], dims: StackDims) -> tuple[int, ...]:
+    """Return the KV groups that the query heads `heads` belong to, ascending."""
+    return tuple(sorted({head // dims.heads_per_group for head in heads}))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruningPlan:
-    """What is kept of a dense model, layer by layer.
+    """What is kept of a dense model, layer by layer: the encoder's layers, then the decoder's.
 
     Attributes:
         config_hash: of the dense model's config (see `hash_config`), to tell where a plan came
@@ -68,22 +85,30 @@ class PruningPlan:
             raise NirvanaError(
                 f"The plan has {len(self.layers)} layers, its model {self.dims.num_layers}."
             )
-        for number, layer in enumerate(self.layers):
-            _check_kept(layer.kept_heads, self.dims.num_heads, number, "head")
-            _check_kept(layer.kept_neurons, self.dims.intermediate_size, number, "neuron")
+        for number, (layer, dims) in enumerate(zip(self.layers, self.dims.layers, strict=True)):
+            _check_layer(layer, dims, number)
+        for stack, layers in self.stacks():
+            if all(layer.dropped for layer in layers):
+                raise NirvanaError(f"The plan drops every block of the {stack.name}; keep one.")
 
     @classmethod
     def dense(cls, dims: DenseDims, config_hash: str) -> PruningPlan:
         """Return the plan that keeps everything."""
-        whole = LayerPlan(
-            kept_heads=tuple(range(dims.num_heads)),
-            kept_neurons=tuple(range(dims.intermediate_size)),
-        )
-        return cls(dims=dims, layers=(whole,) * dims.num_layers, config_hash=config_hash)
+        layers = tuple(LayerPlan.dense(stack) for stack in dims.layers)
+        return cls(dims=dims, layers=layers, config_hash=config_hash)
+
+    def stacks(self) -> tuple[tuple[StackDims, tuple[LayerPlan, ...]], ...]:
+        """Return the layers of each stack with its dimensions."""
+        found, start = [], 0
+        for stack in self.dims.stacks:
+            found.append((stack, self.layers[start : start + stack.num_layers]))
+            start += stack.num_layers
+        return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON values."""
-        return {"version": PLAN_VERSION, **asdict(self)}
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {"version": PLAN_VERSION, **plain}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> PruningPlan:
@@ -93,15 +118,16 @@ class PruningPlan:
             NirvanaError: a key is missing or unknown, the version is not ours, or the indices do
                 not fit the dimensions.
         """
-        if data.get("version") != PLAN_VERSION:
+        if not isinstance(data, dict) or data.get("version") != PLAN_VERSION:
+            version = data.get("version") if isinstance(data, dict) else type(data).__name__
             raise NirvanaError(
-                f"Expected a pruning plan of version {PLAN_VERSION}, got {data.get('version')!r}."
+                f"Expected a pruning plan of version {PLAN_VERSION}, got {version!r}. "
+                "`nirvana inspect MODEL --write_plan FILE` writes one to start from."
             )
-        _require_keys(data, {"version"} | {f.name for f in fields(cls)}, "The plan")
-        dims = data["dims"]
-        _require_keys(dims, {f.name for f in fields(DenseDims)}, "The plan's dims")
+        require_keys(data, {"version"} | {f.name for f in fields(cls)}, "The plan")
+        require_list(data["layers"], "layers of the plan")
         return cls(
-            dims=DenseDims(**dims),
+            dims=DenseDims.from_json(data["dims"]),
             layers=tuple(_read_layer(layer, i) for i, layer in enumerate(data["layers"])),
             config_hash=data["config_hash"],
             made_by=data["made_by"],
@@ -118,19 +144,9 @@ class PruningPlan:
             raise NirvanaError(f"Expected a pruning plan at {path}, found no file there.")
         try:
             data = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise NirvanaError(f"{path} is not JSON: {error}.") from error
         return cls.from_json(data)
-
-    def check_fits(self, dims: DenseDims) -> None:
-        """Raise NirvanaError naming the first dimension in which `dims` is another model."""
-        for name in (f.name for f in fields(DenseDims)):
-            expected, came = getattr(self.dims, name), getattr(dims, name)
-            if expected != came:
-                raise NirvanaError(
-                    f"The plan was made for {name} {expected}, the model has {came}. "
-                    "Apply it to the dense model that it was made for."
-                )
 
 
 def hash_config(config: dict[str, Any]) -> str:
@@ -140,11 +156,31 @@ def hash_config(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def _check_layer(layer: LayerPlan, dims: StackDims, number: int) -> None:
+    _check_kept(layer.kept_heads, dims.num_heads, number, "head")
+    _check_kept(layer.kept_neurons, dims.intermediate_size, number, "neuron")
+    _check_kept(layer.kept_cross_heads, dims.num_heads, number, "cross-attention head")
+    kept = (layer.kept_heads, layer.kept_neurons, layer.kept_cross_heads)
+    if layer.dropped and any(units is not None for units in kept):
+        raise NirvanaError(f"Layer {number}: a dropped block keeps nothing; set its units to null.")
+    if layer.kept_cross_heads is not None and not dims.cross_attention:
+        raise NirvanaError(f"Layer {number} has no cross-attention; set kept_cross_heads to null.")
+    for heads in (layer.kept_heads, layer.kept_cross_heads):
+        _check_groups(heads or (), dims, number)
+
+
 def _check_kept(kept: Sequence[int] | None, num_dense: int, layer: int, unit: str) -> None:
     if kept is None:
         return
+    wrong = next((index for index in kept if type(index) is not int), None)
+    if wrong is not None:
+        raise NirvanaError(f"Layer {layer}: kept {unit}s are whole numbers, got {wrong!r}.")
     if list(kept) != sorted(set(kept)):
-        raise NirvanaError(f"Layer {layer}: kept {unit}s must be ascending and without duplicates.")
+        twice = next((index for index in kept if list(kept).count(index) > 1), None)
+        detail = "" if twice is None else f"; {unit} {twice} is there twice"
+        raise NirvanaError(
+            f"Layer {layer}: kept {unit}s must be ascending and without duplicates{detail}."
+        )
     for index in kept:
         if not 0 <= index < num_dense:
             raise NirvanaError(
@@ -152,18 +188,27 @@ def _check_kept(kept: Sequence[int] | None, num_dense: int, layer: int, unit: st
             )
 
 
-def _require_keys(data: dict[str, Any], expected: set[str], what: str) -> None:
-    missing, unknown = expected - set(data), set(data) - expected
-    if missing or unknown:
+def _check_groups(heads: Sequence[int], dims: StackDims, layer: int) -> None:
+    counts = {
+        group: sum(head // dims.heads_per_group == group for head in heads)
+        for group in kept_groups(heads, dims)
+    }
+    if len(set(counts.values())) > 1:
         raise NirvanaError(
-            f"{what} lacks {sorted(missing) or 'nothing'} and has unknown {sorted(unknown)}."
+            f"Layer {layer}: every kept KV group must keep equally many query heads, got "
+            f"{', '.join(f'{n} in group {group}' for group, n in counts.items())}."
         )
 
 
 def _read_layer(data: dict[str, Any], number: int) -> LayerPlan:
-    _require_keys(data, {f.name for f in fields(LayerPlan)}, f"Layer {number} of the plan")
-    heads, neurons = data["kept_heads"], data["kept_neurons"]
-    return LayerPlan(
-        kept_heads=None if heads is None else tuple(heads),
-        kept_neurons=None if neurons is None else tuple(neurons),
-    )
+    require_keys(data, {f.name for f in fields(LayerPlan)}, f"Layer {number} of the plan")
+    kept = ("kept_heads", "kept_neurons", "kept_cross_heads")
+    for name in kept:
+        if not (data[name] is None or isinstance(data[name], list)):
+            raise NirvanaError(
+                f"Layer {number} of the plan: {name} is a list or null, got {data[name]!r}."
+            )
+    if type(data["dropped"]) is not bool:
+        raise NirvanaError(f"Layer {number} of the plan: dropped is true or false.")
+    units = {name: None if data[name] is None else tuple(data[name]) for name in kept}
+    return LayerPlan(**units, dropped=data["dropped"])

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from pruning.cost import CostModel, dense_cost
+from pruning.baseline_config import require_positive
+from pruning.cost import CostModel, dense_cost, group_cost
+from pruning.dense_dims import DenseDims, StackDims
 from pruning.errors import NirvanaError
-from pruning.gate_registry import GateRegistry
-from pruning.plan import DenseDims, LayerPlan
+from pruning.gate_registry import GateRegistry, LayerGates, list_heads
+from pruning.plan import LayerPlan
+
+Part = Literal["heads", "cross_heads", "neurons"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,27 +23,32 @@ class Limits:
     """What every layer keeps at least, and in what steps neurons are cut.
 
     Attributes:
-        min_heads: the best of an emptied layer are spared.
+        min_groups: KV groups, each with all its query heads: the best of an emptied attention are
+            spared.
         neuron_multiple: kept neurons are a multiple of this (the remainder of a layer's width
             counts as one more step).
     """
 
-    min_heads: int = 1
+    min_groups: int = 1
     neuron_multiple: int = 8
+
+    def __post_init__(self) -> None:
+        require_positive(self, "min_groups", "neuron_multiple")
 
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """A head, or a group of neurons, that can still be kept."""
+    """A KV group of heads, or some neurons, that can still be kept."""
 
     score: float
+    price: int
     layer: int
-    is_head: bool
+    part: Part
     indices: tuple[int, ...]
 
 
 def project(registry: GateRegistry, budget: float, limits: Limits) -> tuple[LayerPlan, ...]:
-    """Return the layers to keep: best logits first, as many as the budget takes.
+    """Return the layers to keep: best logits of all layers first, as many as the budget takes.
 
     An MLP block whose own gate is shut stays dropped, unless all that is open leaves room for it.
 
@@ -49,24 +59,30 @@ def project(registry: GateRegistry, budget: float, limits: Limits) -> tuple[Laye
     shut = _list_shut_blocks(registry)
     while True:
         kept, left = _fill(registry, budget, limits, shut)
-        if not shut or left < _price_block(registry, limits):
+        reopened = next((i for i in shut if _price_block(registry, limits, i) <= left), None)
+        if reopened is None:
             break
-        shut = shut[1:]
-    layers = range(registry.dims.num_layers)
-    return tuple(_read_layer(kept, layer, layer in shut) for layer in layers)
+        shut.remove(reopened)
+    return tuple(
+        _read_layer(kept, number, dims, number in shut)
+        for number, dims in enumerate(registry.dims.layers)
+    )
 
 
 def check_reachable(dims: DenseDims, cost: CostModel, budget: float, limits: Limits) -> None:
     """Raise NirvanaError when `limits` force more than the budget; the message has the least."""
-    heads = limits.min_heads * cost.head_cost(dims)
-    neurons = limits.neuron_multiple * cost.neuron_cost(dims)
-    least = dims.num_layers * (heads + neurons) + _constant_cost(dims, cost, num_dropped=0)
-    dense = dense_cost(dims, cost)
+    least = _constant_cost(dims, cost) + sum(
+        _least_heads(layer, limits) * group_cost(layer, cost) * _count_attentions(layer)
+        + min(limits.neuron_multiple, layer.intermediate_size) * cost.neuron_cost(layer)
+        + cost.mlp_bias_cost(layer)
+        for layer in dims.layers
+    )
     if least > _allowed_cost(dims, cost, budget):
         raise NirvanaError(
-            f"A budget of {budget} cannot be reached: each layer keeps at least {limits.min_heads} "
-            f"head(s) and {limits.neuron_multiple} neurons, which is {least / dense:.4f} of the "
-            f"blocks' {cost.name}. Raise the budget."
+            f"A budget of {budget} cannot be reached: each attention keeps at least "
+            f"{limits.min_groups} head(s), or KV group(s) of heads, and each MLP "
+            f"{limits.neuron_multiple} neurons, which is {least / dense_cost(dims, cost):.4f} of "
+            f"the blocks' {cost.name}. Raise the budget."
         )
 
 
@@ -76,18 +92,36 @@ def _fill(
     """Return what to keep while the blocks in `shut` stay dropped, and the cost that is left."""
     dims, cost = registry.dims, registry.cost
     kept, optional = _split_choices(registry, limits, shut)
-    left = _allowed_cost(dims, cost, budget) - _constant_cost(dims, cost, num_dropped=len(shut))
-    left -= sum(_price(choice, dims, cost) for choice in kept)
+    left = _allowed_cost(dims, cost, budget) - _constant_cost(dims, cost)
+    left -= sum(cost.mlp_bias_cost(d) for i, d in enumerate(dims.layers) if i not in shut)
+    left -= sum(choice.price for choice in kept)
     for choice in sorted(optional, key=lambda c: -c.score):
-        price = _price(choice, dims, cost)
-        if price <= left:
+        if choice.price <= left:
             kept.append(choice)
-            left -= price
+            left -= choice.price
     return kept, left
 
 
 def _allowed_cost(dims: DenseDims, cost: CostModel, budget: float) -> int:
     return int(budget * dense_cost(dims, cost) + 1e-6)
+
+
+def _constant_cost(dims: DenseDims, cost: CostModel) -> int:
+    """Return what the blocks cost besides heads and MLPs; each attention keeps some head."""
+    return sum(
+        cost.fixed_cost(layer)
+        + (cost.attention_bias_cost(layer) + cost.attention_rest_cost(layer))
+        * _count_attentions(layer)
+        for layer in dims.layers
+    )
+
+
+def _count_attentions(dims: StackDims) -> int:
+    return 2 if dims.cross_attention else 1
+
+
+def _least_heads(dims: StackDims, limits: Limits) -> int:
+    return min(limits.min_groups, dims.num_kv_heads)
 
 
 def _list_shut_blocks(registry: GateRegistry) -> list[int]:
@@ -96,10 +130,11 @@ def _list_shut_blocks(registry: GateRegistry) -> list[int]:
     return sorted((i for i, logit in enumerate(logits) if logit <= 0), key=lambda i: -logits[i])
 
 
-def _price_block(registry: GateRegistry, limits: Limits) -> int:
+def _price_block(registry: GateRegistry, limits: Limits, number: int) -> int:
     """Return the least that an MLP block costs."""
-    neurons = limits.neuron_multiple * registry.cost.neuron_cost(registry.dims)
-    return neurons + registry.cost.mlp_bias_cost(registry.dims)
+    dims, cost = registry.dims.layers[number], registry.cost
+    num_neurons = min(limits.neuron_multiple, dims.intermediate_size)
+    return num_neurons * cost.neuron_cost(dims) + cost.mlp_bias_cost(dims)
 
 
 def _split_choices(
@@ -108,39 +143,49 @@ def _split_choices(
     """Return the choices that `limits` force, and the others."""
     forced: list[_Choice] = []
     optional: list[_Choice] = []
-    for layer, (heads, mlp) in enumerate(
-        zip(registry.head_gates(), registry.mlp_gates(), strict=True)
-    ):
-        head_choices = list(_group(heads.gate_H, layer, True, 1))
-        neuron_choices = list(_group(mlp.gate_N, layer, False, limits.neuron_multiple))
-        if layer in shut:
-            neuron_choices = []
-        forced += head_choices[: limits.min_heads] + neuron_choices[:1]
-        optional += head_choices[limits.min_heads :] + neuron_choices[1:]
+    for number, gates in enumerate(registry.layer_gates()):
+        for choices, num_forced in _list_choices(gates, number, registry.cost, limits):
+            if choices[0].part == "neurons" and number in shut:
+                continue
+            forced += choices[:num_forced]
+            optional += choices[num_forced:]
     return forced, optional
 
 
-def _group(gate: torch.Tensor, layer: int, is_head: bool, size: int) -> Iterator[_Choice]:
-    """Yield the units of one layer, best first, in groups of `size`."""
+def _list_choices(
+    gates: LayerGates, number: int, cost: CostModel, limits: Limits
+) -> Iterator[tuple[list[_Choice], int]]:
+    """Yield the choices of each part of a layer, best first, and how many of them are forced."""
+    dims = gates.dims
+    group, neuron = group_cost(dims, cost), cost.neuron_cost(dims)
+    heads = _rank(gates.heads.gate_H, number, "heads", group)
+    yield list(heads), limits.min_groups
+    if gates.cross_heads is not None:
+        cross = _rank(gates.cross_heads.gate_H, number, "cross_heads", group)
+        yield list(cross), limits.min_groups
+    neurons = _rank(gates.mlp.gate_N, number, "neurons", neuron, limits.neuron_multiple)
+    yield list(neurons), 1
+
+
+def _rank(
+    gate: torch.Tensor, layer: int, part: Part, unit_cost: int, size: int = 1
+) -> Iterator[_Choice]:
+    """Yield the units of one gate, best first, in groups of `size`."""
     order = gate.detach().argsort(descending=True)
-    for part in order.split(size):
-        score = float(gate.detach()[part].mean())
-        yield _Choice(score, layer, is_head, tuple(part.tolist()))
+    for units in order.split(size):
+        score = float(gate.detach()[units].mean())
+        yield _Choice(score, unit_cost * len(units), layer, part, tuple(units.tolist()))
 
 
-def _price(choice: _Choice, dims: DenseDims, cost: CostModel) -> int:
-    unit = cost.head_cost(dims) if choice.is_head else cost.neuron_cost(dims)
-    return unit * len(choice.indices)
+def _read_layer(
+    kept: Sequence[_Choice], number: int, dims: StackDims, mlp_dropped: bool
+) -> LayerPlan:
+    def indices(part: Part) -> tuple[int, ...]:
+        mine = (c.indices for c in kept if c.layer == number and c.part == part)
+        return tuple(sorted(index for units in mine for index in units))
 
-
-def _constant_cost(dims: DenseDims, cost: CostModel, *, num_dropped: int) -> int:
-    always = dims.num_layers * (cost.fixed_cost(dims) + cost.attention_bias_cost(dims))
-    return always + (dims.num_layers - num_dropped) * cost.mlp_bias_cost(dims)
-
-
-def _read_layer(kept: Sequence[_Choice], layer: int, mlp_dropped: bool) -> LayerPlan:
-    def indices(is_head: bool) -> tuple[int, ...]:
-        mine = (c.indices for c in kept if c.layer == layer and c.is_head is is_head)
-        return tuple(sorted(index for group in mine for index in group))
-
-    return LayerPlan(kept_heads=indices(True), kept_neurons=None if mlp_dropped else indices(False))
+    return LayerPlan(
+        kept_heads=list_heads(indices("heads"), dims),
+        kept_neurons=None if mlp_dropped else indices("neurons"),
+        kept_cross_heads=list_heads(indices("cross_heads"), dims) if dims.cross_attention else None,
+    )

@@ -12,12 +12,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from pruning.checkpoint import load_pruned, save_pruned
 from pruning.cost import MacCost, ParameterCost, dense_cost, make_cost_model, plan_cost
 from pruning.data_config import DataConfig
+from pruning.dense_dims import StackDims
+from pruning.dense_source import check_source
 from pruning.errors import NirvanaError
 from pruning.evaluation import evaluate_classifier
 from pruning.gate_registry import GateRegistry
 from pruning.learn_gates import learn_gates
 from pruning.model_source import load_stock_model
-from pruning.plan import PruningPlan
+from pruning.plan import LayerPlan, PruningPlan
 from pruning.prune_config import BudgetConstraint, PruneConfig
 from pruning.repack import plan_for, repack
 from pruning.text_data import collate, load_text
@@ -31,9 +33,11 @@ def run_prune(
     Called again with the same `out_dir`, it continues from its last whole checkpoint.
 
     Raises:
-        NirvanaError: the budget is out of reach, or the repacked model is not what was trained.
+        NirvanaError: the model cannot be pruned or was pruned before, the budget is out of reach,
+            or the repacked model is not what was trained.
     """
     started = time.monotonic()
+    check_source(str(baseline))
     tokenizer = load_stock_model(AutoTokenizer, str(baseline))
     text = load_text(data, tokenizer)
     model = load_stock_model(AutoModelForSequenceClassification, str(baseline))
@@ -85,7 +89,7 @@ def _finalise(
     smaller = repack(model, plan)
     smaller_logits = _compute_logits(smaller, batch)
     proofs = [_prove_equal("repacked", "masked", smaller_logits, masked_logits)]
-    save_pruned(smaller, plan, out_dir / "checkpoint", tokenizer)
+    save_pruned(smaller, out_dir / "checkpoint", tokenizer)
     plan.save(out_dir / "plan.json")
     loaded = load_pruned(out_dir / "checkpoint")
     proofs.append(_prove_equal("loaded", "saved", _compute_logits(loaded, batch), smaller_logits))
@@ -139,7 +143,7 @@ def _describe_budget(plan: PruningPlan, config: PruneConfig) -> dict[str, Any]:
         "kept_fraction": kept / dense,
         "kept_cost": kept,
         "dense_cost": dense,
-        "unit_cost": config.neuron_multiple * cost.neuron_cost(plan.dims),
+        "unit_cost": max(config.neuron_multiple * cost.neuron_cost(d) for d in plan.dims.stacks),
         "sequence_length": config.sequence_length if config.cost == "macs" else None,
     }
 
@@ -158,19 +162,29 @@ def _describe_size(
 
 
 def describe_layers(plan: PruningPlan) -> list[dict[str, Any]]:
-    """Return what each layer keeps, for people and charts."""
-    return [
-        {
-            "layer": number,
-            "num_heads": plan.dims.num_heads,
-            "kept_heads": list(layer.kept_heads or ()),
-            "num_neurons": plan.dims.intermediate_size,
-            "num_kept_neurons": layer.num_kept_neurons,
-            "attention_dropped": layer.kept_heads is None,
-            "mlp_dropped": layer.kept_neurons is None,
-        }
-        for number, layer in enumerate(plan.layers)
-    ]
+    """Return what each layer keeps, for people and charts: the encoder's, then the decoder's."""
+    pairs = zip(plan.layers, plan.dims.layers, strict=True)
+    return [_describe_layer(i, layer, dims) for i, (layer, dims) in enumerate(pairs)]
+
+
+def _describe_layer(number: int, layer: LayerPlan, dims: StackDims) -> dict[str, Any]:
+    cross = {
+        "kept_cross_heads": list(layer.kept_cross_heads or ()),
+        "cross_attention_dropped": layer.kept_cross_heads is None,
+    }
+    return {
+        "layer": number,
+        "stack": dims.name,
+        "dropped": layer.dropped,
+        "num_heads": dims.num_heads,
+        "num_kv_heads": dims.num_kv_heads,
+        "kept_heads": list(layer.kept_heads or ()),
+        "num_neurons": dims.intermediate_size,
+        "num_kept_neurons": layer.num_kept_neurons,
+        "attention_dropped": layer.kept_heads is None,
+        "mlp_dropped": layer.kept_neurons is None,
+        **(cross if dims.cross_attention else {}),
+    }
 
 
 def _read_curve(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

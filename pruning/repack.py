@@ -1,115 +1,85 @@
-"""Cuts a plan into the weights: a dense model becomes a physically smaller one."""
+"""Makes a model physically smaller, in memory: what a plan does not keep is no longer there."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from pruning.checkpoint_files import keep_files
 from pruning.modeling_pruned import pruned_class
-from pruning.plan import LayerPlan, PruningPlan, hash_config
-from pruning.structure import Structure, read_structure
+from pruning.plan import LayerPlan, PruningPlan
+from pruning.plan_composition import check_within, compose
+from pruning.prunable_model import PrunableModel, read_model, refuse_absent_weights
+from pruning.pruned_config import make_config, make_plain_config
+from pruning.tensor_cutter import TensorCutter
 from pruning.wiring import Wiring
 
 
 def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: Any) -> PruningPlan:
-    """Make a plan for a dense model from what each layer keeps."""
-    return PruningPlan(
-        dims=read_structure(model).dense_dims(),
-        layers=tuple(layers),
-        config_hash=hash_config(model.config.to_dict()),
-        made_by=made_by,
-    )
+    """Make a plan for a model from what each of its layers keeps.
+
+    For a model that was pruned before, `layers` count its present units, and the plan is relative
+    to the dense model that it came from.
+    """
+    source = read_model(model)
+    return compose(source.current, layers, made_by)
 
 
-def repack(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
+def repack(
+    model: PreTrainedModel, plan: PruningPlan, wiring: Wiring | None = None
+) -> PreTrainedModel:
     """Return a new, smaller model that computes what `model` does under the plan's masks.
 
-    `model` is dense, without gates, and is left as it was.
+    `model` is without gates, dense or pruned before, and is left as it was. Where the config of
+    its class can express the plan, the new model is of that class; elsewhere of a `Pruned` one.
+    `wiring` is for trying a record; by default it is the one of the model's type.
 
     Raises:
-        NirvanaError: the plan was made for other dimensions.
+        NirvanaError: the plan was made for other dimensions, or keeps what is gone already.
     """
-    structure = read_structure(model)
-    plan.check_fits(structure.dense_dims())
-    config = copy.deepcopy(model.config)
-    config.nirvana = describe_pruning(structure, plan)
-    with torch.random.fork_rng():  # building draws random weights, which the caller must not feel
-        smaller = pruned_class(type(model))(config)
-    smaller.load_state_dict(slice_state_dict(model, structure.wiring, plan))
-    return smaller.to(dtype=model.dtype, device=model.device).train(model.training)
+    refuse_absent_weights(model)
+    source = read_model(model, wiring)
+    plan.dims.check_same(source.current.dims)
+    check_within(plan, source.current)
+    return _build(model, source, plan)
 
 
-def describe_pruning(structure: Structure, plan: PruningPlan) -> dict[str, Any]:
-    """Return what a checkpoint's config says of the pruning (see `modeling_pruned`).
-
-    The kept indices stay in plan.json: a config with thousands of indices is read by nobody.
-    """
-    layers = [
-        {
-            "num_heads": None if layer.kept_heads is None else layer.num_kept_heads,
-            "num_neurons": None if layer.kept_neurons is None else layer.num_kept_neurons,
-        }
-        for layer in plan.layers
-    ]
-    wiring = structure.wiring.to_json()
-    return {"wiring": wiring, "head_dim": structure.head_dim, "layers": layers}
-
-
-def slice_state_dict(
-    model: PreTrainedModel, wiring: Wiring, plan: PruningPlan
-) -> dict[str, torch.Tensor]:
-    """Return the dense model's tensors with the rows and columns that the plan keeps."""
+def _build(model: PreTrainedModel, source: PrunableModel, plan: PruningPlan) -> PreTrainedModel:
     state = dict(model.state_dict())
-    names = {id(module): name for name, module in model.named_modules()}
-    prefix = names[id(model.base_model.get_submodule(wiring.blocks))]
-    for number, layer in enumerate(plan.layers):
-        _slice_attention(state, f"{prefix}.{number}.", wiring, layer, plan.dims.head_dim)
-        _slice_mlp(state, f"{prefix}.{number}.", wiring, layer)
-    return state
+    config = make_plain_config(source, plan, {n: tuple(t.shape) for n, t in state.items()})
+    is_plain = config is not None
+    cutter = TensorCutter(
+        source.prefix, source.wiring, plan, source.current, (source.is_plain, is_plain)
+    )
+    smaller_class = source.stock_class if is_plain else pruned_class(source.stock_class)
+    with torch.random.fork_rng():  # building draws random weights, which the caller must not feel
+        smaller = smaller_class(config or make_config(source, plan))
+    cut = cut_state(state, cutter)
+    _take_types(smaller, {**dict(model.named_buffers()), **cut})
+    smaller.load_state_dict(cut)
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        smaller.generation_config = copy.deepcopy(generation)
+    keep_files(smaller, plan)
+    return smaller.to(device=model.device).train(model.training)
 
 
-def _slice_attention(
-    state: dict[str, torch.Tensor], block: str, wiring: Wiring, layer: LayerPlan, head_dim: int
-) -> None:
-    output = block + wiring.attention_output
-    if not layer.kept_heads:
-        _drop(state, [block + name for name in wiring.qkv], output, layer.kept_heads is None)
-        return
-    rows = torch.tensor([h * head_dim + i for h in layer.kept_heads for i in range(head_dim)])
-    for name in wiring.qkv:
-        _select_rows(state, block + name, rows)
-    state[f"{output}.weight"] = state[f"{output}.weight"][:, rows].clone()
+def _take_types(smaller: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give each tensor of `smaller` the type that its source has, in place.
+
+    Models mix them: T5 in float16 keeps some weights in float32, and rotary frequencies, which are
+    in no state dict, stay in float32 while the weights are in bfloat16.
+    """
+    for name, tensor in (*smaller.named_parameters(), *smaller.named_buffers()):
+        if name in tensors:
+            tensor.data = tensor.data.to(tensors[name].dtype)
 
 
-def _slice_mlp(
-    state: dict[str, torch.Tensor], block: str, wiring: Wiring, layer: LayerPlan
-) -> None:
-    output = block + wiring.mlp_output
-    if not layer.kept_neurons:
-        inputs = [block + name for name in wiring.mlp_inputs]
-        _drop(state, inputs, output, layer.kept_neurons is None)
-        return
-    rows = torch.tensor(layer.kept_neurons)
-    for name in wiring.mlp_inputs:
-        _select_rows(state, block + name, rows)
-    state[f"{output}.weight"] = state[f"{output}.weight"][:, rows].clone()
-
-
-def _select_rows(state: dict[str, torch.Tensor], linear: str, rows: torch.Tensor) -> None:
-    for name in _present(state, [f"{linear}.weight", f"{linear}.bias"]):
-        state[name] = state[name][rows].clone()
-
-
-def _drop(state: dict[str, torch.Tensor], entries: list[str], output: str, whole: bool) -> None:
-    gone = [f"{linear}.{kind}" for linear in entries for kind in ("weight", "bias")]
-    gone += [f"{output}.weight"] + ([f"{output}.bias"] if whole else [])
-    for name in list(_present(state, gone)):
-        del state[name]
-
-
-def _present(state: dict[str, torch.Tensor], names: list[str]) -> Iterator[str]:
-    return (name for name in names if name in state)
+def cut_state(state: dict[str, torch.Tensor], cutter: TensorCutter) -> dict[str, torch.Tensor]:
+    """Return the tensors that stay, under their new names."""
+    fates = {name: cutter.follow(name) for name in state}
+    return {fate.name: fate.apply(state[name]) for name, fate in fates.items() if fate is not None}

@@ -129,10 +129,16 @@ def make_trainer(
         eval_dataset=text.validation,
         data_collator=partial(collate, tokenizer),
         compute_metrics=score_classes,
+        preprocess_logits_for_metrics=_take_logits,
         callbacks=[*callbacks, TrainingProgress(name), StopOnBadLoss(), MarkComplete()],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _take_logits(outputs: Any, _: torch.Tensor) -> torch.Tensor:
+    """Leave out what encoder-decoders return besides: the encoder's hidden states of all rows."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def train_resumably(trainer: Trainer) -> None:

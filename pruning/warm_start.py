@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pruning.cost import group_cost
 from pruning.gate_registry import GateRegistry
 
 SPREAD = 12.0  # the best unit starts at sigmoid(12), the worst at 1/2
@@ -16,14 +17,8 @@ def warm_start(registry: GateRegistry, scores: dict[str, torch.Tensor]) -> None:
     The logit is SPREAD times the share of the whole cost that ranks below the unit: a common shift
     of all logits then prunes in rank order. Block gates stay as they are.
     """
-    gates = {n: p for n, p in registry.named_parameters() if n.startswith(("attentions", "mlps"))}
-    dims, cost = registry.dims, registry.cost
-    unit_costs = {
-        name: float(
-            cost.head_cost(dims) if name.startswith("attentions") else cost.neuron_cost(dims)
-        )
-        for name in gates
-    }
+    gates = {n: p for n, p in registry.named_parameters() if n != "mlp_block_gate"}
+    unit_costs = {name: float(_price_unit(registry, name)) for name in gates}
     density = torch.cat([scores[name] / unit_costs[name] for name in gates])
     costs = torch.cat([torch.full_like(gate, unit_costs[name]) for name, gate in gates.items()])
     order = density.argsort()
@@ -33,3 +28,10 @@ def warm_start(registry: GateRegistry, scores: dict[str, torch.Tensor]) -> None:
         gates.values(), below.split([g.numel() for g in gates.values()]), strict=True
     ):
         gate.copy_(SPREAD * share)
+
+
+def _price_unit(registry: GateRegistry, name: str) -> int:
+    """Return the cost of one unit of a gate called `attentions.3.gate_H` or the like."""
+    part, number, _ = name.split(".")
+    dims, cost = registry.dims.layers[int(number)], registry.cost
+    return cost.neuron_cost(dims) if part == "mlps" else group_cost(dims, cost)

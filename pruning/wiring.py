@@ -1,106 +1,189 @@
-"""Where each model type keeps its attention and its MLP: data, one record a type.
+"""Says where a model type keeps its attention and its MLP: frozen records, no code per model.
 
-Paths are relative to a block. A new architecture is one record here and one tiny config in the
-test table. Fields that differ between types are oddities; code never asks for the type itself.
+Paths are relative to a block. The records themselves are in `encoder_wirings.py`,
+`decoder_wirings.py` and `encoder_decoder_wirings.py`; `known_wirings.py` finds one. Fields that
+only some types need are oddities; code asks for the oddity, never for the type.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from pruning.errors import NirvanaError
+Unit = Literal["query", "kv", "neuron"]
+Count = Literal["heads", "kv_heads", "groups", "width"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """A linear map whose output rows belong to units.
+
+    Attributes:
+        parts: what the rows hold, in order. Fused projections have several: all query heads, then
+            all key heads, then all value heads; or all gate neurons, then all up neurons.
+        grouped: the parts alternate instead, group by group: the query heads of a KV group, its
+            key, its value.
+        optional: some configurations of the type do without it.
+    """
+
+    path: str
+    parts: tuple[Unit, ...]
+    grouped: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionWiring:
+    """Say where one attention lives.
+
+    Attributes:
+        core: the module that computes heads; it returns a tuple that begins with hidden states.
+        output: the linear map that mixes the heads. Where it lies inside `core`, a dropped
+            attention replaces the whole core.
+        head_dim: attribute of the core with the channels of one head.
+        counts: attributes of the core that hold a count, and which.
+        config_counts: the same, for counts that the core reads from its config while it runs.
+        per_head_inputs: arguments of the core that may have one slice a dense head, on axis 1. A
+            smaller layer takes those of its own heads.
+        shared_bias: the argument in which a position bias goes from layer to layer. It is made
+            with all dense heads by the core that has the table, and each layer takes its own.
+        bias_table: the module of the core with that table; it keeps its size.
+    """
+
+    core: str
+    inputs: tuple[Projection, ...]
+    output: str
+    head_dim: str
+    counts: tuple[tuple[str, Count], ...] = ()
+    config_counts: tuple[tuple[str, Count], ...] = ()
+    per_head_inputs: tuple[str, ...] = ()
+    shared_bias: str = ""
+    bias_table: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlpWiring:
+    """Say where one MLP lives.
+
+    Attributes:
+        inputs: linear maps whose output rows are neurons; a gated MLP has two, or a fused one.
+        output: the linear map whose input columns are neurons.
+        core: the module from hidden states to hidden states, where the type has one: a dropped
+            MLP replaces it. Otherwise `inputs` and `output` are replaced each by itself.
+    """
+
+    inputs: tuple[Projection, ...]
+    output: str
+    core: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigKeys:
+    """Name the config's attributes of one stack, for configs with smaller numbers.
+
+    An empty name: the config has no such attribute, it follows from others.
+    """
+
+    num_layers: str = "num_hidden_layers"
+    heads: str = "num_attention_heads"
+    kv_heads: str = ""
+    neurons: str = "intermediate_size"
+    head_dim: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackWiring:
+    """Say where the equal blocks of an encoder or a decoder are, and what each holds.
+
+    Attributes:
+        blocks: path of the list of blocks, from the base model.
+        left_alone: linear maps of a block that pruning does not touch.
+        keep_first: why the first block cannot be dropped, where it cannot.
+        numbered_if: config flag under which a block computes by its number, so that none can go.
+        transposed: weights are [in, out], as in transformers' Conv1D.
+    """
+
+    name: Literal["encoder", "decoder"]
+    blocks: str
+    attention: AttentionWiring
+    mlp: MlpWiring
+    cross_attention: AttentionWiring | None = None
+    config: ConfigKeys = ConfigKeys()
+    left_alone: tuple[str, ...] = ()
+    keep_first: str = ""
+    numbered_if: str = ""
+    transposed: bool = False
+
+    @property
+    def parts(self) -> tuple[AttentionWiring | MlpWiring, ...]:
+        """The attentions and the MLP."""
+        return (*self.attentions, self.mlp)
+
+    @property
+    def attentions(self) -> tuple[AttentionWiring, ...]:
+        """The self-attention, and the cross-attention where there is one."""
+        found = (self.attention, self.cross_attention)
+        return tuple(attention for attention in found if attention is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:
-    """Say where the prunable parts of one block live.
+    """Say where everything prunable of a model type is.
 
     Attributes:
-        blocks: path of the list of blocks, from the base model.
-        attention_core: module that holds query, key and value, and the counts.
-        attention_output: the Linear that mixes the heads. When it lies inside `attention_core`,
-            a dropped attention replaces the whole core.
-        head_count: attributes of the core that hold the number of heads.
-        head_width: attributes of the core that hold heads x head_dim.
-        mlp_inputs: Linears whose output rows are neurons.
-        mlp_output: the Linear whose input columns are neurons.
+        inferred_from: the type whose record fitted, when this one was found by structure.
     """
 
     model_type: str
-    blocks: str
-    attention_core: str
-    query: str
-    key: str
-    value: str
-    attention_output: str
-    head_count: tuple[str, ...]
-    head_width: tuple[str, ...]
-    mlp_inputs: tuple[str, ...]
-    mlp_output: str
-
-    @property
-    def qkv(self) -> tuple[str, str, str]:
-        """The three projections whose output rows belong to heads."""
-        return (self.query, self.key, self.value)
-
-    @property
-    def linears(self) -> tuple[str, ...]:
-        """Every Linear of a block that this record claims."""
-        return (*self.qkv, self.attention_output, *self.mlp_inputs, self.mlp_output)
+    stacks: tuple[StackWiring, ...]
+    inferred_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as the plain mapping that a checkpoint's config carries."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        plain = _to_plain(asdict(self))
+        assert isinstance(plain, dict)
+        return plain
 
-
-_BERT = Wiring(
-    model_type="bert",
-    blocks="encoder.layer",
-    attention_core="attention.self",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_output="attention.output.dense",
-    head_count=("num_attention_heads",),
-    head_width=("all_head_size",),
-    mlp_inputs=("intermediate.dense",),
-    mlp_output="output.dense",
-)
-
-_DISTILBERT = Wiring(
-    model_type="distilbert",
-    blocks="transformer.layer",
-    attention_core="attention",
-    query="attention.q_lin",
-    key="attention.k_lin",
-    value="attention.v_lin",
-    attention_output="attention.out_lin",
-    head_count=("n_heads",),
-    head_width=(),
-    mlp_inputs=("ffn.lin1",),
-    mlp_output="ffn.lin2",
-)
-
-WIRINGS: dict[str, Wiring] = {
-    record.model_type: record
-    for record in (
-        _BERT,
-        replace(_BERT, model_type="roberta"),
-        replace(_BERT, model_type="xlm-roberta"),
-        replace(_BERT, model_type="camembert"),
-        replace(_BERT, model_type="electra"),
-        _DISTILBERT,
-    )
-}
-
-
-def find_wiring(model_type: str) -> Wiring:
-    """Return the record of a model type; refuse an unknown one with the list of known ones."""
-    if model_type not in WIRINGS:
-        raise NirvanaError(
-            f"Model type {model_type!r} is not wired for pruning. Known: "
-            f"{', '.join(sorted(WIRINGS))}. To add one: a record in pruning/wiring.py and a tiny "
-            "config in tests/pruning/tiny_models.py."
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Wiring:
+        """Read back what `to_json` gave."""
+        return cls(
+            model_type=data["model_type"],
+            stacks=tuple(_read_stack(stack) for stack in data["stacks"]),
+            inferred_from=data["inferred_from"],
         )
-    return WIRINGS[model_type]
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _to_plain(item) for key, item in value.items()}
+    return [_to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _read_stack(data: dict[str, Any]) -> StackWiring:
+    cross = data["cross_attention"]
+    mlp = {**data["mlp"], "inputs": _read_inputs(data["mlp"])}
+    return StackWiring(
+        **{
+            **data,
+            "attention": _read_attention(data["attention"]),
+            "cross_attention": None if cross is None else _read_attention(cross),
+            "mlp": MlpWiring(**mlp),
+            "config": ConfigKeys(**data["config"]),
+            "left_alone": tuple(data["left_alone"]),
+        }
+    )
+
+
+def _read_attention(data: dict[str, Any]) -> AttentionWiring:
+    pairs = {
+        key: tuple((name, what) for name, what in data[key]) for key in ("counts", "config_counts")
+    }
+    per_head = tuple(data["per_head_inputs"])
+    return AttentionWiring(
+        **{**data, **pairs, "per_head_inputs": per_head, "inputs": _read_inputs(data)}
+    )
+
+
+def _read_inputs(data: dict[str, Any]) -> tuple[Projection, ...]:
+    return tuple(Projection(**{**p, "parts": tuple(p["parts"])}) for p in data["inputs"])

@@ -8,7 +8,7 @@ import torch
 from onnx import numpy_helper
 
 from exporters.export_config import ExportConfig
-from exporters.export_stage import run_export
+from exporters.export_stage import export_checkpoint, run_export
 from exporters.padded_batch import make_batch
 from exporters.trace import TRACED_BATCH, TRACED_LENGTH
 from exporters.verify import COMPARED_SHAPES, check_graph, verify_onnx
@@ -32,7 +32,7 @@ def exported(request, tmp_path_factory) -> tuple[Path, dict]:
     model = make_tiny(model_type, **LONG)
     plan = make_plan(model)
     model.save_pretrained(folder / "dense")
-    save_pruned(repack(model, plan), plan, folder / "pruned")
+    save_pruned(repack(model, plan), folder / "pruned")
     config = ExportConfig()
     return folder, run_export(folder / "dense", folder / "pruned", config, folder / "onnx")
 
@@ -118,3 +118,10 @@ def test_impossible_settings_are_refused() -> None:
         ExportConfig(opset=12)
     with pytest.raises(NirvanaError, match="tolerance must be above 0"):
         ExportConfig(tolerance=0)
+
+
+def test_a_model_without_a_classifier_is_refused(tmp_path: Path) -> None:
+    model = make_tiny("llama")
+    save_pruned(repack(model, uneven_plan(model)), tmp_path / "pruned")
+    with pytest.raises(NirvanaError, match=r"a sequence classifier .* PrunedLlamaForCausal"):
+        export_checkpoint(tmp_path / "pruned", tmp_path / "onnx", ExportConfig())

@@ -52,7 +52,7 @@ def run_prune(
         "budget": {"cost": "macs", "asked_kept_fraction": config.budget, "kept_fraction": 0.4999},
         "dense": figures,
         "pruned": {"accuracy": 0.793, "size_bytes": 70_000_000},
-        "layers": [{"kept_heads": [0, 2]}, {"kept_heads": []}],
+        "layers": [{"kept_heads": [0, 2]}, {"kept_heads": [], "kept_cross_heads": [1]}],
     }
 
 

@@ -29,7 +29,7 @@ def test_deploy_runs_every_stage_in_order() -> None:
     assert result.report == Path("r/report.html")
     assert result.onnx.read_text() == "model 0 0.5"
     assert result.checkpoint.is_dir()
-    assert result.results["build"]["num_attention_layers"] == 1
+    assert result.results["build"]["num_attention_layers"] == 2
     server = result.results["package"]
     assert server["folder"] == "triton/repository"
     assert all((result.folders["package"] / name).is_file() for name in server["files"])
@@ -38,7 +38,7 @@ def test_deploy_runs_every_stage_in_order() -> None:
     assert headline["kept of the blocks' MACs"] == "49.99% (asked: 50.00%)"
     assert headline["accuracy"] == "80.0% -> 79.3% (-0.7 points)"
     assert headline["latency, batch 8 x 128"] == "200.00 ms -> 110.00 ms, 1.82x [1.79, 1.84]"
-    assert headline["engine"] == "tensorrt_rtx 1.7, fp16, 1 of 1 attentions fused"
+    assert headline["engine"] == "tensorrt_rtx 1.7, fp16, 1 of 2 attentions fused"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ def test_every_public_name_is_there(name: str) -> None:
 
 def test_the_verbs_are_public() -> None:
     verbs = {"deploy", "prune", "export", "build", "profile", "package", "load"}
+    verbs |= {"apply_plan", "plan_for", "repack", "save_pruned", "prove"}
     assert verbs <= set(nirvana_deploy.__all__)
     assert verbs <= set(dir(nirvana_deploy))
 

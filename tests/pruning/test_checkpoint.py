@@ -1,27 +1,23 @@
-import json
+import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel
+from transformers.utils import logging as hf_logging
 
-from pruning.checkpoint import is_pruned, load_plan, load_pruned, save_pruned
+from pruning.checkpoint import load_plan, load_pruned, save_pruned
 from pruning.errors import NirvanaError
-from pruning.repack import repack
-from tests.pruning.tiny_models import (
-    TYPES,
-    dropping_plan,
-    make_tiny,
-    padded_batch,
-    uneven_plan,
-)
+from pruning.masking import masked
+from pruning.plan import LayerPlan, PruningPlan
+from pruning.prunable_model import read_model
+from pruning.repack import plan_for, repack
+from tests.pruning.tiny_models import PLANS, TINY, batch_for, live_logits, make_tiny
 
-PLANS = {"uneven": uneven_plan, "dropping": dropping_plan}
-
-# Runs where none of this project's packages can be imported.
+# Runs where none of this project's packages can be imported: loads, computes, saves again.
 WITHOUT_PACKAGE = """
 import sys, torch
 class Refuse:
@@ -29,94 +25,177 @@ class Refuse:
         if name.split(".")[0] in ("pruning", "exporters", "profiles", "nirvana_deploy"):
             raise ImportError("absent: " + name)
 sys.meta_path.insert(0, Refuse())
-from transformers import AutoModelForSequenceClassification
-model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
-batch = torch.load(sys.argv[2], weights_only=True)
-with torch.no_grad():
-    torch.save(model.eval()(**batch).logits, sys.argv[3])
+import transformers
+for case in sys.argv[1:]:
+    auto, folder = case.split("=")
+    batch = torch.load(folder + "/batch.pt", weights_only=True)
+    prompt = {name: x for name, x in batch.items() if not name.startswith("decoder_")}
+    for where in ("checkpoint", "again"):
+        load = getattr(transformers, auto).from_pretrained
+        model = load(f"{folder}/{where}", trust_remote_code=True).eval()
+        found = {}
+        with torch.no_grad():
+            found["logits"] = model(**batch).logits
+            if model.can_generate():
+                found["tokens"] = model.generate(**prompt, max_new_tokens=8, do_sample=False)
+        torch.save(found, f"{folder}/{where}.pt")
+        if where == "checkpoint":
+            model.save_pretrained(folder + "/again")
 assert not any(name.split(".")[0] == "pruning" for name in sys.modules)
 """
+WITHOUT_PACKAGE_NAMES = ("bert", "llama", "t5")
+# Whose config can say fewer heads of the same width; all can say fewer neurons or blocks.
+FEWER_HEADS_ARE_PLAIN = {
+    *("vit", "llama", "llama-biased-tied", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"),
+    *("phi3", "t5", "t5-gated", "mt5"),
+}
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    model = make_tiny("bert")
-    plan = uneven_plan(model)
-    save_pruned(repack(model, plan), plan, tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
+@cache
+def tiny(name: str):
+    """A model that no test changes."""
+    return make_tiny(name)
+
+
+def load_with_remote_code(name: str, folder: Path):
+    attention = TINY[name].attentions[-1]
+    return TINY[name].task.from_pretrained(
+        folder, trust_remote_code=True, attn_implementation=attention
+    )
+
+
+def compute_logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**batch_for(model)).logits
+
+
+def even_plan(model, heads: bool = False, neurons: bool = False, dropped: int | None = None):
+    """The same units in each layer; where asked for without those of the first KV group."""
+    layers = []
+    for stack, _ in read_model(model).current.stacks():
+        whole = LayerPlan.dense(stack)
+        kept = whole.kept_heads[stack.heads_per_group :] or whole.kept_heads[1:]
+        kept = kept if heads else whole.kept_heads
+        layer = LayerPlan(
+            kept_heads=kept,
+            kept_neurons=whole.kept_neurons[1::2] if neurons else whole.kept_neurons,
+            kept_cross_heads=kept if stack.cross_attention else None,
+        )
+        numbers = range(stack.num_layers)
+        layers += [LayerPlan.drop_block() if n == dropped else layer for n in numbers]
+    return plan_for(model, layers)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> tuple[Path, PruningPlan]:
+    model = tiny("llama")
+    plan = PLANS["uneven"](model)
+    folder = tmp_path_factory.mktemp("llama") / "checkpoint"
+    save_pruned(repack(model, plan), folder)
+    return folder, plan
 
 
 @pytest.mark.parametrize("make_plan", PLANS.values(), ids=PLANS.keys())
-@pytest.mark.parametrize("model_type", TYPES)
-@torch.no_grad()
-def test_both_ways_of_loading_give_the_saved_bits(tmp_path, model_type: str, make_plan) -> None:
-    model, batch = make_tiny(model_type), padded_batch()
+@pytest.mark.parametrize("name", TINY)
+def test_both_ways_of_loading_give_the_saved_bits(tmp_path, name: str, make_plan) -> None:
+    model = tiny(name)
     plan = make_plan(model)
     smaller = repack(model, plan)
-    save_pruned(smaller, plan, tmp_path / "checkpoint")
-    expected = smaller(**batch).logits
-    assert torch.equal(load_pruned(tmp_path / "checkpoint").eval()(**batch).logits, expected)
-    stock = AutoModelForSequenceClassification.from_pretrained(
-        tmp_path / "checkpoint", trust_remote_code=True
-    )
-    assert torch.equal(stock.eval()(**batch).logits, expected)
+    assert type(smaller).__name__ == f"Pruned{type(model).__name__}"
+    save_pruned(smaller, tmp_path / "checkpoint")
+    expected = compute_logits(smaller)
+    attention = TINY[name].attentions[-1]
+    loaded = load_pruned(tmp_path / "checkpoint", attn_implementation=attention)
+    assert torch.equal(compute_logits(loaded), expected)
+    remote = load_with_remote_code(name, tmp_path / "checkpoint")
+    assert type(remote).__module__.startswith("transformers_modules.")
+    assert torch.equal(compute_logits(remote), expected)
     assert load_plan(tmp_path / "checkpoint") == plan
 
 
-def test_it_loads_where_this_package_is_absent(saved: Path, tmp_path: Path) -> None:
-    torch.save(padded_batch(), tmp_path / "batch.pt")
-    arguments = [saved, tmp_path / "batch.pt", tmp_path / "logits.pt"]
-    command = [sys.executable, "-c", WITHOUT_PACKAGE, *map(str, arguments)]
-    subprocess.run(command, check=True, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def without_package(tmp_path_factory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("without_package")
+    cases = []
+    for name in WITHOUT_PACKAGE_NAMES:
+        model = tiny(name)
+        smaller = repack(model, PLANS["block" if name == "bert" else "uneven"](model))
+        save_pruned(smaller, root / name / "checkpoint")
+        torch.save(batch_for(model, side="left"), root / name / "batch.pt")
+        cases.append(f"{TINY[name].task.__name__}={root / name}")
+    command = [sys.executable, "-c", WITHOUT_PACKAGE, *cases]
+    done = subprocess.run(command, cwd=root, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return root, done.stderr
+
+
+@pytest.mark.parametrize("name", WITHOUT_PACKAGE_NAMES)
+@torch.no_grad()
+def test_it_loads_and_saves_where_this_package_is_absent(without_package, name: str) -> None:
+    folder = without_package[0] / name
+    batch = torch.load(folder / "batch.pt")
+    again = load_pruned(folder / "again").eval()  # the manifest of the second save holds
+    assert load_plan(folder / "again") == load_plan(folder / "checkpoint")
+    for where in ("checkpoint", "again"):
+        found = torch.load(folder / f"{where}.pt")
+        assert torch.equal(found["logits"], again(**batch).logits)
+        assert ("tokens" in found) is TINY[name].generates
+    if TINY[name].generates:
+        prompt = {key: x for key, x in batch.items() if not key.startswith("decoder_")}
+        tokens = load_pruned(folder / "checkpoint").generate(
+            **prompt, max_new_tokens=8, do_sample=False
+        )
+        assert torch.equal(found["tokens"], tokens)
+
+
+@pytest.mark.xfail(strict=True, reason="the checks of transformers' own config class read them")
+def test_loading_warns_of_no_layer_sizes(without_package) -> None:
+    assert "per-layer" not in without_package[1]
+
+
+def test_loading_warns_of_nothing_else(without_package, llama, capfd) -> None:
+    hf_logging.warning_once.cache_clear()
+    load_pruned(llama[0]).generate(torch.tensor([[5, 6]]), max_new_tokens=2)
+    lines = (without_package[1] + "".join(capfd.readouterr())).splitlines()
+    lines = [line for line in lines if "for per-layer attribute" not in line]
+    assert not [line for line in lines if "[transformers]" in line or "arning" in line]
+
+
+def test_the_base_model_loads_too(llama) -> None:
+    base = AutoModel.from_pretrained(llama[0], trust_remote_code=True)
+    assert base.layers[1].self_attn.q_proj.out_features == 8
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [{"heads": True, "neurons": True}, {"neurons": True}, {"dropped": 1}],
+    ids=["heads", "neurons", "depth"],
+)
+@pytest.mark.parametrize("name", TINY)
+def test_an_even_plan_gives_the_stock_class(name: str, kept, tmp_path: Path) -> None:
+    model = tiny(name)
+    plan = even_plan(model, **kept)
+    smaller = repack(model, plan)
+    is_plain = name in FEWER_HEADS_ARE_PLAIN or "heads" not in kept
+    assert (type(smaller) is type(model)) is is_plain
+    batch = batch_for(model)
     with torch.no_grad():
-        expected = load_pruned(saved).eval()(**padded_batch()).logits
-    assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
+        with masked(model, plan, read_model(model).wiring):
+            expected = live_logits(model, batch)
+        torch.testing.assert_close(live_logits(smaller, batch), expected)
+    save_pruned(smaller, tmp_path / "checkpoint")
+    assert load_plan(tmp_path / "checkpoint") == plan
+    if is_plain:
+        attention = TINY[name].attentions[-1]
+        stock = TINY[name].task.from_pretrained(
+            tmp_path / "checkpoint", attn_implementation=attention
+        )
+        assert type(stock) is type(model)
+        assert torch.equal(compute_logits(stock), compute_logits(smaller))
+        assert not list((tmp_path / "checkpoint").glob("*.py"))
 
 
-def test_the_base_model_loads_too(saved: Path) -> None:
-    base = AutoModel.from_pretrained(saved, trust_remote_code=True)
-    assert base.encoder.layer[1].attention.self.query.out_features == 8
-
-
-def test_the_folder_is_ordinary_and_holds_no_pickle(saved: Path) -> None:
-    names = {path.name for path in saved.iterdir()}
-    assert names == {
-        "config.json",
-        "model.safetensors",
-        "modeling_pruned.py",
-        "plan.json",
-        "manifest.json",
-    }
-    assert is_pruned(saved)
-    config = json.loads((saved / "config.json").read_text())
-    assert config["nirvana"]["layers"][1] == {"num_heads": 1, "num_neurons": 5}
-    assert "pruning" not in (saved / "modeling_pruned.py").read_text().split("import")[1]
-
-
-def test_nothing_is_overwritten(saved: Path) -> None:
-    model = make_tiny("bert")
-    with pytest.raises(NirvanaError, match="is not empty"):
-        save_pruned(model, uneven_plan(model), saved)
-
-
-def test_a_missing_checkpoint_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NirvanaError, match="Expected a pruned checkpoint"):
-        load_pruned(tmp_path)
-
-
-def test_a_corrupt_manifest_is_named(saved: Path) -> None:
-    (saved / "manifest.json").write_text("{")
-    with pytest.raises(NirvanaError, match=r"manifest\.json is corrupt"):
-        load_pruned(saved)
-
-
-def test_corruption_is_named(saved: Path) -> None:
-    weights = saved / "model.safetensors"
-    tensors = load_file(weights)
-    tensors["classifier.bias"] += 1
-    save_file(tensors, weights, metadata={"format": "pt"})
-    with pytest.raises(NirvanaError, match=r"model\.safetensors is corrupt"):
-        load_pruned(saved)
-    weights.unlink()
-    with pytest.raises(NirvanaError, match=r"lacks model\.safetensors"):
-        load_pruned(saved)
+def test_a_model_that_was_not_pruned_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NirvanaError, match=r"carries no plan: call repack\(model, plan\) first"):
+        save_pruned(make_tiny("bert"), tmp_path / "checkpoint")
+    assert not list(tmp_path.iterdir())

@@ -9,9 +9,9 @@ from tests.pruning.test_gate_registry import randomise
 from tests.pruning.tiny_models import make_tiny
 
 
-@pytest.fixture
-def registry() -> GateRegistry:
-    registry = GateRegistry.attach(make_tiny("bert"), MacCost(32))
+@pytest.fixture(params=["bert", "llama", "t5"])
+def registry(request: pytest.FixtureRequest) -> GateRegistry:
+    registry = GateRegistry.attach(make_tiny(request.param), MacCost(32))
     randomise(registry)
     return registry
 

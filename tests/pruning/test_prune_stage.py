@@ -16,22 +16,25 @@ from pruning.baseline_stage import run_baseline
 from pruning.checkpoint import load_plan, load_pruned
 from pruning.cost import MacCost, dense_cost, plan_cost
 from pruning.errors import NirvanaError
+from pruning.plan import LayerPlan
 from pruning.prune_config import FixedPenalty, PruneConfig, ScheduleConfig
-from pruning.prune_stage import run_prune
+from pruning.prune_stage import describe_layers, run_prune
 from pruning.resumable_training import COMPLETE_FILE, find_whole_checkpoint
-from pruning.structure import read_structure
+from tests.pruning.tiny_models import make_tiny, uneven_plan
+from tests.pruning.tiny_text import write_tiny_model
 
 CONFIG = PruneConfig(
     budget=0.5,
     num_epochs=4,
     batch_size=8,
-    learning_rate=1e-3,
+    learning_rate=3e-3,
     gate_learning_rate=0.3,
     save_steps=5,
     warm_start_rows=16,
     sequence_length=16,
     bf16=False,
 )
+BASELINE = BaselineConfig(num_epochs=6, learning_rate=2e-3, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def test_the_budget_is_met_within_one_unit(pruned) -> None:
     plan = load_plan(out_dir / "checkpoint")
     cost = MacCost(16)
     left = 0.5 * dense_cost(plan.dims, cost) - plan_cost(plan, cost)
-    assert 0 <= left < 8 * cost.neuron_cost(plan.dims)
+    assert 0 <= left < 8 * cost.neuron_cost(plan.dims.layers[0])
     assert result["budget"]["kept_fraction"] == plan_cost(plan, cost) / dense_cost(plan.dims, cost)
 
 
@@ -58,7 +61,11 @@ def test_the_checkpoint_is_what_the_result_says(pruned) -> None:
     out_dir, result = pruned
     model = load_pruned(out_dir / "checkpoint")
     assert sum(p.numel() for p in model.parameters()) == result["pruned"]["num_parameters"]
-    kept = [(s.num_heads, s.num_neurons) for s in read_structure(model).layers]
+    blocks = model.base_model.encoder.layer
+    kept = [
+        (block.attention.output.dense.in_features // 8, block.output.dense.in_features)
+        for block in blocks
+    ]
     said = [(len(row["kept_heads"]), row["num_kept_neurons"]) for row in result["layers"]]
     assert kept == said
     assert result["pruned"]["accuracy"] > 0.8, "the tiny task is easy"
@@ -180,10 +187,38 @@ def test_the_trainer_never_moves_the_gates(tiny_baseline, tiny_data, tmp_path) -
     assert set(learning) == {1.0}, "open gates stay open when their own step is nil"
 
 
-def test_an_unwired_type_is_refused_before_its_weights_are_asked_for(tiny_data, tmp_path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(NirvanaError, match="'gpt2' is not wired"):
-        run_baseline(str(tmp_path), tiny_data, BaselineConfig(), tmp_path / "out")
+def test_a_pruned_checkpoint_is_refused(pruned, tiny_data, tmp_path) -> None:
+    checkpoint = pruned[0] / "checkpoint"
+    message = r"Expected a dense model .* was pruned before.*nirvana prune MODEL --plan"
+    with pytest.raises(NirvanaError, match=message):
+        run_prune(checkpoint, tiny_data, CONFIG, tmp_path)
+    with pytest.raises(NirvanaError, match=message):
+        run_baseline(str(checkpoint), tiny_data, BaselineConfig(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_decoders_and_encoder_decoders_go_the_same_way(name: str, tiny_data, tmp_path) -> None:
+    source = write_tiny_model(tmp_path / "source", name)
+    run_baseline(str(source), tiny_data, BASELINE, tmp_path / "baseline")
+    result = run_prune(tmp_path / "baseline" / "checkpoint", tiny_data, CONFIG, tmp_path / "out")
+    left = 0.5 - result["budget"]["kept_fraction"]
+    assert 0 <= left * result["budget"]["dense_cost"] < result["budget"]["unit_cost"]
+    assert all(proof["max_abs_difference"] < 1e-5 for proof in result["proofs"])
+    assert result["pruned"]["accuracy"] > 0.8, "the tiny task is easy"
+
+
+def test_layers_are_described_for_every_stack() -> None:
+    model = make_tiny("t5")
+    plan = uneven_plan(model)
+    layers = (*plan.layers[:5], LayerPlan.drop_block())
+    rows = describe_layers(replace(plan, layers=layers))
+    assert [row["layer"] for row in rows] == list(range(6))
+    assert [row["stack"] for row in rows] == ["encoder"] * 3 + ["decoder"] * 3
+    assert [row["dropped"] for row in rows] == [False] * 5 + [True]
+    assert rows[-1]["attention_dropped"] and rows[-1]["mlp_dropped"]
+    assert "kept_cross_heads" not in rows[0]
+    assert rows[3]["kept_cross_heads"] == list(layers[3].kept_cross_heads)
+    assert rows[-1]["kept_cross_heads"] == [] and rows[-1]["cross_attention_dropped"]
 
 
 def test_inputs_longer_than_the_model_are_refused(tiny_model_dir, tiny_data, tmp_path) -> None:

@@ -1,84 +1,201 @@
+"""Repacked == masked, for every family: outputs, tokens, gradients, and what is refused."""
+
+import copy
+
 import pytest
 import torch
+from transformers import AutoModel, T5EncoderModel
 
-from pruning.cost import ParameterCost
 from pruning.errors import NirvanaError
-from pruning.gate_registry import GateRegistry
+from pruning.masking import masked
+from pruning.plan import LayerPlan, PruningPlan
+from pruning.prunable_model import read_model
 from pruning.repack import plan_for, repack
-from pruning.structure import read_structure
 from tests.pruning.tiny_models import (
-    TYPES,
-    dropping_plan,
+    GENERATORS,
+    PLANS,
+    TINY,
+    batch_for,
+    live_logits,
     make_tiny,
-    padded_batch,
     uneven_plan,
 )
 
-PLANS = {"uneven": uneven_plan, "dropping": dropping_plan}
+CASES = [(name, attention) for name, tiny in TINY.items() for attention in tiny.attentions]
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("make_plan", PLANS.values(), ids=PLANS.keys())
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize(("name", "attention"), CASES, ids=map("-".join, CASES))
 @torch.no_grad()
-def test_repacked_equals_masked(model_type: str, make_plan, attention: str) -> None:
-    model, batch = make_tiny(model_type, attention), padded_batch()
-    plan = make_plan(model)
-    if any(layer.kept_heads is None for layer in plan.layers):
-        # Head gates leave the output bias; a dropped attention loses it too.
-        _zero_output_bias(model, plan)
-    registry = GateRegistry.attach(model, ParameterCost())
-    registry.freeze(plan.layers)
-    masked = model(**batch).logits
-    registry.detach(model)
+def test_repacked_equals_masked(name: str, attention: str, make_plan) -> None:
+    model = make_tiny(name, attention)
+    plan, wiring = make_plan(model), read_model(model).wiring
     smaller = repack(model, plan)
-    torch.testing.assert_close(smaller(**batch).logits, masked)
-    assert not torch.allclose(model(**batch).logits, masked), "the plan changed nothing"
+    for side in ("right", "left"):
+        batch = batch_for(model, side)
+        with masked(model, plan, wiring):
+            expected = live_logits(model, batch)
+        torch.testing.assert_close(live_logits(smaller, batch), expected)
+        dense = live_logits(model, batch)
+        assert not torch.allclose(dense, expected), "the plan changed nothing"
 
 
-def _zero_output_bias(model, plan) -> None:
-    structure = read_structure(model)
-    blocks = model.base_model.get_submodule(structure.wiring.blocks)
-    for block, layer in zip(blocks, plan.layers, strict=True):
-        if layer.kept_heads is None:
-            block.get_submodule(structure.wiring.attention_output).bias.zero_()
+CACHES = [
+    (name, cache)
+    for name in GENERATORS
+    for cache in ("dynamic", "static")
+    if cache == "dynamic" or TINY[name].static_cache
+]
 
 
-@pytest.mark.parametrize("model_type", TYPES)
-def test_the_repacked_model_has_the_planned_sizes(model_type: str) -> None:
-    model = make_tiny(model_type)
-    shapes = read_structure(repack(model, dropping_plan(model))).layers
-    assert [(s.num_heads, s.num_neurons) for s in shapes] == [(0, 10), (None, 0), (1, None)]
+@pytest.mark.parametrize("make_plan", PLANS.values(), ids=PLANS.keys())
+@pytest.mark.parametrize(("name", "cache"), CACHES, ids=map("-".join, CACHES))
+@torch.no_grad()
+def test_the_same_tokens_are_generated(name: str, cache: str, make_plan) -> None:
+    """And the same logits at each step, past the sliding windows of the tiny configs.
+
+    Tokens alone would prove little: a random model tends to repeat one.
+    """
+    model = make_tiny(name)
+    plan, wiring = make_plan(model), read_model(model).wiring
+    prompt = batch_for(model, "left")
+    prompt.pop("decoder_input_ids", None)
+    settings = {"max_new_tokens": 9, "do_sample": False, "cache_implementation": cache}
+    settings |= {"return_dict_in_generate": True, "output_logits": True}
+    with masked(model, plan, wiring):
+        expected = model.generate(**prompt, **settings)
+    came = repack(model, plan).generate(**prompt, **settings)
+    assert came.sequences.tolist() == expected.sequences.tolist()
+    assert len(came.logits) == 9
+    torch.testing.assert_close(torch.stack(came.logits), torch.stack(expected.logits))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_gradients_are_those_of_the_masked_model(name: str) -> None:
+    model = make_tiny(name)
+    plan, wiring, batch = uneven_plan(model), read_model(model).wiring, batch_for(model)
+    smaller = repack(model, plan)
+    with masked(model, plan, wiring):
+        live_logits(model, batch).square().mean().backward()
+    live_logits(smaller, batch).square().mean().backward()
+    source, own = dict(model.named_parameters()), dict(smaller.named_parameters())
+    whole = [n for n, p in own.items() if n in source and p.shape == source[n].shape]
+    compared = [n for n in whole if own[n].grad is not None and source[n].grad is not None]
+    assert len(compared) > 5
+    for name in compared:
+        torch.testing.assert_close(own[name].grad, source[name].grad, rtol=1e-3, atol=1e-6)
+    assert not [n for n, p in own.items() if p.requires_grad and p.grad is None and "pool" not in n]
 
 
 def test_repack_leaves_the_dense_model_and_the_random_state_alone() -> None:
-    model, batch = make_tiny("bert"), padded_batch()
+    model, batch = make_tiny("bert"), batch_for(make_tiny("bert"))
     before, state = model(**batch).logits, torch.random.get_rng_state()
+    config = copy.deepcopy(model.config.to_dict())
     repack(model, uneven_plan(model))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(model(**batch).logits, before)
-    assert not hasattr(model.config, "nirvana")
+    assert model.config.to_dict() == config
 
 
-def test_gradients_flow_through_a_repacked_model() -> None:
-    model = make_tiny("bert")
+@pytest.mark.parametrize("name", ["bert", "llama", "t5", "bart"])
+def test_a_model_without_a_head_is_repacked_too(name: str) -> None:
+    with_head = make_tiny(name)
+    base = AutoModel.from_config(with_head.config).eval()
+    smaller = repack(base, uneven_plan(base))
+    assert type(smaller).__name__.startswith("Pruned")
+    batch = batch_for(base)
+    with torch.no_grad(), masked(base, uneven_plan(base), read_model(base).wiring):
+        expected = base(**batch).last_hidden_state
+    torch.testing.assert_close(smaller(**batch).last_hidden_state, expected)
+
+
+def test_the_encoder_of_an_encoder_decoder_is_a_model_of_its_own() -> None:
+    encoder = T5EncoderModel(make_tiny("t5").config).eval()
+    plan = uneven_plan(encoder)
+    assert [stack.name for stack in plan.dims.stacks] == ["encoder"]
+    assert repack(encoder, plan).encoder.block[1].layer[0].SelfAttention.q.out_features == 8
+
+
+def test_dtype_mode_and_device_stay() -> None:
+    model = make_tiny("llama").to(torch.bfloat16).train()
     smaller = repack(model, uneven_plan(model))
-    smaller(**padded_batch(), labels=torch.tensor([0, 1, 2])).loss.backward()
-    block = smaller.base_model.encoder.layer[1]
-    assert block.attention.self.query.weight.shape == (8, 32)
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in block.output.parameters())
+    assert smaller.training
+    assert {p.dtype for p in smaller.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ["deberta-v2", "modernbert"])
+def test_a_first_block_that_is_special_stays(name: str) -> None:
+    model = make_tiny(name)
+    whole = LayerPlan.dense(read_model(model).dims.stacks[0])
+    plan = plan_for(model, [LayerPlan.drop_block(), whole, whole])
+    with pytest.raises(NirvanaError, match=r"first block of the encoder cannot be dropped: the "):
+        repack(model, plan)
+
+
+def test_blocks_that_compute_by_their_number_stay() -> None:
+    model = make_tiny("gpt2", scale_attn_by_inverse_layer_idx=True)
+    whole = LayerPlan.dense(read_model(model).dims.stacks[0])
+    plan = plan_for(model, [whole, LayerPlan.drop_block(), whole])
+    with pytest.raises(NirvanaError, match="No block can be dropped: with scale_attn_by_inverse"):
+        repack(model, plan)
 
 
 def test_a_plan_for_another_model_is_refused() -> None:
     plan = uneven_plan(make_tiny("bert"))
-    with pytest.raises(NirvanaError, match="intermediate_size 48, the model has 64"):
+    with pytest.raises(NirvanaError, match="intermediate_size 48 of the encoder, the model has 64"):
         repack(make_tiny("bert", intermediate_size=64), plan)
     with pytest.raises(NirvanaError, match="model_type bert, the model has roberta"):
         repack(make_tiny("roberta"), plan)
+    encoder = T5EncoderModel(make_tiny("t5").config)
+    with pytest.raises(NirvanaError, match=r"stacks \['encoder', 'decoder'\], .* \['encoder'\]"):
+        repack(encoder, uneven_plan(make_tiny("t5")))
 
 
-def test_a_pruned_model_is_no_dense_model() -> None:
+@pytest.mark.parametrize("name", ["llama", "t5", "bart", "falcon-grouped", "gpt2", "bert"])
+@torch.no_grad()
+def test_plans_compose(name: str) -> None:
+    """Pruned in two steps == pruned at once by the plan that the second step gives."""
+    model, batch = make_tiny(name), batch_for(make_tiny(name))
+    halved = repack(model, _halve(model))
+    again = _halve(halved)
+    twice = repack(halved, again)
+    assert again.dims == read_model(model).dims
+    assert again.made_by == {"method": "halve", "after": {"method": "halve"}}
+    assert torch.equal(twice(**batch).logits, repack(model, again)(**batch).logits)
+    assert not torch.equal(twice(**batch).logits, halved(**batch).logits)
+
+
+def _halve(model) -> PruningPlan:
+    """Keep the later KV groups and neurons of what each layer of the model has now."""
+    layers = []
+    current = read_model(model).current
+    for layer, dims in zip(current.layers, current.dims.layers, strict=True):
+        size = dims.heads_per_group
+        groups = len(layer.kept_heads) // size
+        heads = tuple(range(groups // 2 * size, groups * size))
+        layers.append(
+            LayerPlan(
+                kept_heads=heads,
+                kept_neurons=tuple(range(layer.num_kept_neurons // 3, layer.num_kept_neurons)),
+                kept_cross_heads=heads if dims.cross_attention else None,
+            )
+        )
+    return plan_for(model, layers, method="halve")
+
+
+def test_units_that_are_gone_are_refused() -> None:
     model = make_tiny("bert")
     smaller = repack(model, uneven_plan(model))
-    with pytest.raises(NirvanaError, match="already pruned"):
-        plan_for(smaller, uneven_plan(model).layers)
+    dense = PruningPlan.dense(read_model(model).dims, "")
+    with pytest.raises(NirvanaError, match=r"Layer 0: the plan keeps head 1, the model has lost"):
+        repack(smaller, dense)
+
+
+def test_quantised_and_absent_weights_are_refused() -> None:
+    model = make_tiny("bert")
+    plan = uneven_plan(model)
+    with pytest.raises(NirvanaError, match="offloaded"):
+        repack(make_tiny("bert").to("meta"), plan)
+    model.config.quantization_config = {"quant_method": "bitsandbytes"}
+    with pytest.raises(NirvanaError, match=r"quantised: .*then quantise the pruned one"):
+        repack(model, plan)

@@ -14,13 +14,16 @@ CLASSES = {"games": "play dice cards", "mail": "send letters post", "math": "add
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def write_tiny_model(folder: Path) -> Path:
-    """Save a random 3-layer BERT without a head for these classes, and its tokenizer."""
+def write_tiny_model(folder: Path, name: str = "bert") -> Path:
+    """Save a random model without a classification head, and a tokenizer of these words."""
     words = sorted({word for words in CLASSES.values() for word in words.split()})
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *words]) + "\n")
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    make_tiny("bert", vocab_size=99).base_model.save_pretrained(folder)
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    # Encoder-decoders classify at the end-of-sequence token.
+    model = make_tiny(name, eos_token_id=tokenizer.sep_token_id)
+    model.base_model.save_pretrained(folder)
     return folder
 
 

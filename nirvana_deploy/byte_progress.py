@@ -1,0 +1,36 @@
+"""Shows how many bytes are done: a bar on a terminal, a line every tenth in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def show_bytes(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function to call with (bytes done, bytes of all); it shows them on stderr."""
+    if not sys.stderr.isatty():
+        yield _make_logger(name)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, whole: bar.update(task, completed=done, total=whole)
+
+
+def _make_logger(name: str) -> Callable[[int, int], None]:
+    said = 0
+
+    def log(done: int, whole: int) -> None:
+        nonlocal said
+        tenth = done * 10 // max(whole, 1)
+        if tenth > said:
+            said = tenth
+            sys.stderr.write(f"{name}: {done / 1e6:,.0f} of {whole / 1e6:,.0f} MB\n")
+            sys.stderr.flush()
+
+    return log
