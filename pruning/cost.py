@@ -135,7 +135,7 @@ def layer_cost(layer: LayerPlan, dims: StackDims, cost: CostModel) -> int:
     total = cost.fixed_cost(dims) + layer.num_kept_neurons * cost.neuron_cost(dims)
     total += 0 if layer.kept_neurons is None else cost.mlp_bias_cost(dims)
     attentions = (layer.kept_heads, layer.kept_cross_heads)
-    return total + sum(_attention_cost(heads, dims, cost) for heads in attentions)
+    return total + sum(attention_cost(heads, dims, cost) for heads in attentions)
 
 
 def plan_cost(plan: PruningPlan, cost: CostModel) -> int:
@@ -149,7 +149,8 @@ def dense_cost(dims: DenseDims, cost: CostModel) -> int:
     return plan_cost(PruningPlan.dense(dims, ""), cost)
 
 
-def _attention_cost(heads: tuple[int, ...] | None, dims: StackDims, cost: CostModel) -> int:
+def attention_cost(heads: tuple[int, ...] | None, dims: StackDims, cost: CostModel) -> int:
+    """Return the cost of an attention that keeps the query heads `heads`."""
     if heads is None:
         return 0
     total = cost.attention_bias_cost(dims) + len(heads) * cost.query_head_cost(dims)

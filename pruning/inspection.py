@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from pruning.cost import ParameterCost, attention_cost
 from pruning.dense_dims import StackDims
+from pruning.errors import NirvanaError
 from pruning.model_skeleton import build_skeleton, find_architecture
 from pruning.model_source import load_model, resolve_model
 from pruning.plan import LayerPlan, PruningPlan, kept_groups
 from pruning.proof import Proof, prove
-from pruning.prunable_model import PrunableModel, read_model
+from pruning.prunable_model import PrunableModel, is_whole, read_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,13 @@ def read_current_plan(source: str) -> PruningPlan:
 def prove_model(source: str, seed: int = 0) -> Proof:
     """Load a dense model in float32 and prove on it that repacking is right (see `prove`)."""
     path = resolve_model(source)
-    stock = find_architecture(build_skeleton(path).config)  # refuses before gigabytes are read
+    skeleton = build_skeleton(path)
+    if not is_whole(read_model(skeleton).current):  # before gigabytes are read
+        raise NirvanaError(
+            f"Expected a dense model to prove, {source} was pruned before. Prove the model that it "
+            "was made of: the proof tries plans of its own."
+        )
+    stock = find_architecture(skeleton.config)
     return prove(load_model(stock, path, dtype=torch.float32), seed=seed)
 
 
@@ -115,17 +123,7 @@ def _describe_layer(dims: StackDims, number: int, layer: LayerPlan) -> LayerRow:
         head_dim=dims.head_dim,
         num_cross_heads=None if layer.kept_cross_heads is None else len(layer.kept_cross_heads),
         num_neurons=None if neurons is None else len(neurons),
-        attention_parameters=_count_attention(heads, dims),
-        cross_attention_parameters=_count_attention(layer.kept_cross_heads, dims),
+        attention_parameters=attention_cost(heads, dims, ParameterCost()),
+        cross_attention_parameters=attention_cost(layer.kept_cross_heads, dims, ParameterCost()),
         mlp_parameters=0 if neurons is None else len(neurons) * per_neuron + sizes.mlp_bias,
     )
-
-
-def _count_attention(heads: tuple[int, ...] | None, dims: StackDims) -> int:
-    if heads is None:
-        return 0
-    sizes = dims.sizes
-    count = len(heads) * (sizes.query_head_weights + sizes.query_head_biases)
-    groups = len(kept_groups(heads, dims))
-    count += groups * (sizes.kv_head_weights + sizes.kv_head_biases)
-    return count + sizes.attention_bias + (sizes.attention_rest if heads else 0)

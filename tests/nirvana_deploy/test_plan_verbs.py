@@ -112,6 +112,13 @@ def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     assert [path.name for path in Path("used").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.usefixtures("llama")
+def test_a_pruned_folder_is_not_proven(capsys: pytest.CaptureFixture[str]) -> None:
+    nd.apply_plan("llama", uneven_plan(make_tiny("llama")), out="small")
+    assert main(["inspect", "small", "--prove"]) == 1
+    assert "Expected a dense model to prove, small was pruned before" in capsys.readouterr().err
+
+
 def test_an_unwired_model_is_refused_before_its_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from pruning.checkpoint import load_plan, load_pruned, save_pruned
@@ -16,6 +17,7 @@ from pruning.plan import LayerPlan, PruningPlan
 from pruning.prunable_model import read_model
 from pruning.repack import plan_for, repack
 from tests.pruning.tiny_models import PLANS, TINY, batch_for, live_logits, make_tiny
+from tests.pruning.tiny_text import write_tiny_model
 
 # Runs where none of this project's packages can be imported: loads, computes, saves again.
 WITHOUT_PACKAGE = """
@@ -33,14 +35,12 @@ for case in sys.argv[1:]:
     for where in ("checkpoint", "again"):
         load = getattr(transformers, auto).from_pretrained
         model = load(f"{folder}/{where}", trust_remote_code=True).eval()
-        found = {}
         with torch.no_grad():
-            found["logits"] = model(**batch).logits
-            if model.can_generate():
-                found["tokens"] = model.generate(**prompt, max_new_tokens=8, do_sample=False)
+            found = {"logits": model(**batch).logits}
+        if model.can_generate():
+            found["tokens"] = model.generate(**prompt, max_new_tokens=8, do_sample=False)
         torch.save(found, f"{folder}/{where}.pt")
-        if where == "checkpoint":
-            model.save_pretrained(folder + "/again")
+        model.save_pretrained(folder + "/again")
 assert not any(name.split(".")[0] == "pruning" for name in sys.modules)
 """
 WITHOUT_PACKAGE_NAMES = ("bert", "llama", "t5")
@@ -161,15 +161,37 @@ def test_loading_warns_of_nothing_else(without_package, llama, capfd) -> None:
     assert not [line for line in lines if "[transformers]" in line or "arning" in line]
 
 
-def test_the_base_model_loads_too(llama) -> None:
-    base = AutoModel.from_pretrained(llama[0], trust_remote_code=True)
-    assert base.layers[1].self_attn.q_proj.out_features == 8
+def test_big_models_come_in_shards(tmp_path: Path) -> None:
+    smaller = repack(tiny("llama"), PLANS["uneven"](tiny("llama")))
+    save_pruned(smaller, tmp_path / "checkpoint", max_shard_size="20KB")
+    index = json.loads((tmp_path / "checkpoint/model.safetensors.index.json").read_text())
+    shards = sorted(path.name for path in (tmp_path / "checkpoint").glob("*.safetensors"))
+    assert sorted(set(index["weight_map"].values())) == shards
+    assert len(shards) > 2
+    expected = compute_logits(smaller)
+    assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), expected)
+    remote = load_with_remote_code("llama", tmp_path / "checkpoint")
+    assert torch.equal(compute_logits(remote), expected)
+
+
+def test_tokenizer_and_generation_config_come_along(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "source")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "source")
+    model = make_tiny("llama")
+    model.generation_config.max_new_tokens = 7
+    smaller = repack(model, PLANS["uneven"](model))
+    save_pruned(smaller, tmp_path / "checkpoint", tokenizer)
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    assert loaded("play dice") == tokenizer("play dice")
+    remote = load_with_remote_code("llama", tmp_path / "checkpoint")
+    assert remote.generation_config.max_new_tokens == 7
+    smaller.generation_config.max_new_tokens = 8
+    assert model.generation_config.max_new_tokens == 7
+    assert "tokenizer.json" in (tmp_path / "checkpoint/manifest.json").read_text()
 
 
 @pytest.mark.parametrize(
-    "kept",
-    [{"heads": True, "neurons": True}, {"neurons": True}, {"dropped": 1}],
-    ids=["heads", "neurons", "depth"],
+    "kept", [{"heads": True, "neurons": True}, {"neurons": True}, {"dropped": 1}], ids=str
 )
 @pytest.mark.parametrize("name", TINY)
 def test_an_even_plan_gives_the_stock_class(name: str, kept, tmp_path: Path) -> None:
@@ -199,3 +221,28 @@ def test_a_model_that_was_not_pruned_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NirvanaError, match=r"carries no plan: call repack\(model, plan\) first"):
         save_pruned(make_tiny("bert"), tmp_path / "checkpoint")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("llama", torch.bfloat16),  # the rotary frequencies stay in float32
+        ("t5", torch.float16),  # transformers keeps `wo` in float32
+        ("llama", torch.float64),
+    ],
+    ids=str,
+)
+def test_each_tensor_keeps_its_type(name: str, dtype, tmp_path: Path) -> None:
+    tiny(name).save_pretrained(tmp_path / "dense")
+    model = TINY[name].task.from_pretrained(tmp_path / "dense", dtype=dtype)
+    embedding = model.get_input_embeddings().weight
+    embedding.data *= 1 + 1e-9  # digits that float32 has no room for
+    smaller = repack(model, PLANS["uneven"](model))
+    assert torch.equal(smaller.get_input_embeddings().weight, embedding)
+    save_pruned(smaller, tmp_path / "checkpoint")
+    loaded = load_pruned(tmp_path / "checkpoint", dtype=dtype)
+    for kind in ("named_parameters", "named_buffers"):
+        dense, tensors, read = (dict(getattr(m, kind)()) for m in (model, smaller, loaded))
+        for key, tensor in tensors.items():
+            assert tensor.dtype == dense[key].dtype == read[key].dtype
+            assert torch.equal(tensor, read[key])

@@ -1,16 +1,23 @@
+import errno
 import json
+import os
+import pkgutil
+import signal
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlamaConfig
+from transformers import AutoConfig, AutoModel, LlamaConfig
 
 from pruning.checkpoint import is_pruned, load_pruned, save_pruned
+from pruning.errors import NirvanaError
 from pruning.plan import PruningPlan
 from pruning.repack import repack
+from pruning.repack_checkpoint import repack_checkpoint
 from tests.pruning.test_checkpoint import compute_logits, load_with_remote_code
 from tests.pruning.tiny_models import PLANS, make_tiny
-from tests.pruning.tiny_text import write_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -20,19 +27,6 @@ def llama(tmp_path_factory) -> tuple[Path, PruningPlan]:
     folder = tmp_path_factory.mktemp("llama") / "checkpoint"
     save_pruned(repack(model, plan), folder)
     return folder, plan
-
-
-def test_big_models_come_in_shards(tmp_path: Path) -> None:
-    smaller = repack(make_tiny("llama"), PLANS["uneven"](make_tiny("llama")))
-    save_pruned(smaller, tmp_path / "checkpoint", max_shard_size="20KB")
-    index = json.loads((tmp_path / "checkpoint/model.safetensors.index.json").read_text())
-    shards = sorted(path.name for path in (tmp_path / "checkpoint").glob("*.safetensors"))
-    assert sorted(set(index["weight_map"].values())) == shards
-    assert len(shards) > 2
-    expected = compute_logits(smaller)
-    assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), expected)
-    remote = load_with_remote_code("llama", tmp_path / "checkpoint")
-    assert torch.equal(compute_logits(remote), expected)
 
 
 def test_the_folder_is_ordinary_and_holds_no_pickle(llama) -> None:
@@ -47,9 +41,11 @@ def test_the_folder_is_ordinary_and_holds_no_pickle(llama) -> None:
     assert PruningPlan.load(folder / "plan.json") == plan
     code = (folder / "modeling_pruned.py").read_text()
     assert "from pruning" not in code and "import pruning" not in code
+    base = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert base.layers[1].self_attn.q_proj.out_features == 8
 
 
-def test_the_config_carries_the_layer_sizes(llama) -> None:
+def test_the_config_carries_the_layer_sizes(llama, tmp_path: Path) -> None:
     folder, plan = llama
     written = json.loads((folder / "config.json").read_text())["per_layer_config"]
     assert written["1"]["num_key_value_heads"] == 1
@@ -60,12 +56,9 @@ def test_the_config_carries_the_layer_sizes(llama) -> None:
         assert sizes.num_key_value_heads == len(groups)
         assert sizes.intermediate_size == len(layer.kept_neurons)
     assert "per_layer_config" not in load_pruned(folder).config.to_dict()
-
-
-def test_the_config_carries_what_a_layer_skips(tmp_path: Path) -> None:
     model = make_tiny("llama")
-    save_pruned(repack(model, PLANS["dropping"](model)), tmp_path / "checkpoint")
-    sizes = AutoConfig.from_pretrained(tmp_path / "checkpoint").per_layer_config
+    save_pruned(repack(model, PLANS["dropping"](model)), tmp_path / "dropping")
+    sizes = AutoConfig.from_pretrained(tmp_path / "dropping").per_layer_config
     assert [layer.skip for layer in sizes] == [["attention"], ["attention", "mlp"], ["mlp"]]
 
 
@@ -89,19 +82,169 @@ def refuse_layer_sizes(values):
     raise ValueError(f"5 heads do not divide {values['hidden_size']}")
 
 
-def test_tokenizer_and_generation_config_come_along(tmp_path: Path) -> None:
-    write_tiny_model(tmp_path / "source")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "source")
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory):
+    """Both ways to write a checkpoint, of the same model and plan."""
     model = make_tiny("llama")
-    model.generation_config.max_new_tokens = 7
+    plan = PLANS["block"](model)
+    source = tmp_path_factory.mktemp("source") / "llama"
+    model.save_pretrained(source, max_shard_size="20KB")
+    return {
+        "save_pruned": partial(save_pruned, repack(model, plan), max_shard_size="20KB"),
+        "repack_checkpoint": partial(repack_checkpoint, source, plan),
+    }
+
+
+@pytest.fixture(params=["save_pruned", "repack_checkpoint"])
+def writer(request, writers):
+    return request.param, writers[request.param]
+
+
+# What a writer calls on its way, and the how manieth call ends it: instead of it, or after it.
+POINTS = {
+    "config": ("transformers.PreTrainedConfig.save_pretrained", 1, "instead"),
+    "weights": ("", 3, "instead"),
+    "plan": ("pruning.plan.PruningPlan.save", 1, "after"),
+    "manifest": ("pruning.modeling_pruned.write_manifest", 1, "instead"),
+    "before the moves": ("pathlib.Path.rename", 1, "instead"),
+    "between the moves": ("pathlib.Path.rename", 1, "after"),
+}
+WEIGHTS = {
+    "save_pruned": "transformers.modeling_utils.safe_save_file",  # a shard
+    "repack_checkpoint": "pruning.tensor_cutter.Fate.apply",  # a tensor
+}
+
+
+def end_at(monkeypatch, writer: str, point: str, end) -> None:
+    """Make `writer` end at a point, where it calls `end`."""
+    target, call, when = POINTS[point]
+    target = target or WEIGHTS[writer]
+    original, calls = pkgutil.resolve_name(target), []
+
+    def ending(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call and when == "instead":
+            end()
+        result = original(*args, **kwargs)
+        if len(calls) == call:
+            end()
+        return result
+
+    monkeypatch.setattr(target, ending)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def fill():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> torch.Tensor:
+    """Save a checkpoint of another model, and return what it computes."""
+    model = make_tiny("bert")
     smaller = repack(model, PLANS["uneven"](model))
-    save_pruned(smaller, tmp_path / "checkpoint", tokenizer)
-    loaded = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
-    assert loaded("play dice") == tokenizer("play dice")
-    remote = load_with_remote_code("llama", tmp_path / "checkpoint")
-    assert remote.generation_config.max_new_tokens == 7
-    smaller.generation_config.max_new_tokens = 8
-    assert model.generation_config.max_new_tokens == 7
-    assert (
-        "tokenizer.json" in json.loads((tmp_path / "checkpoint/manifest.json").read_text())["files"]
-    )
+    save_pruned(smaller, tmp_path / "checkpoint")
+    return compute_logits(smaller)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_an_interruption_leaves_the_old_checkpoint(point, writer, old, tmp_path, monkeypatch):
+    name, write = writer
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        end_at(patch, name, point, interrupt)
+        write(tmp_path / "checkpoint", replace=True)
+    assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), old)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("point", ["config", "weights", "plan", "manifest", "before the moves"])
+def test_an_interruption_leaves_nothing_new(point, writer, tmp_path, monkeypatch) -> None:
+    name, write = writer
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        end_at(patch, name, point, interrupt)
+        write(tmp_path / "checkpoint")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_process_leaves_the_old_checkpoint(point, writer, old, tmp_path, monkeypatch):
+    name, write = writer
+    with monkeypatch.context() as patch:
+        end_at(patch, name, point, kill)
+        arguments = {"args": (tmp_path / "checkpoint",), "kwargs": {"replace": True}}
+        process = get_context("fork").Process(target=write, **arguments)
+        process.start()
+        process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    (half_written,) = tmp_path.glob(".checkpoint.*.partial")
+    is_whole = "moves" in point or (name, point) == ("save_pruned", "plan")
+    assert is_pruned(half_written) is is_whole
+    if point != "between the moves":
+        assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), old)
+    with pytest.raises(NirvanaError, match="checkpoint is not empty"):  # put back by now
+        write(tmp_path / "checkpoint")
+    assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), old)
+    write(tmp_path / "checkpoint", replace=True)
+    assert load_pruned(tmp_path / "checkpoint").config.model_type == "llama"
+    assert not (tmp_path / ".checkpoint.replaced").exists()
+
+
+def test_save_pretrained_cut_short_never_looks_whole(old, tmp_path, monkeypatch) -> None:
+    smaller = repack(make_tiny("bert"), PLANS["dropping"](make_tiny("bert")))
+    for folder in ("checkpoint", "new"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            end_at(patch, "save_pruned", "manifest", interrupt)
+            smaller.save_pretrained(tmp_path / folder)
+    with pytest.raises(NirvanaError, match=r"checkpoint/config\.json is corrupt: it differs from"):
+        load_pruned(tmp_path / "checkpoint")
+    with pytest.raises(NirvanaError, match="Expected a pruned checkpoint in"):
+        load_pruned(tmp_path / "new")
+
+
+def test_a_used_folder_is_refused(writer, old, tmp_path) -> None:
+    _, write = writer
+    with pytest.raises(NirvanaError, match=r"checkpoint is not empty\. Choose a new folder"):
+        write(tmp_path / "checkpoint")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/thesis.txt").write_text("years of work")
+    for used in ("notes", "notes/thesis.txt"):
+        with pytest.raises(NirvanaError, match="holds no checkpoint that could be replaced"):
+            write(tmp_path / used, replace=True)
+    assert (tmp_path / "notes/thesis.txt").read_text() == "years of work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "notes"]
+
+
+def test_a_checkpoint_is_replaced_also_behind_a_link(writer, old, tmp_path) -> None:
+    _, write = writer
+    (tmp_path / "link").symlink_to(tmp_path / "checkpoint")
+    write(tmp_path / "link", replace=True)
+    assert load_pruned(tmp_path / "checkpoint").config.model_type == "llama"
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty")
+    load_pruned(tmp_path / "empty")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint", "empty", "link"]
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("parent", ["/proc/nirvana", "/sys/nirvana", "/dev/null"])
+def test_a_folder_that_cannot_be_written_is_named(parent: str, writer) -> None:
+    with pytest.raises(NirvanaError, match=f"Cannot write in {parent}: .* Choose a folder that"):
+        writer[1](f"{parent}/checkpoint")
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(writer, old, tmp_path, monkeypatch) -> None:
+    name, write = writer
+    with monkeypatch.context() as patch:
+        end_at(patch, name, "weights", fill)
+        with pytest.raises(NirvanaError, match=r"to the end: .*No space left on device.*as it was"):
+            write(tmp_path / "checkpoint", replace=True)
+    assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), old)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
