@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pruning.wiring import AttentionWiring, ConfigKeys, MlpWiring, Projection, StackWiring, Wiring
-
-_SEPARATE_QKV = (
-    Projection(path="self_attn.q_proj", parts=("query",)),
-    Projection(path="self_attn.k_proj", parts=("kv",)),
-    Projection(path="self_attn.v_proj", parts=("kv",)),
+from pruning.wiring import (
+    AttentionWiring,
+    ConfigKeys,
+    MlpWiring,
+    Projection,
+    StackWiring,
+    Wiring,
+    separate_qkv,
 )
+
+_SEPARATE_QKV = separate_qkv("self_attn", "q_proj", "k_proj", "v_proj")
 
 _LLAMA = Wiring(
     model_type="llama",

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pruning.wiring import AttentionWiring, ConfigKeys, MlpWiring, Projection, StackWiring, Wiring
+from pruning.wiring import (
+    AttentionWiring,
+    ConfigKeys,
+    MlpWiring,
+    Projection,
+    StackWiring,
+    Wiring,
+    separate_qkv,
+)
 
 
 def _t5_attention(core: str) -> AttentionWiring:
     return AttentionWiring(
         core=core,
-        inputs=(
-            Projection(path=f"{core}.q", parts=("query",)),
-            Projection(path=f"{core}.k", parts=("kv",)),
-            Projection(path=f"{core}.v", parts=("kv",)),
-        ),
+        inputs=separate_qkv(core, "q", "k", "v"),
         output=f"{core}.o",
         head_dim="key_value_proj_dim",
         counts=(("n_heads", "heads"), ("inner_dim", "width")),
@@ -63,11 +67,7 @@ _T5 = Wiring(
 def _bart_attention(core: str) -> AttentionWiring:
     return AttentionWiring(
         core=core,
-        inputs=(
-            Projection(path=f"{core}.q_proj", parts=("query",)),
-            Projection(path=f"{core}.k_proj", parts=("kv",)),
-            Projection(path=f"{core}.v_proj", parts=("kv",)),
-        ),
+        inputs=separate_qkv(core, "q_proj", "k_proj", "v_proj"),
         output=f"{core}.out_proj",
         head_dim="head_dim",
         counts=(("num_heads", "heads"),),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pruning.wiring import AttentionWiring, ConfigKeys, MlpWiring, Projection, StackWiring, Wiring
+from pruning.wiring import (
+    AttentionWiring,
+    ConfigKeys,
+    MlpWiring,
+    Projection,
+    StackWiring,
+    Wiring,
+    separate_qkv,
+)
 
 _BERT = Wiring(
     model_type="bert",
@@ -14,11 +22,7 @@ _BERT = Wiring(
             blocks="encoder.layer",
             attention=AttentionWiring(
                 core="attention.self",
-                inputs=(
-                    Projection(path="attention.self.query", parts=("query",)),
-                    Projection(path="attention.self.key", parts=("kv",)),
-                    Projection(path="attention.self.value", parts=("kv",)),
-                ),
+                inputs=separate_qkv("attention.self", "query", "key", "value"),
                 output="attention.output.dense",
                 head_dim="attention_head_size",
                 counts=(("num_attention_heads", "heads"), ("all_head_size", "width")),
@@ -39,11 +43,7 @@ _DISTILBERT = Wiring(
             blocks="transformer.layer",
             attention=AttentionWiring(
                 core="attention",
-                inputs=(
-                    Projection(path="attention.q_lin", parts=("query",)),
-                    Projection(path="attention.k_lin", parts=("kv",)),
-                    Projection(path="attention.v_lin", parts=("kv",)),
-                ),
+                inputs=separate_qkv("attention", "q_lin", "k_lin", "v_lin"),
                 output="attention.out_lin",
                 head_dim="attention_head_size",
                 counts=(("n_heads", "heads"),),
@@ -67,9 +67,7 @@ _DEBERTA = Wiring(
             attention=AttentionWiring(
                 core="attention.self",
                 inputs=(
-                    Projection(path="attention.self.query_proj", parts=("query",)),
-                    Projection(path="attention.self.key_proj", parts=("kv",)),
-                    Projection(path="attention.self.value_proj", parts=("kv",)),
+                    *separate_qkv("attention.self", "query_proj", "key_proj", "value_proj"),
                     Projection(path="attention.self.pos_key_proj", parts=("query",), optional=True),
                     Projection(
                         path="attention.self.pos_query_proj", parts=("query",), optional=True
@@ -118,11 +116,7 @@ _VIT = Wiring(
             blocks="layers",
             attention=AttentionWiring(
                 core="attention",
-                inputs=(
-                    Projection(path="attention.q_proj", parts=("query",)),
-                    Projection(path="attention.k_proj", parts=("kv",)),
-                    Projection(path="attention.v_proj", parts=("kv",)),
-                ),
+                inputs=separate_qkv("attention", "q_proj", "k_proj", "v_proj"),
                 output="attention.o_proj",
                 head_dim="head_dim",
                 counts=(("num_attention_heads", "heads"),),

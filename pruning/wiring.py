@@ -32,6 +32,15 @@ class Projection:
     optional: bool = False
 
 
+def separate_qkv(core: str, query: str, key: str, value: str) -> tuple[Projection, ...]:
+    """Return the projections of an attention that has three, by their names in its core."""
+    return (
+        Projection(path=f"{core}.{query}", parts=("query",)),
+        Projection(path=f"{core}.{key}", parts=("kv",)),
+        Projection(path=f"{core}.{value}", parts=("kv",)),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionWiring:
     """Say where one attention lives.
