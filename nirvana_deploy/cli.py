@@ -6,14 +6,17 @@ Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 int
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
+from typing import Any
 
-from pruning.errors import NirvanaError
+from pruning.errors import NirvanaError, NirvanaWarning
 
 _DESCRIPTION = (
     "From a Hugging Face Transformer and a budget to a smaller model in a server folder. "
@@ -27,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():  # a bar that is redrawn is noise in a log
         os.environ.setdefault("TQDM_DISABLE", "1")
     try:
-        code = _run(arguments)
+        with _plain_warnings():
+            code = _run(arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -101,6 +105,22 @@ def _refuse_unknown(
     nearest = get_close_matches(word.split("=", 1)[0], flags, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]}?" if nearest else f"; `{child.prog} --help` lists all."
     child.error(f"unknown argument {word}{hint}")
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show our own warnings as one line, and every other as Python does."""
+    with warnings.catch_warnings():
+        original = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, NirvanaWarning):
+                _complain(f"warning: {message}")
+            else:
+                original(message, category, *place)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _complain(message: str) -> None:

@@ -14,7 +14,7 @@ from pruning.checkpoint_files import check_files, is_pruned, keep_files, load_pl
 from pruning.checkpoint_folder import write_checkpoint_folder
 from pruning.errors import NirvanaError
 from pruning.model_source import load_model, quiet_transformers
-from pruning.prunable_model import PLAN_FILE, read_plan
+from pruning.prunable_model import PLAN_FILE, read_plan, refuse_adapters
 
 __all__ = ["is_pruned", "load_plan", "load_pruned", "save_pruned"]
 
@@ -34,8 +34,10 @@ def save_pruned(
     beyond `max_shard_size` go into several files.
 
     Raises:
-        NirvanaError: the model was not pruned, or the folder cannot be written.
+        NirvanaError: the model was not pruned, has adapters that were not merged, or the folder
+            cannot be written.
     """
+    refuse_adapters(model)
     plan = read_plan(model)
     if plan is None:
         raise NirvanaError(

@@ -114,7 +114,7 @@ def _open(file: Path) -> Any:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise NirvanaError(
-            f"{file} is corrupt or cut short: {str(error).splitlines()[0]} {_AGAIN}"
+            f"{file} is corrupt or cut short: {str(error).splitlines()[0]}. {_AGAIN}"
         ) from error
 
 
@@ -177,7 +177,8 @@ def check_against_model(
 ) -> list[str]:
     """Hold what is stored (shapes by the model's names) against a model that its config makes.
 
-    Returns the extra tensors outside the blocks, which the model does not use. `blocks` are the
+    Returns the extra tensors outside the blocks, which the model does not use. `stored` is without
+    what transformers itself ignores (see `list_ignored`); `blocks` are the
     prefixes of the lists of blocks.
 
     Raises:
@@ -198,7 +199,6 @@ def check_against_model(
             f"{_show(missing)}. {_AGAIN}"
         )
     extra = sorted(set(stored) - set(expected))
-    extra = [name for name in extra if not _is_ignored(model, name)]
     inside = [name for name in extra if any(name.startswith(prefix) for prefix in blocks)]
     if inside:
         raise NirvanaError(
@@ -220,10 +220,12 @@ def _list_optional(
     return set(tied) | held | skipped
 
 
-def _is_ignored(model: PreTrainedModel, name: str) -> bool:
-    patterns = [*(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())]
+def list_ignored(model: PreTrainedModel, stored: Iterable[str]) -> set[str]:
+    """Return the stored tensors that are no part of the model any more: buffers of old versions."""
+    patterns = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     patterns += [r"rotary_emb\.inv_freq$", r"position_ids$"]  # as transformers does
-    return any(re.search(pattern, name) for pattern in patterns)
+    extra = set(stored) - set(model.state_dict())
+    return {name for name in extra if any(re.search(pattern, name) for pattern in patterns)}
 
 
 def _show(names: list[str]) -> str:

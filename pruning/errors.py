@@ -5,6 +5,10 @@ class NirvanaError(Exception):
     """A failure whose message is enough for the user; the CLI prints it without a traceback."""
 
 
+class NirvanaWarning(UserWarning):
+    """Something that the user should know; the CLI prints the message alone."""
+
+
 class MissingExtraError(NirvanaError):
     """An optional part is not installed; the message says which `pip install` brings it."""
 

@@ -15,7 +15,8 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from pruning.errors import NirvanaError
+from pruning.checkpoint_source import INDEX_FILE, SINGLE_FILE, list_tensors
+from pruning.errors import NirvanaError, NirvanaWarning
 
 PYPI_PREFIX = "pypi:"
 
@@ -72,14 +73,21 @@ def load_stock_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
 def load_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
     """Load a model as `load_stock_model` does, and hold its weights against its config.
 
-    A task head may be missing: a fresh one is made. NaN weights are warned of.
+    A task head may be missing: a fresh one is made. So it is, with `ignore_mismatched_sizes`, for
+    a head of another size. NaN weights are warned of.
 
     Raises:
-        NirvanaError: besides, where the rest of the model lacks a tensor, or the blocks have more
-            than the config asks for.
+        NirvanaError: besides, where a file of weights is missing, corrupt or not what the index
+            says, the rest of the model lacks a tensor or has one of another size, or the blocks
+            have more than the config asks for.
     """
-    model, info = load_stock_model(auto_class, source, output_loading_info=True, **kwargs)
-    _check_loading(model, info, source)
+    path = Path(resolve_model(source))
+    if (path / SINGLE_FILE).is_file() or (path / INDEX_FILE).is_file():
+        list_tensors(path)
+    replaces_head = kwargs.pop("ignore_mismatched_sizes", False)
+    asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # told below, in words
+    model, info = load_stock_model(auto_class, source, **asked, **kwargs)
+    _check_loading(model, info, source, replaces_head)
     warn_of_nan(model.named_parameters(), source)
     return model
 
@@ -91,6 +99,7 @@ def warn_of_nan(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> lis
         warnings.warn(
             f"{source}: {len(names)} tensors hold NaN or infinity, the first is {names[0]}. "
             "What is computed from them is worthless.",
+            NirvanaWarning,
             stacklevel=2,
         )
     return names
@@ -104,14 +113,23 @@ def has_nan(tensor: torch.Tensor) -> bool:
     return not bool(torch.isfinite(least) & torch.isfinite(most))
 
 
-def _check_loading(model: PreTrainedModel, info: dict[str, Any], source: str) -> None:
+def _check_loading(
+    model: PreTrainedModel, info: dict[str, Any], source: str, replaces_head: bool
+) -> None:
     prefix = f"{model.base_model_prefix}."
     has_head = hasattr(model, model.base_model_prefix)
-    missing = [
-        name
-        for name in sorted(info["missing_keys"])
-        if (name.startswith(prefix) or not has_head) and "pooler" not in name
-    ]
+
+    def is_in_body(name: str) -> bool:
+        return name.startswith(prefix) or not has_head
+
+    for name, stored, made in sorted(info["mismatched_keys"]):
+        if is_in_body(name) or not replaces_head:
+            raise NirvanaError(
+                f"The config of {source} makes {name} {list(made)}, the weights have "
+                f"{list(stored)}: they are of different models. Put the config beside the weights "
+                "it belongs to."
+            )
+    missing = [n for n in sorted(info["missing_keys"]) if is_in_body(n) and "pooler" not in n]
     if missing:
         raise NirvanaError(
             f"The weights of {source} lack {len(missing)} tensors that its config asks for, the "
@@ -127,8 +145,8 @@ def _check_loading(model: PreTrainedModel, info: dict[str, Any], source: str) ->
     if extra:
         raise NirvanaError(
             f"The weights of {source} hold {len(extra)} tensors more than its config asks for, the "
-            f"first is {extra[0]}. They are of different models: put the config beside the weights "
-            "it belongs to."
+            f"first is {extra[0]}. They are of different models (put the config beside the weights "
+            "it belongs to), or adapters were not merged."
         )
 
 

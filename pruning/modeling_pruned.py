@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import transformers
 from torch import nn
+from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 # B batch, S sequence, H heads, D hidden size.
@@ -289,9 +290,9 @@ class PrunedMixin:
         """Load as any model; keep what goes with it for the next save."""
         loaded = super().from_pretrained(name, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        plan = Path(str(name)) / "plan.json"
-        if plan.is_file():
-            model.nirvana_files = {**model.nirvana_files, "plan.json": plan.read_text()}
+        plan = _find_file(name, "plan.json", kwargs)
+        if plan is not None:
+            model.nirvana_files = {**model.nirvana_files, "plan.json": Path(plan).read_text()}
         return loaded
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -307,6 +308,22 @@ class PrunedMixin:
 
     def _get_static_cache_init_shape(self):
         return None  # layers differ: each allocates its cache when it sees its first keys
+
+
+def _find_file(name, file, kwargs):
+    """Return the path of a checkpoint's file, in a folder or from the hub; None without one."""
+    of_hub = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+    asked = {key: kwargs[key] for key in of_hub if kwargs.get(key) is not None}
+    try:
+        return cached_file(
+            str(name),
+            file,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **asked,
+        )
+    except OSError:
+        return None
 
 
 def carry_layer_sizes(config):

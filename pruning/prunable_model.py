@@ -52,6 +52,7 @@ def read_model(model: PreTrainedModel, wiring: Wiring | None = None) -> Prunable
     Raises:
         NirvanaError: its type cannot be pruned, or its modules are not as its type's.
     """
+    refuse_adapters(model)
     current = read_plan(model)
     described = getattr(model.config, "nirvana", None)
     if described is not None:
@@ -126,6 +127,16 @@ def refuse_absent_weights(model: PreTrainedModel) -> None:
         raise NirvanaError(
             f"The model is spread over {sorted(devices)}. Load it on one device, or prune its "
             "folder from disk to disk with repack_checkpoint or `nirvana prune FOLDER --plan FILE`."
+        )
+
+
+def refuse_adapters(model: Any) -> None:
+    """Raise NirvanaError for a model with adapters (LoRA and the like) that were not merged."""
+    wrapped = any(".base_layer." in name for name, _ in model.named_parameters())
+    if wrapped or not isinstance(model, PreTrainedModel):
+        raise NirvanaError(
+            "The model has adapters, which are neither pruned nor saved with it. "
+            "Merge them first: model = model.merge_and_unload()."
         )
 
 

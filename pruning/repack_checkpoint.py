@@ -27,6 +27,7 @@ from pruning.checkpoint_source import (
     SINGLE_FILE,
     StoredTensor,
     check_against_model,
+    list_ignored,
     list_tensors,
     name_as_in_model,
     name_as_saved,
@@ -147,6 +148,8 @@ def _prepare(folder: Path, plan: PruningPlan) -> _Job:
     check_within(plan, source.current)
     stored = list_tensors(folder)
     names = name_as_in_model(model, [tensor.name for tensor in stored])
+    ignored = list_ignored(model, names.values())
+    stored = [tensor for tensor in stored if names[tensor.name] not in ignored]
     refuse_packed(model, {names[tensor.name]: tensor.dtype for tensor in stored})
     shapes = {names[tensor.name]: tensor.shape for tensor in stored}
     blocks = [f"{source.prefix}{stack.blocks}." for stack in source.wiring.stacks]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import nirvana_deploy as nd
@@ -126,3 +127,19 @@ def test_an_unwired_model_is_refused_before_its_weights(
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["inspect", str(tmp_path)]) == 1
     assert "'mixtral' cannot be pruned: mixture-of-experts" in capsys.readouterr().err
+
+
+def test_nan_weights_are_warned_of_in_one_line(
+    llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = load_file(llama / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, llama / "model.safetensors", metadata={"format": "pt"})
+    assert main(["inspect", "llama", "--prove"]) == 1
+    captured = capsys.readouterr()
+    warning = "warning: llama: 1 tensors hold NaN or infinity, the first is model.layers.1.mlp.up"
+    assert [line for line in captured.err.splitlines() if line.startswith(warning)]
+    assert "the model itself gives NaN" in captured.out
+    uneven_plan(make_tiny("llama")).save(Path("mine.json"))
+    assert main(["prune", "llama", "--plan", "mine.json", "--out", "small"]) == 0
+    assert "WARNING: NaN or infinity in" in capsys.readouterr().out

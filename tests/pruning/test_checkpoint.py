@@ -148,12 +148,7 @@ def test_it_loads_and_saves_where_this_package_is_absent(without_package, name: 
         assert torch.equal(found["tokens"], tokens)
 
 
-@pytest.mark.xfail(strict=True, reason="the checks of transformers' own config class read them")
-def test_loading_warns_of_no_layer_sizes(without_package) -> None:
-    assert "per-layer" not in without_package[1]
-
-
-def test_loading_warns_of_nothing_else(without_package, llama, capfd) -> None:
+def test_loading_warns_of_nothing_but_the_layer_sizes(without_package, llama, capfd) -> None:
     hf_logging.warning_once.cache_clear()
     load_pruned(llama[0]).generate(torch.tensor([[5, 6]]), max_new_tokens=2)
     lines = (without_package[1] + "".join(capfd.readouterr())).splitlines()
