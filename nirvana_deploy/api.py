@@ -105,11 +105,13 @@ def apply_plan(
     plan: PruningPlan | Path | str,
     *,
     out: Path | str,
+    replace: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> RepackResult:
     """Cut a plan into a checkpoint, dense or pruned before, from disk to disk, into `out`.
 
-    Only one tensor at a time is in memory. `progress` gets the bytes read so far, and of all.
+    Only one tensor at a time is in memory. With `replace`, a checkpoint that is in `out` gives way
+    to the new one when that is whole. `progress` gets the bytes read so far, and of all.
 
     Raises:
         NirvanaError: the plan does not fit the model, naming layer and number; the weights are
@@ -119,9 +121,10 @@ def apply_plan(
     from pruning.repack_checkpoint import repack_checkpoint
 
     given = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
-    refuse_used_folder(Path(out))
+    if not replace:
+        refuse_used_folder(Path(out))
     with explain_full_disk("prune", Path(out), ()):
-        return repack_checkpoint(str(model), given, out, progress=progress)
+        return repack_checkpoint(str(model), given, out, replace=replace, progress=progress)
 
 
 def export(
@@ -214,12 +217,20 @@ def prove(model: PreTrainedModel, *, seed: int = 0) -> Proof:
 
 
 def save_pruned(
-    model: PreTrainedModel, out: Path | str, tokenizer: Any = None, *, replace: bool = False
+    model: PreTrainedModel,
+    out: Path | str,
+    tokenizer: Any = None,
+    *,
+    max_shard_size: int | str = "5GB",
+    replace: bool = False,
 ) -> None:
-    """Write a repacked model, and what goes with it, to the folder `out` when it is whole."""
+    """Write a repacked model, and what goes with it, to the folder `out` when it is whole.
+
+    With `replace`, a checkpoint that is there gives way to the new one when that is whole.
+    """
     from pruning import checkpoint
 
-    checkpoint.save_pruned(model, out, tokenizer, replace=replace)
+    checkpoint.save_pruned(model, out, tokenizer, max_shard_size=max_shard_size, replace=replace)
 
 
 def load(folder: Path | str, **kwargs: Any) -> PreTrainedModel:

@@ -22,6 +22,10 @@ def show_bytes(name: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, whole: bar.update(task, completed=done, total=whole)
 
 
+def _show(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.0f} MB" if size_bytes >= 10e6 else f"{size_bytes / 1e3:,.0f} kB"
+
+
 def _make_logger(name: str) -> Callable[[int, int], None]:
     said = 0
 
@@ -30,7 +34,7 @@ def _make_logger(name: str) -> Callable[[int, int], None]:
         tenth = done * 10 // max(whole, 1)
         if tenth > said:
             said = tenth
-            sys.stderr.write(f"{name}: {done / 1e6:,.0f} of {whole / 1e6:,.0f} MB\n")
+            sys.stderr.write(f"{name}: {_show(done)} of {_show(whole)}\n")
             sys.stderr.flush()
 
     return log

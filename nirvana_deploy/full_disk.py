@@ -49,14 +49,19 @@ def is_full_disk(error: BaseException, folder: Path) -> bool:
         if any(text in str(cause).lower() for text in _TEXTS):
             return True
         cause = cause.__cause__ or cause.__context__
-    return measure_free_bytes(folder) < _NOTHING_LEFT_BYTES
+    usage = shutil.disk_usage(_find_existing(folder))
+    return usage.total > 0 and usage.free < _NOTHING_LEFT_BYTES  # /proc has no bytes at all
 
 
 def measure_free_bytes(folder: Path) -> int:
     """Return the free space of the disk that holds `folder`, or its nearest parent that exists."""
+    return shutil.disk_usage(_find_existing(folder)).free
+
+
+def _find_existing(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def _describe(error: Exception, stage: str, folder: Path, finished: Sequence[str]) -> str:

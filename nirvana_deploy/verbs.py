@@ -24,6 +24,7 @@ from profiles.profile_config import ProfileConfig
 from pruning.baseline_config import BaselineConfig
 from pruning.data_config import DataConfig
 from pruning.errors import NirvanaError
+from pruning.plan import PruningPlan
 from pruning.prune_config import PruneConfig
 
 
@@ -198,8 +199,7 @@ def _inspect(args: argparse.Namespace) -> int:
     if not args.json:
         print_structure(args.model, structure)
     if args.write_plan is not None:
-        args.write_plan.parent.mkdir(parents=True, exist_ok=True)
-        read_current_plan(args.model).save(args.write_plan)
+        _write_plan(read_current_plan(args.model), args.write_plan)
     proof = prove_model(args.model) if args.prove else None
     if args.json:
         proven = {} if proof is None else {"proof": proof.to_json()}
@@ -207,6 +207,16 @@ def _inspect(args: argparse.Namespace) -> int:
     elif proof is not None:
         print_proof(proof)
     return 0 if proof is None or proof.holds else 1
+
+
+def _write_plan(plan: PruningPlan, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plan.save(path)
+    except OSError as error:
+        raise NirvanaError(
+            f"Cannot write the plan to {path}: {error.strerror}. Choose a file that can be written."
+        ) from error
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +14,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from pruning.errors import NirvanaError
+
+_SUFFIX = ".partial"
 
 
 @contextlib.contextmanager
@@ -28,10 +33,12 @@ def write_checkpoint_folder(out_dir: Path, *, replace: bool = False) -> Iterator
         out_dir = out_dir.resolve()
         _finish_replacing(out_dir)
         _check_unused(out_dir, replace)
+        _remove_leftovers(out_dir)
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(
-            tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".partial", dir=out_dir.parent)
+            tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=_SUFFIX, dir=out_dir.parent)
         )
+        lock = _lock(aside)
     except OSError as error:
         raise NirvanaError(
             f"Cannot write in {out_dir.parent}: {error.strerror}. Choose a folder that can be "
@@ -47,6 +54,8 @@ def write_checkpoint_folder(out_dir: Path, *, replace: bool = False) -> Iterator
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def _check_unused(out_dir: Path, replace: bool) -> None:
@@ -61,8 +70,11 @@ def _check_unused(out_dir: Path, replace: bool) -> None:
 
 
 def _put_in_place(aside: Path, out_dir: Path) -> None:
+    """Move the new folder to its place; where the old one was, that is left at `aside`."""
     if not out_dir.exists():
         aside.rename(out_dir)
+        return
+    if _exchange(aside, out_dir):
         return
     old = _name_replaced(out_dir)
     try:
@@ -70,6 +82,35 @@ def _put_in_place(aside: Path, out_dir: Path) -> None:
         aside.rename(out_dir)
     finally:
         _finish_replacing(out_dir)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, and tell whether this system can (Linux: renameat2)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder for as long as this process lives; None where another one has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_leftovers(out_dir: Path) -> None:
+    """Delete what killed processes left of this checkpoint; one that is being written is locked."""
+    for leftover in out_dir.parent.glob(f".{out_dir.name}.*{_SUFFIX}"):
+        lock = _lock(leftover)
+        if lock is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
+            os.close(lock)
 
 
 def _finish_replacing(out_dir: Path) -> None:

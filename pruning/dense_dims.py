@@ -96,9 +96,9 @@ def require_keys(data: Any, expected: set[str], what: str) -> None:
         raise NirvanaError(f"{what} should be a JSON object, got {type(data).__name__}.")
     missing, unknown = expected - set(data), set(data) - expected
     if missing or unknown:
-        raise NirvanaError(
-            f"{what} lacks {sorted(missing) or 'nothing'} and has unknown {sorted(unknown)}."
-        )
+        found = [f"lacks {sorted(missing)}"] if missing else []
+        found += [f"has unknown {sorted(unknown)}"] if unknown else []
+        raise NirvanaError(f"{what} {' and '.join(found)}.")
 
 
 def require_list(data: Any, what: str) -> None:

@@ -49,6 +49,7 @@ _T5 = Wiring(
             config=ConfigKeys(
                 num_layers="num_layers", heads="num_heads", neurons="d_ff", head_dim="d_kv"
             ),
+            not_shorter="transformers gives T5's decoder a cache of as many layers as the encoder",
         ),
         StackWiring(
             name="decoder",

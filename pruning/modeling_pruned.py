@@ -14,7 +14,7 @@ something between heads of all layers, the `kept_heads`.
 import copy
 import hashlib
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -44,33 +44,42 @@ class ConstantMLP(nn.Module):
 
     def __init__(self, output_name, output):
         super().__init__()
-        self.add_module(output_name, output)
-        self._output_name = output_name
+        self._output_name = _add_constant(self, output_name, output)
 
     def forward(self, hidden_BSD, *args, **kwargs):
+        if not self._output_name:
+            return torch.zeros_like(hidden_BSD)
         return getattr(self, self._output_name)(hidden_BSD)
 
 
 class ConstantAttention(nn.Module):
-    """An attention without heads: its output's bias, or zeros, or (without `output`) its input.
+    """An attention without heads: its output's bias, or zeros.
 
-    The first attention of a kind also tells a cache how many positions were seen, with one channel
-    of zeros: transformers asks that layer for the length.
+    Without `output`, which then stands elsewhere, it hands its input on. The first attention of a
+    kind also tells a cache how many positions were seen, with one channel of zeros: transformers
+    asks that layer for the length.
     """
 
     def __init__(self, layer_idx, counts_positions, output_name="", output=None):
         super().__init__()
-        if output is not None:
-            self.add_module(output_name, output)
-        self._output_name = output_name
+        self._output_name = _add_constant(self, output_name, output)
+        self._hands_on = output is None
         self.layer_idx = layer_idx
         self.counts_positions = counts_positions
 
     def forward(self, hidden_states, *args, **kwargs):
         _count_positions(self, hidden_states, (*args, *kwargs.values()))
         if self._output_name:
-            hidden_states = getattr(self, self._output_name)(hidden_states)
-        return hidden_states, None
+            return getattr(self, self._output_name)(hidden_states), None
+        return hidden_states if self._hands_on else torch.zeros_like(hidden_states), None
+
+
+def _add_constant(module, name, output):
+    """Keep a constant that has a bias, and return its name; LoRA stumbles over an empty one."""
+    if output is None or output.bias is None:
+        return ""
+    module.add_module(name, output)
+    return name
 
 
 def _count_positions(module, hidden_BSD, arguments):
@@ -97,6 +106,9 @@ class SharedBiasMixin:
 
     The bias goes on from layer to layer whole. `kept_heads` is empty where no head is left.
     """
+
+    def __reduce__(self):
+        return _make_shared_bias, (type(self).__mro__[2],), self.__dict__
 
     def forward(self, hidden_states, *args, **kwargs):
         if kwargs.get("key_value_states") is not None:  # cross-attention: zeros, sized by itself
@@ -145,6 +157,11 @@ def resize(model):
         except AttributeError:  # a class with the encoder alone, or the decoder
             continue
         kinds = getattr(model.config, "layer_types", None) or [""] * len(blocks)
+        if len(blocks) != len(stack["layers"]):
+            raise ValueError(
+                f"config.nirvana describes {len(stack['layers'])} blocks of {wiring['blocks']}, "
+                f"the config makes {len(blocks)}: they are of different models"
+            )
         for number, (block, layer) in enumerate(zip(blocks, stack["layers"], strict=True)):
             first = kinds.index(kinds[number]) == number
             _resize_attention(block, wiring["attention"], stack, layer, "", first)
@@ -201,8 +218,18 @@ def _select_inputs(_, args, kwargs, names, num_heads, kept):
     return args, {**kwargs, **selected}
 
 
+@cache
+def _shared_bias_class(attention_class):
+    return type("Pruned" + attention_class.__name__, (SharedBiasMixin, attention_class), {})
+
+
+def _make_shared_bias(attention_class):
+    made = _shared_bias_class(attention_class)
+    return made.__new__(made)
+
+
 def _share_bias(core, kept_heads, counts_positions):
-    core.__class__ = type("Pruned" + type(core).__name__, (SharedBiasMixin, type(core)), {})
+    core.__class__ = _shared_bias_class(type(core))
     core.kept_heads = tuple(kept_heads)
     core.counts_positions = counts_positions
 
@@ -309,6 +336,12 @@ class PrunedMixin:
     def _get_static_cache_init_shape(self):
         return None  # layers differ: each allocates its cache when it sees its first keys
 
+    @classmethod
+    def _can_set_attn_implementation(cls):
+        # transformers reads the source of the class's module, which is not where attention is.
+        of_transformers = (c for c in cls.__mro__ if c.__module__.startswith("transformers."))
+        return next(of_transformers)._can_set_attn_implementation()
+
 
 def _find_file(name, file, kwargs):
     """Return the path of a checkpoint's file, in a folder or from the hub; None without one."""
@@ -390,6 +423,15 @@ def _hash_file(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@cache
 def pruned_class(stock_class):
     """Return `stock_class` with per-layer sizes, under the name `Pruned<stock name>`."""
     return type("Pruned" + stock_class.__name__, (PrunedMixin, stock_class), {})
+
+
+def __getattr__(name):
+    """Make the class `Pruned<stock name>` where it is asked for by name, as unpickling does."""
+    stock = getattr(transformers, name[6:], None) if name.startswith("Pruned") else None
+    if stock is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return pruned_class(stock)

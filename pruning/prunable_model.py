@@ -114,19 +114,21 @@ def refuse_absent_weights(model: PreTrainedModel) -> None:
     """Raise NirvanaError for weights that are quantised, offloaded, or spread over devices."""
     refuse_quantised(model.config)
     packed = not all(_is_floating(parameter) for parameter in model.parameters())
+    # torch's own quantised linear maps have a method in the place of the weight.
+    packed |= any(callable(getattr(module, "weight", None)) for module in model.modules())
     if packed or getattr(model, "hf_quantizer", None):
         raise NirvanaError(_QUANTISED)
     devices = {str(p.device) for p in model.parameters()}
     if "meta" in devices:
         raise NirvanaError(
             "Some of the model's weights are offloaded (on the meta device). Load it without "
-            "device_map, or prune its folder from disk to disk with repack_checkpoint or "
-            "`nirvana prune FOLDER --plan FILE`."
+            "device_map, or prune its folder from disk to disk with apply_plan or `nirvana "
+            "prune FOLDER --plan FILE`."
         )
     if len(devices) > 1:
         raise NirvanaError(
             f"The model is spread over {sorted(devices)}. Load it on one device, or prune its "
-            "folder from disk to disk with repack_checkpoint or `nirvana prune FOLDER --plan FILE`."
+            "folder from disk to disk with apply_plan or `nirvana prune FOLDER --plan FILE`."
         )
 
 

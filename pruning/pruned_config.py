@@ -91,6 +91,7 @@ def make_plain_config(
 
 def _drop_blocks(source: PrunableModel, plan: PruningPlan) -> Any:
     """Return a copy of the source's config with fewer layers."""
+    _check_depths(source, plan)
     config = copy.deepcopy(source.config)
     pairs = zip(plan.stacks(), source.current.stacks(), strict=True)
     for stack, ((_, new), (_, old)) in zip(source.wiring.stacks, pairs, strict=True):
@@ -108,6 +109,20 @@ def keep_layers(config: Any, stack: StackWiring, kept: list[bool]) -> None:
         values = getattr(config, name, None)
         if isinstance(values, list) and len(values) == len(kept):
             setattr(config, name, [v for v, stays in zip(values, kept, strict=True) if stays])
+
+
+def _check_depths(source: PrunableModel, plan: PruningPlan) -> None:
+    depths = [[not layer.dropped for layer in layers].count(True) for _, layers in plan.stacks()]
+    before = [dims.num_layers for dims in source.dims.stacks]
+    for number, stack in enumerate(source.wiring.stacks[:-1]):
+        was_shorter = before[number] < before[number + 1]
+        if stack.not_shorter and depths[number] < depths[number + 1] and not was_shorter:
+            raise NirvanaError(
+                f"The plan leaves {depths[number]} blocks in the {stack.name} and "
+                f"{depths[number + 1]} in the {source.wiring.stacks[number + 1].name}, which would "
+                f"no longer generate: {stack.not_shorter}. Drop as many blocks in both, or more in "
+                "the latter."
+            )
 
 
 def _check_droppable(config: Any, stack: StackWiring, dropped: list[bool]) -> None:

@@ -10,11 +10,12 @@ from pruning.wiring import Wiring
 
 # How each layer of a plan is treated, in turn. "thin": some of everything; "one": a single query
 # head of a single KV group; "bias": no unit left, the output's bias stays; "none": sub-block
-# dropped; "gone": the whole block.
+# dropped; "gone": the whole block; "gone last": so in the last stack only.
 KINDS: dict[str, tuple[str, ...]] = {
     "different widths": ("thin", "one", "groups", "thin"),
     "empty and dropped sub-blocks": ("none attention", "bias", "none mlp", "thin"),
     "a dropped block": ("gone", "thin", "one", "gone"),
+    "a dropped block of the last stack": ("thin", "gone last", "thin", "one"),
     "the same in each layer": ("uniform",),
 }
 
@@ -30,8 +31,9 @@ def _draw_plan(
 ) -> PruningPlan:
     layers: list[LayerPlan] = []
     for stack, stack_dims in zip(wiring.stacks, dims.stacks, strict=True):
+        is_last = stack is wiring.stacks[-1]
         drawn = [
-            _draw_layer(kinds[number % len(kinds)], stack_dims, rng)
+            _draw_layer(_read_kind(kinds[number % len(kinds)], is_last), stack_dims, rng)
             for number in range(stack_dims.num_layers)
         ]
         fixed = stack.keep_first or stack.numbered_if
@@ -45,6 +47,12 @@ def _draw_plan(
     return PruningPlan(
         dims=dims, layers=tuple(layers), config_hash="", made_by={"method": "random"}
     )
+
+
+def _read_kind(kind: str, is_last: bool) -> str:
+    if kind == "gone last":
+        return "gone" if is_last else "thin"
+    return kind
 
 
 def _draw_layer(kind: str, dims: StackDims, rng: random.Random) -> LayerPlan:

@@ -234,10 +234,22 @@ def _write_shards(
     return hashes, nan_tensors
 
 
+def _list_parts(folder: Path) -> list[str]:
+    """Return the sub-folders that sentence-transformers puts behind the model: pooling and such."""
+    try:
+        modules = json.loads((folder / "modules.json").read_text())
+        parts = [str(module["path"]) for module in modules]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [part for part in parts if part and ".." not in part and (folder / part).is_dir()]
+
+
 def _write_companions(folder: Path, job: _Job, aside: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix in _COMPANIONS and path.name not in _OWN_FILES:
             shutil.copyfile(path, aside / path.name)
+    for part in _list_parts(folder):
+        shutil.copytree(folder / part, aside / part)
     if not job.is_plain:
         job.config.auto_map, code = describe_remote_code(job.config.model_type)
         (aside / CODE_FILE).write_text(code)

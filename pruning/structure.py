@@ -101,8 +101,8 @@ def _check_claims(block: nn.Module, stack: StackWiring, place: str) -> None:
     if twice or unclaimed:
         what = f"claims {twice} twice" if twice else f"does not claim {unclaimed}"
         raise NirvanaError(
-            f"{place}: the wiring {what}. Adapters and other additions are not supported: merge "
-            "or remove them first."
+            f"{place}: the wiring {what}. Cross-attention outside encoder-decoders, adapters "
+            "and other additions are not supported: merge or remove them first."
         )
 
 

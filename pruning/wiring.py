@@ -108,6 +108,7 @@ class StackWiring:
         blocks: path of the list of blocks, from the base model.
         left_alone: linear maps of a block that pruning does not touch.
         keep_first: why the first block cannot be dropped, where it cannot.
+        not_shorter: why, at the end, this stack cannot have fewer blocks than the next one.
         numbered_if: config flag under which a block computes by its number, so that none can go.
         transposed: weights are [in, out], as in transformers' Conv1D.
     """
@@ -120,6 +121,7 @@ class StackWiring:
     config: ConfigKeys = ConfigKeys()
     left_alone: tuple[str, ...] = ()
     keep_first: str = ""
+    not_shorter: str = ""
     numbered_if: str = ""
     transposed: bool = False
 

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -58,10 +59,8 @@ def tiny(name: str):
 
 
 def load_with_remote_code(name: str, folder: Path):
-    attention = TINY[name].attentions[-1]
-    return TINY[name].task.from_pretrained(
-        folder, trust_remote_code=True, attn_implementation=attention
-    )
+    asked = {"trust_remote_code": True, "attn_implementation": TINY[name].attentions[-1]}
+    return TINY[name].task.from_pretrained(folder, **asked)
 
 
 def compute_logits(model) -> torch.Tensor:
@@ -203,13 +202,30 @@ def test_an_even_plan_gives_the_stock_class(name: str, kept, tmp_path: Path) -> 
     save_pruned(smaller, tmp_path / "checkpoint")
     assert load_plan(tmp_path / "checkpoint") == plan
     if is_plain:
-        attention = TINY[name].attentions[-1]
-        stock = TINY[name].task.from_pretrained(
-            tmp_path / "checkpoint", attn_implementation=attention
-        )
+        asked = {"attn_implementation": TINY[name].attentions[-1]}
+        stock = TINY[name].task.from_pretrained(tmp_path / "checkpoint", **asked)
         assert type(stock) is type(model)
         assert torch.equal(compute_logits(stock), compute_logits(smaller))
         assert not list((tmp_path / "checkpoint").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ["vit", "t5"])
+@torch.no_grad()
+def test_other_heads_in_each_layer_are_plain_but_for_a_shared_bias(name: str) -> None:
+    model = tiny(name)
+    layers = [
+        replace(
+            layer,
+            kept_heads=tuple(head for head in range(4) if head != number % 4),
+            kept_cross_heads=layer.kept_cross_heads and (0, 1, 2),
+        )
+        for number, layer in enumerate(even_plan(model).layers)
+    ]
+    plan = plan_for(model, layers)
+    smaller, batch = repack(model, plan), batch_for(model)
+    assert (type(smaller) is type(model)) is (name == "vit")
+    with masked(model, plan, read_model(model).wiring):
+        torch.testing.assert_close(live_logits(smaller, batch), live_logits(model, batch))
 
 
 def test_a_model_that_was_not_pruned_is_refused(tmp_path: Path) -> None:
@@ -218,26 +234,14 @@ def test_a_model_that_was_not_pruned_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        ("llama", torch.bfloat16),  # the rotary frequencies stay in float32
-        ("t5", torch.float16),  # transformers keeps `wo` in float32
-        ("llama", torch.float64),
-    ],
-    ids=str,
-)
-def test_each_tensor_keeps_its_type(name: str, dtype, tmp_path: Path) -> None:
-    tiny(name).save_pretrained(tmp_path / "dense")
-    model = TINY[name].task.from_pretrained(tmp_path / "dense", dtype=dtype)
-    embedding = model.get_input_embeddings().weight
-    embedding.data *= 1 + 1e-9  # digits that float32 has no room for
-    smaller = repack(model, PLANS["uneven"](model))
-    assert torch.equal(smaller.get_input_embeddings().weight, embedding)
-    save_pruned(smaller, tmp_path / "checkpoint")
-    loaded = load_pruned(tmp_path / "checkpoint", dtype=dtype)
-    for kind in ("named_parameters", "named_buffers"):
-        dense, tensors, read = (dict(getattr(m, kind)()) for m in (model, smaller, loaded))
-        for key, tensor in tensors.items():
-            assert tensor.dtype == dense[key].dtype == read[key].dtype
-            assert torch.equal(tensor, read[key])
+def test_the_attention_of_a_loaded_model_is_set_as_of_any(llama) -> None:
+    """In a process that has asked no dense model before: transformers remembers the answer."""
+    code = (
+        "import sys\nfrom pruning.checkpoint import load_pruned\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "remote = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "for model in (load_pruned(sys.argv[1]), remote):\n"
+        "    model.set_attn_implementation('eager')\n"
+        "    assert model.config._attn_implementation == 'eager', type(model)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(llama[0])], check=True)

@@ -3,6 +3,7 @@ import json
 import os
 import pkgutil
 import signal
+import sys
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModel, LlamaConfig
 
 from pruning.checkpoint import is_pruned, load_pruned, save_pruned
+from pruning.checkpoint_folder import write_checkpoint_folder
 from pruning.errors import NirvanaError
 from pruning.plan import PruningPlan
 from pruning.repack import repack
@@ -156,6 +158,7 @@ def old(tmp_path: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_an_interruption_leaves_the_old_checkpoint(point, writer, old, tmp_path, monkeypatch):
+    monkeypatch.setattr("pruning.checkpoint_folder._exchange", lambda *_: False)
     name, write = writer
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         end_at(patch, name, point, interrupt)
@@ -175,6 +178,8 @@ def test_an_interruption_leaves_nothing_new(point, writer, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_process_leaves_the_old_checkpoint(point, writer, old, tmp_path, monkeypatch):
+    """Also where the system cannot exchange two folders in one step."""
+    monkeypatch.setattr("pruning.checkpoint_folder._exchange", lambda *_: False)
     name, write = writer
     with monkeypatch.context() as patch:
         end_at(patch, name, point, kill)
@@ -193,7 +198,33 @@ def test_a_killed_process_leaves_the_old_checkpoint(point, writer, old, tmp_path
     assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), old)
     write(tmp_path / "checkpoint", replace=True)
     assert load_pruned(tmp_path / "checkpoint").config.model_type == "llama"
-    assert not (tmp_path / ".checkpoint.replaced").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"], "leftovers"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+@pytest.mark.parametrize(("when", "type_"), [("instead", "bert"), ("after", "llama")])
+def test_one_of_both_is_there_at_any_moment(when, type_, writer, old, tmp_path, monkeypatch):
+    name, write = writer
+    with monkeypatch.context() as patch:
+        patch.setitem(POINTS, "exchange", ("pruning.checkpoint_folder._exchange", 1, when))
+        end_at(patch, name, "exchange", kill)
+        arguments = {"args": (tmp_path / "checkpoint",), "kwargs": {"replace": True}}
+        process = get_context("fork").Process(target=write, **arguments)
+        process.start()
+        process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert load_pruned(tmp_path / "checkpoint").config.model_type == type_
+    write(tmp_path / "checkpoint", replace=True)
+    assert load_pruned(tmp_path / "checkpoint").config.model_type == "llama"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"], "leftovers"
+
+
+def test_a_folder_that_is_being_written_is_left_alone(writer, tmp_path) -> None:
+    with write_checkpoint_folder(tmp_path / "checkpoint") as aside:
+        writer[1](tmp_path / "checkpoint")
+        assert aside.is_dir()
+        (aside / "config.json").write_text("{}")
+        (tmp_path / "checkpoint").rename(tmp_path / "other")
 
 
 def test_save_pretrained_cut_short_never_looks_whole(old, tmp_path, monkeypatch) -> None:
@@ -229,8 +260,7 @@ def test_a_checkpoint_is_replaced_also_behind_a_link(writer, old, tmp_path) -> N
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty")
     load_pruned(tmp_path / "empty")
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["checkpoint", "empty", "link"]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "empty", "link"}
     assert (tmp_path / "link").is_symlink()
 
 

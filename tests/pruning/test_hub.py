@@ -46,8 +46,8 @@ sys.meta_path.remove(refuse)
 from pruning.checkpoint import load_plan, load_pruned
 from pruning.repack_checkpoint import repack_checkpoint
 load_pruned(folder).push_to_hub("owner/memory")
+repack_checkpoint("owner/memory", load_plan(folder), out)  # nothing of it was fetched before
 logits["memory"] = compute(load("owner/memory"))
-repack_checkpoint("owner/remote", load_plan(folder), out)
 json.dump({"logits": logits, "kept": kept}, open(found, "w"))
 """
 

@@ -109,3 +109,12 @@ def test_adapters_on_a_dense_model_are_refused(name) -> None:
             repack(each, plan)
         with pytest.raises(NirvanaError, match=r"has adapters, .*merge_and_unload"):
             plan_for(each, plan.layers)
+
+
+def test_names_of_what_a_layer_has_lost_are_no_obstacle() -> None:
+    """A dropped sub-block without a bias has no module of that name any more."""
+    model = make_tiny("llama")
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    adapted = add_adapter(repack(model, PLANS["dropping"](model)), "llama", names)
+    losses = train(adapted, "llama")
+    assert losses[-1] < losses[0]

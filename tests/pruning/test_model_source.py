@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from pruning.checkpoint import save_pruned
+from pruning.checkpoint import load_pruned, save_pruned
 from pruning.errors import NirvanaError
 from pruning.inspection import inspect_model, read_current_plan
 from pruning.model_skeleton import build_skeleton
 from pruning.model_source import load_model, load_stock_model, resolve_model
 from pruning.repack import repack
-from tests.pruning.tiny_models import PLANS, dropping_plan, make_tiny
+from tests.pruning.tiny_models import PLANS, TINY, dropping_plan, make_tiny
 
 
 def edit_config(folder: Path, **changes) -> None:
@@ -150,9 +150,7 @@ def test_an_offloaded_model_is_refused() -> None:
     model = make_tiny("llama")
     plan = PLANS["uneven"](model)
     model.model.layers[2].to("meta")
-    message = (
-        r"offloaded \(on the meta device\)\. Load it without device_map, or .*repack_checkpoint"
-    )
+    message = r"offloaded \(on the meta device\)\. Load it without device_map, or .*apply_plan or"
     with pytest.raises(NirvanaError, match=message):
         repack(model, plan)
 
@@ -163,6 +161,31 @@ def test_a_model_on_several_devices_is_refused(monkeypatch) -> None:
     devices = ("cuda:1", "cuda:0")
     spread = [SimpleNamespace(dtype=torch.float32, device=device) for device in devices]
     monkeypatch.setattr(model, "parameters", lambda: iter(spread))
-    message = r"spread over \['cuda:0', 'cuda:1'\]\. Load it on one device, or .*repack_checkpoint"
+    message = r"spread over \['cuda:0', 'cuda:1'\]\. Load it on one device, or .*apply_plan or"
     with pytest.raises(NirvanaError, match=message):
         repack(model, plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("llama", torch.bfloat16),  # the rotary frequencies stay in float32
+        ("t5", torch.float16),  # transformers keeps `wo` in float32
+        ("llama", torch.float64),
+    ],
+    ids=str,
+)
+def test_each_tensor_keeps_its_type(name: str, dtype, tmp_path: Path) -> None:
+    make_tiny(name).save_pretrained(tmp_path / "dense")
+    model = TINY[name].task.from_pretrained(tmp_path / "dense", dtype=dtype)
+    embedding = model.get_input_embeddings().weight
+    embedding.data *= 1 + 1e-9  # digits that float32 has no room for
+    smaller = repack(model, PLANS["uneven"](model))
+    assert torch.equal(smaller.get_input_embeddings().weight, embedding)
+    save_pruned(smaller, tmp_path / "checkpoint")
+    loaded = load_pruned(tmp_path / "checkpoint", dtype=dtype)
+    for kind in ("named_parameters", "named_buffers"):
+        dense, tensors, read = (dict(getattr(m, kind)()) for m in (model, smaller, loaded))
+        for key, tensor in tensors.items():
+            assert tensor.dtype == dense[key].dtype == read[key].dtype
+            assert torch.equal(tensor, read[key])

@@ -1,6 +1,7 @@
 """Repacked == masked, for every family: outputs, tokens, gradients, and what is refused."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -199,3 +200,55 @@ def test_quantised_and_absent_weights_are_refused() -> None:
     model.config.quantization_config = {"quant_method": "bitsandbytes"}
     with pytest.raises(NirvanaError, match=r"quantised: .*then quantise the pruned one"):
         repack(model, plan)
+
+
+def _keep_blocks(model, encoder: tuple[int, ...], decoder: tuple[int, ...]) -> PruningPlan:
+    layers = [
+        LayerPlan.dense(dims) if number in kept else LayerPlan.drop_block()
+        for dims, kept in zip(read_model(model).dims.stacks, (encoder, decoder), strict=True)
+        for number in range(dims.num_layers)
+    ]
+    return plan_for(model, layers)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+@pytest.mark.parametrize(("encoder", "decoder"), [((0, 1, 2), (1,)), ((2,), (0,))], ids=str)
+@torch.no_grad()
+def test_a_shallower_decoder_generates(name: str, encoder, decoder) -> None:
+    model = make_tiny(name)
+    plan = _keep_blocks(model, encoder, decoder)
+    prompt = {n: x for n, x in batch_for(model, "left").items() if not n.startswith("decoder")}
+    settings = {"max_new_tokens": 5, "return_dict_in_generate": True, "output_logits": True}
+    with masked(model, plan, read_model(model).wiring):
+        expected = model.generate(**prompt, **settings)
+    came = repack(model, plan).generate(**prompt, **settings)
+    assert came.sequences.tolist() == expected.sequences.tolist()
+    torch.testing.assert_close(torch.stack(came.logits), torch.stack(expected.logits))
+
+
+def test_an_encoder_of_t5_does_not_become_shallower_than_its_decoder() -> None:
+    message = (
+        r"leaves 2 blocks in the encoder and 3 in the decoder, .* generate: transformers gives"
+    )
+    model = make_tiny("t5")
+    with pytest.raises(NirvanaError, match=message):
+        repack(model, _keep_blocks(model, (0, 2), (0, 1, 2)))
+    bart = make_tiny("bart")
+    assert repack(bart, _keep_blocks(bart, (0, 2), (0, 1, 2))).config.encoder_layers == 2
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "falcon-alibi", "phi3"])
+def test_a_repacked_model_is_copied_and_pickled_as_any(name: str) -> None:
+    model, batch = make_tiny(name), batch_for(make_tiny(name))
+    smaller = repack(model, PLANS["dropping"](model))
+    for copied in (copy.deepcopy(smaller), pickle.loads(pickle.dumps(smaller))):
+        assert type(copied) is type(smaller)
+        torch.testing.assert_close(copied(**batch).logits, smaller(**batch).logits)
+
+
+def test_what_torch_has_quantised_is_refused() -> None:
+    model = make_tiny("bert")
+    plan = uneven_plan(model)
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    with pytest.raises(NirvanaError, match="weights are quantised"):
+        repack(quantised, plan)

@@ -229,3 +229,15 @@ def test_buffers_of_old_versions_are_left_behind(tmp_path: Path) -> None:
         if "attn.bias" in n and "c_attn" not in n
     ]
     assert load_pruned(tmp_path / "small").transformer.h[0].attn.num_heads == 4
+
+
+def test_the_parts_of_a_sentence_transformer_go_along(tmp_path: Path) -> None:
+    make_tiny("bert").save_pretrained(tmp_path / "dense")
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "../outside"}, {"path": "absent"}]
+    (tmp_path / "dense" / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "dense" / "1_Pooling").mkdir()
+    (tmp_path / "dense" / "1_Pooling" / "config.json").write_text("{}")
+    (tmp_path / "dense" / "onnx").mkdir()  # of the dense model: it would be wrong beside the pruned
+    repack_checkpoint(tmp_path / "dense", PLANS["uneven"](make_tiny("bert")), tmp_path / "small")
+    assert (tmp_path / "small" / "1_Pooling" / "config.json").read_text() == "{}"
+    assert [path.name for path in (tmp_path / "small").iterdir() if path.is_dir()] == ["1_Pooling"]
