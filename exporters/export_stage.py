@@ -13,7 +13,7 @@ from exporters.verify import verify_onnx
 from pruning.checkpoint import is_pruned, load_pruned
 from pruning.errors import NirvanaError
 from pruning.file_hash import hash_file
-from pruning.model_source import load_stock_model
+from pruning.model_source import load_model
 
 
 def run_export(dense: Path, pruned: Path, config: ExportConfig, out_dir: Path) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _load(checkpoint: Path) -> PreTrainedModel:
                 f"{type(model).__name__}. Other heads are not exported yet."
             )
     else:
-        model = load_stock_model(
+        model = load_model(
             AutoModelForSequenceClassification, str(checkpoint), attn_implementation="eager"
         )
     return model.float().eval()

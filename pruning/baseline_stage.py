@@ -18,7 +18,7 @@ from pruning.data_config import DataConfig
 from pruning.dense_source import check_source, read_dense
 from pruning.errors import NirvanaError
 from pruning.evaluation import evaluate_classifier
-from pruning.model_source import load_stock_model
+from pruning.model_source import load_model, load_stock_model
 from pruning.resumable_training import make_trainer, train_resumably
 from pruning.text_data import LabelledText, load_text
 
@@ -39,9 +39,7 @@ def run_baseline(
     tokenizer = load_stock_model(AutoTokenizer, model)
     text = load_text(data, tokenizer)
     set_seed(config.seed)  # the head is drawn from it
-    dense = load_stock_model(
-        AutoModelForSequenceClassification, model, **_describe_labels(text.labels)
-    )
+    dense = load_model(AutoModelForSequenceClassification, model, **_describe_labels(text.labels))
     read_dense(dense)  # refuse what cannot be pruned before an hour of training
     _check_length(dense, data.max_length)
     trainer = make_trainer(dense, text, tokenizer, config, out_dir / "trainer", [], "baseline")

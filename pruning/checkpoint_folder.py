@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -106,8 +107,11 @@ def _lock(folder: Path) -> int | None:
 
 def _remove_leftovers(out_dir: Path) -> None:
     """Delete what killed processes left of this checkpoint; one that is being written is locked."""
-    for leftover in out_dir.parent.glob(f".{out_dir.name}.*{_SUFFIX}"):
-        lock = _lock(leftover)
+    made_by_us = re.compile(rf"\.{re.escape(out_dir.name)}\.\w{{8}}{re.escape(_SUFFIX)}")
+    siblings = out_dir.parent.iterdir() if out_dir.parent.is_dir() else ()
+    for leftover in [path for path in siblings if made_by_us.fullmatch(path.name)]:
+        # An empty one may have been made a moment ago, and is not locked yet.
+        lock = _lock(leftover) if any(leftover.iterdir()) else None
         if lock is not None:
             shutil.rmtree(leftover, ignore_errors=True)
             os.close(lock)

@@ -362,9 +362,8 @@ def _find_file(name, file, kwargs):
 def carry_layer_sizes(config):
     """Mirror the layer sizes into `per_layer_config`, in place, where the config can carry it.
 
-    It can where the model is one stack, and where the config's own checks admit the sizes (some
-    want every number of heads to divide the hidden size). Servers read it; transformers does not
-    build from it yet.
+    It can where the model is one stack, and where the config's own checks admit the sizes. Servers
+    read it; transformers does not build from it yet.
     """
     pruning = config.nirvana
     if len(pruning["stacks"]) > 1 or not hasattr(config, "per_layer_config"):

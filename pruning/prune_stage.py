@@ -18,7 +18,7 @@ from pruning.errors import NirvanaError
 from pruning.evaluation import evaluate_classifier
 from pruning.gate_registry import GateRegistry
 from pruning.learn_gates import learn_gates
-from pruning.model_source import load_stock_model
+from pruning.model_source import load_model, load_stock_model
 from pruning.plan import LayerPlan, PruningPlan
 from pruning.prune_config import BudgetConstraint, PruneConfig
 from pruning.repack import plan_for, repack
@@ -40,8 +40,8 @@ def run_prune(
     check_source(str(baseline))
     tokenizer = load_stock_model(AutoTokenizer, str(baseline))
     text = load_text(data, tokenizer)
-    model = load_stock_model(AutoModelForSequenceClassification, str(baseline))
-    teacher = load_stock_model(AutoModelForSequenceClassification, str(baseline))
+    model = load_model(AutoModelForSequenceClassification, str(baseline))
+    teacher = load_model(AutoModelForSequenceClassification, str(baseline))
     registry, callback, trainer = learn_gates(
         model, teacher, text, tokenizer, config, out_dir / "trainer"
     )

@@ -198,7 +198,8 @@ def test_a_killed_process_leaves_the_old_checkpoint(point, writer, old, tmp_path
     assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), old)
     write(tmp_path / "checkpoint", replace=True)
     assert load_pruned(tmp_path / "checkpoint").config.model_type == "llama"
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"], "leftovers"
+    with_content = [path.name for path in tmp_path.iterdir() if any(path.iterdir())]
+    assert with_content == ["checkpoint"], "leftovers"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
@@ -216,7 +217,18 @@ def test_one_of_both_is_there_at_any_moment(when, type_, writer, old, tmp_path, 
     assert load_pruned(tmp_path / "checkpoint").config.model_type == type_
     write(tmp_path / "checkpoint", replace=True)
     assert load_pruned(tmp_path / "checkpoint").config.model_type == "llama"
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"], "leftovers"
+    with_content = [path.name for path in tmp_path.iterdir() if any(path.iterdir())]
+    assert with_content == ["checkpoint"], "leftovers"
+
+
+def test_only_leftovers_of_the_same_checkpoint_are_deleted(writer, tmp_path) -> None:
+    names = {".checkpoint.abc_1234.partial": False, ".checkpoint.v2.abc_1234.partial": True}
+    names |= {".checkpoint.partial": True, ".checkpoint.mine.partial": True}
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    writer[1](tmp_path / "checkpoint")
+    assert {name: (tmp_path / name).exists() for name in names} == names
 
 
 def test_a_folder_that_is_being_written_is_left_alone(writer, tmp_path) -> None:
