@@ -34,17 +34,6 @@ _TELLTALES: dict[str, str] = {
 }
 
 
-def find_wiring(model_type: str) -> Wiring:
-    """Return the record of a model type.
-
-    Raises:
-        NirvanaError: the type has no record; the message lists those that have.
-    """
-    if model_type not in WIRINGS:
-        raise NirvanaError(explain_unwired(model_type))
-    return WIRINGS[model_type]
-
-
 def explain_unwired(model_type: str, why: str = "") -> str:
     """Say that a type is not wired, which are, and how to add one."""
     return (

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pruning.dense_dims import StackDims
 from pruning.errors import NirvanaError
-from pruning.plan import LayerPlan, PruningPlan, kept_groups
+from pruning.plan import LayerPlan, PruningPlan
 
 _UNITS = (
     ("kept_heads", "head"),
@@ -62,13 +61,6 @@ def check_within(plan: PruningPlan, current: PruningPlan) -> None:
                     f"Layer {number}: the plan keeps {unit} {gone[0]}, the model has lost it "
                     "before. Apply the plan to the dense model."
                 )
-
-
-def list_present(layer: LayerPlan, dims: StackDims) -> tuple[int, int, int | None]:
-    """Return (query heads, KV groups, neurons) that a layer has; None where the MLP is dropped."""
-    heads = layer.kept_heads or ()
-    neurons = None if layer.kept_neurons is None else layer.num_kept_neurons
-    return len(heads), len(kept_groups(heads, dims)), neurons
 
 
 def _compose_layer(old: LayerPlan, new: LayerPlan, position: int) -> LayerPlan:

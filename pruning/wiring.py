@@ -1,7 +1,7 @@
 """Says where a model type keeps its attention and its MLP: frozen records, no code per model.
 
 Paths are relative to a block. The records themselves are in `encoder_wirings.py`,
-`decoder_wirings.py` and `encoder_decoder_wirings.py`; `known_wirings.py` finds one. Fields that
+`decoder_wirings.py` and `encoder_decoder_wirings.py`; `known_wirings.py` lists them. Fields that
 only some types need are oddities; code asks for the oddity, never for the type.
 """
 

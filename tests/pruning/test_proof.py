@@ -7,7 +7,7 @@ import torch
 
 from pruning import proof_checks
 from pruning.errors import NirvanaError
-from pruning.known_wirings import find_wiring
+from pruning.known_wirings import WIRINGS
 from pruning.proof import prove
 from pruning.prunable_model import read_model
 from pruning.random_plans import KINDS, draw_plans
@@ -57,7 +57,7 @@ def _forget_counts(wiring: Wiring) -> Wiring:
     [("gpt_neox", _swap_parts, "outputs"), ("gpt2", _forget_counts, "outputs")],
 )
 def test_a_wrong_record_does_not_pass(name: str, spoil, failed: str) -> None:
-    wiring = spoil(find_wiring(TINY[name].model_type))
+    wiring = spoil(WIRINGS[TINY[name].model_type])
     proof = prove(make_tiny(name), wiring)
     assert not proof.holds
     assert any(check.what.startswith(failed) and not check.passed for check in proof.checks)

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from pruning.errors import NirvanaError
-from pruning.known_wirings import WIRINGS, find_wiring, refuse_unsupported
+from pruning.known_wirings import WIRINGS, explain_unwired, refuse_unsupported
 from pruning.prunable_model import read_model
 from pruning.structure import read_dims
 from pruning.wiring import Wiring
@@ -78,9 +78,13 @@ def test_every_parameter_of_a_block_is_counted_once(name: str) -> None:
         assert 0 <= sizes.norms <= 12 * dims.hidden_size, "a linear map was taken for a norm"
 
 
-def test_an_unwired_type_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(NirvanaError, match=r"'swin' is not wired.*Known: bart, bert, camembert"):
-        find_wiring("swin")
+def test_an_unwired_type_is_told_the_known_ones() -> None:
+    message = explain_unwired("swin", ", for a reason")
+    assert message.startswith(
+        "Model type 'swin' is not wired for pruning, for a reason. Known: bart,"
+    )
+    assert all(model_type in message for model_type in WIRINGS)
+    assert message.endswith("a tiny config in tests/pruning/tiny_models.py.")
 
 
 @pytest.mark.parametrize(
@@ -117,13 +121,13 @@ def test_a_linear_that_is_left_alone_is_not() -> None:
     model = make_tiny("bert")
     for block in model.base_model.encoder.layer:
         block.adapter = nn.Linear(4, 4)
-    wiring = find_wiring("bert")
+    wiring = WIRINGS["bert"]
     stack = replace(wiring.stacks[0], left_alone=("adapter",))
     assert read_dims(model, replace(wiring, stacks=(stack,))).num_layers == 3
 
 
 def test_a_linear_that_is_claimed_twice_is_refused() -> None:
-    wiring = find_wiring("bert")
+    wiring = WIRINGS["bert"]
     stack = wiring.stacks[0]
     mlp = replace(stack.mlp, output=stack.attention.output)
     with pytest.raises(NirvanaError, match=r"claims \['attention.output.dense'\] twice"):
@@ -150,7 +154,7 @@ def test_missing_parts_are_named() -> None:
 
 
 def test_the_wrong_kind_of_linear_is_refused() -> None:
-    wiring = find_wiring("gpt2")
+    wiring = WIRINGS["gpt2"]
     stack = replace(wiring.stacks[0], transposed=False)
     with pytest.raises(NirvanaError, match=r"attn\.c_attn should be a Linear, it is a Conv1D"):
         read_dims(make_tiny("gpt2"), replace(wiring, stacks=(stack,)))
