@@ -27,9 +27,9 @@ from profiles.comparison import compare_latency
 from profiles.environment import capture_environment
 from profiles.profile_config import ProfileConfig
 from profiles.runner import Tensors, TensorSpec
-from pruning.cost import MacCost, dense_cost, plan_cost
-from pruning.plan import LayerPlan, PruningPlan
-from pruning.repack import plan_for, repack
+from pruning.cutting.repack import plan_for, repack
+from pruning.plans.cost import MacCost, dense_cost, plan_cost
+from pruning.plans.plan import LayerPlan, PruningPlan
 
 ROOT = Path(__file__).parent.parent
 LENGTH = 128

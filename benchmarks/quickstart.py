@@ -141,10 +141,10 @@ def measure_accuracy(out: Path, data: Path) -> dict[str, Any]:
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from pruning.checkpoint import load_pruned
-    from pruning.data_config import DataConfig
-    from pruning.evaluation import evaluate_classifier
-    from pruning.text_data import load_text
+    from pruning.checkpoints.checkpoint import load_pruned
+    from pruning.training.data_config import DataConfig
+    from pruning.training.evaluation import evaluate_classifier
+    from pruning.training.text_data import load_text
 
     tokenizer = AutoTokenizer.from_pretrained(out / "prune" / "checkpoint")
     text = load_text(DataConfig(), tokenizer)

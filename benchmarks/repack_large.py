@@ -34,9 +34,9 @@ from safetensors import safe_open
 from transformers import LlamaConfig
 
 from profiles.environment import find_version
-from pruning.inspection import read_current_plan
-from pruning.plan import LayerPlan, PruningPlan
-from pruning.tensor_writer import TensorSpec, write_tensors
+from pruning.cutting.inspection import read_current_plan
+from pruning.cutting.tensor_writer import TensorSpec, write_tensors
+from pruning.plans.plan import LayerPlan, PruningPlan
 
 RESULT = Path(__file__).parent / "results" / "repack_large.json"
 SHARD_BYTES = 5e9
@@ -47,8 +47,8 @@ COPY = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"
 REPACK = """
 import sys
 from pathlib import Path
-from pruning.plan import PruningPlan
-from pruning.repack_checkpoint import repack_checkpoint
+from pruning.plans.plan import PruningPlan
+from pruning.cutting.repack_checkpoint import repack_checkpoint
 repack_checkpoint(sys.argv[1], PruningPlan.load(Path(sys.argv[3])), sys.argv[2])
 """
 # Runs one of the two, and says how long it took until all was on the disk, and its peak memory.

@@ -29,8 +29,8 @@ from exporters.engine_manifest import (
 )
 from exporters.engine_progress import BuildLog, make_logger, make_monitor, stop_on_interrupt
 from exporters.half_precision import convert_to_half
+from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
-from pruning.file_hash import hash_file
 
 if TYPE_CHECKING:
     import onnx

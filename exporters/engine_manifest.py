@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
-from pruning.file_hash import hash_file
 
 MANIFEST_NAME = "engine.json"
 ENGINE_NAME = "model.engine"

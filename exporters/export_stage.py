@@ -10,10 +10,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from exporters.export_config import ExportConfig
 from exporters.trace import trace_onnx
 from exporters.verify import verify_onnx
-from pruning.checkpoint import is_pruned, load_pruned
+from pruning.checkpoints.checkpoint import is_pruned, load_pruned
+from pruning.checkpoints.file_hash import hash_file
+from pruning.checkpoints.model_source import load_model
 from pruning.errors import NirvanaError
-from pruning.file_hash import hash_file
-from pruning.model_source import load_model
 
 
 def run_export(dense: Path, pruned: Path, config: ExportConfig, out_dir: Path) -> dict[str, Any]:

@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from nirvana_deploy.recipe import load_recipe as load_recipe
     from nirvana_deploy.serving.package_config import PackageConfig as PackageConfig
     from profiles.profile_config import ProfileConfig as ProfileConfig
-    from pruning.baseline_config import BaselineConfig as BaselineConfig
-    from pruning.data_config import DataConfig as DataConfig
     from pruning.errors import MissingExtraError as MissingExtraError
     from pruning.errors import NirvanaError as NirvanaError
-    from pruning.plan import LayerPlan as LayerPlan
-    from pruning.plan import PruningPlan as PruningPlan
-    from pruning.prune_config import BudgetConstraint as BudgetConstraint
-    from pruning.prune_config import DistillationConfig as DistillationConfig
-    from pruning.prune_config import FixedPenalty as FixedPenalty
-    from pruning.prune_config import PruneConfig as PruneConfig
-    from pruning.prune_config import ScheduleConfig as ScheduleConfig
+    from pruning.gates.prune_config import BudgetConstraint as BudgetConstraint
+    from pruning.gates.prune_config import DistillationConfig as DistillationConfig
+    from pruning.gates.prune_config import FixedPenalty as FixedPenalty
+    from pruning.gates.prune_config import PruneConfig as PruneConfig
+    from pruning.gates.prune_config import ScheduleConfig as ScheduleConfig
+    from pruning.plans.plan import LayerPlan as LayerPlan
+    from pruning.plans.plan import PruningPlan as PruningPlan
+    from pruning.training.baseline_config import BaselineConfig as BaselineConfig
+    from pruning.training.data_config import DataConfig as DataConfig
 
 _HOMES = {
     "nirvana_deploy.api": (
@@ -65,11 +65,11 @@ _HOMES = {
     "exporters.engine_config": ("EngineConfig",),
     "exporters.export_config": ("ExportConfig",),
     "profiles.profile_config": ("ProfileConfig",),
-    "pruning.baseline_config": ("BaselineConfig",),
-    "pruning.data_config": ("DataConfig",),
+    "pruning.training.baseline_config": ("BaselineConfig",),
+    "pruning.training.data_config": ("DataConfig",),
     "pruning.errors": ("MissingExtraError", "NirvanaError"),
-    "pruning.plan": ("LayerPlan", "PruningPlan"),
-    "pruning.prune_config": (
+    "pruning.plans.plan": ("LayerPlan", "PruningPlan"),
+    "pruning.gates.prune_config": (
         "BudgetConstraint",
         "DistillationConfig",
         "FixedPenalty",

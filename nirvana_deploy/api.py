@@ -16,10 +16,10 @@ from nirvana_deploy.pipeline import Say, run_stages
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.serving.package_config import PackageConfig
 from profiles.profile_config import ProfileConfig
-from pruning.baseline_config import BaselineConfig
-from pruning.data_config import DataConfig
 from pruning.errors import MissingExtraError, NirvanaError
-from pruning.prune_config import PruneConfig
+from pruning.gates.prune_config import PruneConfig
+from pruning.training.baseline_config import BaselineConfig
+from pruning.training.data_config import DataConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from exporters.engine_manifest import EngineResult
     from nirvana_deploy.serving.triton import PackageResult
     from profiles.profile_result import ProfileResult
-    from pruning.plan import LayerPlan, PruningPlan
-    from pruning.proof import Proof
-    from pruning.repack_checkpoint import RepackResult
+    from pruning.cutting.proof import Proof
+    from pruning.cutting.repack_checkpoint import RepackResult
+    from pruning.plans.plan import LayerPlan, PruningPlan
 
 
 def deploy(
@@ -117,8 +117,8 @@ def apply_plan(
         NirvanaError: the plan does not fit the model, naming layer and number; the weights are
             missing, corrupt, quantised, or not those of the config; `out` is not free.
     """
-    from pruning.plan import PruningPlan
-    from pruning.repack_checkpoint import repack_checkpoint
+    from pruning.cutting.repack_checkpoint import repack_checkpoint
+    from pruning.plans.plan import PruningPlan
 
     given = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
     if not replace:
@@ -197,21 +197,21 @@ def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: Any
     For a model that was pruned before, `layers` count its present units, and the plan is relative
     to the dense model that it came from. `made_by` is kept with the plan, for people and reports.
     """
-    from pruning import repack as module
+    from pruning.cutting import repack as module
 
     return module.plan_for(model, layers, **made_by)
 
 
 def repack(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
     """Return a smaller model that computes what a loaded `model` does under the plan's masks."""
-    from pruning import repack as module
+    from pruning.cutting import repack as module
 
     return module.repack(model, plan)
 
 
 def prove(model: PreTrainedModel, *, seed: int = 0) -> Proof:
     """Hold random repacked versions of a loaded dense model against it with their masks."""
-    from pruning import proof
+    from pruning.cutting import proof
 
     return proof.prove(model, seed=seed)
 
@@ -228,7 +228,7 @@ def save_pruned(
 
     With `replace`, a checkpoint that is there gives way to the new one when that is whole.
     """
-    from pruning import checkpoint
+    from pruning.checkpoints import checkpoint
 
     checkpoint.save_pruned(model, out, tokenizer, max_shard_size=max_shard_size, replace=replace)
 
@@ -238,7 +238,7 @@ def load(folder: Path | str, **kwargs: Any) -> PreTrainedModel:
 
     `kwargs` go to `from_pretrained` (`dtype`, `attn_implementation`, ...).
     """
-    from pruning.checkpoint import load_pruned
+    from pruning.checkpoints.checkpoint import load_pruned
 
     return load_pruned(Path(folder), **kwargs)
 

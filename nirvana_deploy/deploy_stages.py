@@ -20,22 +20,22 @@ _TRAINING_PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 
 
 def _fine_tune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
-    from pruning.baseline_stage import run_baseline
+    from pruning.training.baseline_stage import run_baseline
 
     recipe = inputs.recipe
     return run_baseline(recipe.model, recipe.data, recipe.baseline, out_dir)
 
 
 def _prune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
-    from pruning.prune_stage import run_prune
+    from pruning.gates.prune_stage import run_prune
 
     recipe = inputs.recipe
     return run_prune(inputs.folders["baseline"] / "checkpoint", recipe.data, recipe.prune, out_dir)
 
 
 def _prune_fine_tuned(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
-    from pruning.model_source import resolve_model
-    from pruning.prune_stage import run_prune
+    from pruning.checkpoints.model_source import resolve_model
+    from pruning.gates.prune_stage import run_prune
 
     recipe = inputs.recipe
     return run_prune(Path(resolve_model(recipe.model)), recipe.data, recipe.prune, out_dir)

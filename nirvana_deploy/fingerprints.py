@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from profiles.environment import count_allowed_cpus, find_version, read_cpu_name
+from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
-from pruning.file_hash import hash_file
 
 
 def hash_path(path: Path) -> str:
@@ -27,7 +27,7 @@ def hash_path(path: Path) -> str:
 
 def fingerprint_model(source: str) -> str:
     """Name a model by content: the hash of a folder, or `owner/name@commit` of the hub."""
-    from pruning.model_source import resolve_model
+    from pruning.checkpoints.model_source import resolve_model
 
     resolved = resolve_model(source)
     if Path(resolved).is_dir():
@@ -37,7 +37,7 @@ def fingerprint_model(source: str) -> str:
 
 def fingerprint_dataset(name: str) -> str:
     """Name a data set by content where it is local; by its name where `datasets` fetches it."""
-    from pruning.data_config import EMBEDDED_DATASET
+    from pruning.training.data_config import EMBEDDED_DATASET
 
     if name == EMBEDDED_DATASET:
         import pruning

@@ -15,10 +15,10 @@ from nirvana_deploy.config_reader import Origin, read_config
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.yaml_text import read_yaml
 from profiles.profile_config import ProfileConfig
-from pruning.baseline_config import BaselineConfig
-from pruning.data_config import DataConfig
 from pruning.errors import NirvanaError
-from pruning.prune_config import PruneConfig
+from pruning.gates.prune_config import PruneConfig
+from pruning.training.baseline_config import BaselineConfig
+from pruning.training.data_config import DataConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nirvana_deploy.run_folder import write_json
+from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
-from pruning.file_hash import hash_file
 
 MANIFEST_FILE = "manifest.json"
 KEY_FILE = "key.json"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pruning.inspection import ModelStructure
-    from pruning.proof import Proof
+    from pruning.cutting.inspection import ModelStructure
+    from pruning.cutting.proof import Proof
 
 
 def make_console() -> Console:

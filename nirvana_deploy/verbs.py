@@ -21,11 +21,11 @@ from nirvana_deploy.run_folder import write_json
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.tables import print_json, print_pairs, print_proof, print_structure
 from profiles.profile_config import ProfileConfig
-from pruning.baseline_config import BaselineConfig
-from pruning.data_config import DataConfig
 from pruning.errors import NirvanaError
-from pruning.plan import PruningPlan
-from pruning.prune_config import PruneConfig
+from pruning.gates.prune_config import PruneConfig
+from pruning.plans.plan import PruningPlan
+from pruning.training.baseline_config import BaselineConfig
+from pruning.training.data_config import DataConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +191,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from pruning.inspection import inspect_model, prove_model, read_current_plan
+    from pruning.cutting.inspection import inspect_model, prove_model, read_current_plan
 
     if args.write_plan is not None and args.write_plan.exists():
         raise NirvanaError(f"{args.write_plan} exists already. Choose a new file for the plan.")

@@ -12,9 +12,9 @@ from exporters.export_stage import export_checkpoint, run_export
 from exporters.padded_batch import make_batch
 from exporters.trace import TRACED_BATCH, TRACED_LENGTH
 from exporters.verify import COMPARED_SHAPES, check_graph, verify_onnx
-from pruning.checkpoint import load_pruned, save_pruned
+from pruning.checkpoints.checkpoint import load_pruned, save_pruned
+from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
-from pruning.repack import repack
 from tests.pruning.tiny_models import dropping_plan, make_tiny, uneven_plan
 
 # Long enough for every compared shape.

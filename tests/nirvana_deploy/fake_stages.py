@@ -17,8 +17,8 @@ from typing import Any
 from nirvana_deploy.pipeline import RunOutcome, run_stages
 from nirvana_deploy.recipe import Recipe
 from nirvana_deploy.stage import Stage, StageInputs
-from pruning.baseline_config import BaselineConfig
-from pruning.prune_config import PruneConfig
+from pruning.gates.prune_config import PruneConfig
+from pruning.training.baseline_config import BaselineConfig
 
 NUM_STEPS = 10
 

@@ -13,10 +13,10 @@ from exporters.export_config import ExportConfig
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.package_config import PackageConfig
 from profiles.profile_config import ProfileConfig
-from pruning.baseline_config import BaselineConfig
-from pruning.data_config import DataConfig
 from pruning.errors import MissingExtraError
-from pruning.prune_config import PruneConfig
+from pruning.gates.prune_config import PruneConfig
+from pruning.training.baseline_config import BaselineConfig
+from pruning.training.data_config import DataConfig
 
 calls: list[str] = []
 
@@ -117,8 +117,8 @@ def write_report(run_dir: Path) -> Path:
 
 
 HOMES = {
-    "pruning.baseline_stage": run_baseline,
-    "pruning.prune_stage": run_prune,
+    "pruning.training.baseline_stage": run_baseline,
+    "pruning.gates.prune_stage": run_prune,
     "exporters.export_stage": run_export,
     "exporters.engine": build_engine,
     "profiles.comparison": profile_onnx,

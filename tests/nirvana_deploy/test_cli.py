@@ -104,7 +104,9 @@ def test_unforeseen_failures_are_one_line(
     def fail(*_: object) -> None:
         raise TypeError("odd")
 
-    monkeypatch.setitem(sys.modules, "pruning.baseline_stage", SimpleNamespace(run_baseline=fail))
+    monkeypatch.setitem(
+        sys.modules, "pruning.training.baseline_stage", SimpleNamespace(run_baseline=fail)
+    )
     assert main(["deploy", "--model", "model", "--out", "r"]) == 1
     err = capsys.readouterr().err
     assert "error: unexpected TypeError: odd\nRun again with --debug" in err

@@ -10,9 +10,9 @@ import pytest
 
 from nirvana_deploy import PruneConfig, Recipe, deploy, prune
 from nirvana_deploy.api import build, export, package, profile
-from pruning.baseline_config import BaselineConfig
-from pruning.data_config import DataConfig
 from pruning.errors import MissingExtraError, NirvanaError
+from pruning.training.baseline_config import BaselineConfig
+from pruning.training.data_config import DataConfig
 from tests.nirvana_deploy import fake_work as fakes
 
 every_stage = ["baseline", "prune", "export", "build", "profile", "package", "report"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pruning.checkpoint import load_pruned
-from pruning.resumable_training import COMPLETE_FILE
+from pruning.checkpoints.checkpoint import load_pruned
+from pruning.training.resumable_training import COMPLETE_FILE
 from tests.pruning.tiny_text import write_tiny_data, write_tiny_model
 
 SETTINGS = {

@@ -8,7 +8,7 @@ from nirvana_deploy.config_reader import to_plain
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.yaml_text import dump_yaml
 from pruning.errors import NirvanaError
-from pruning.prune_config import BudgetConstraint, FixedPenalty, PruneConfig
+from pruning.gates.prune_config import BudgetConstraint, FixedPenalty, PruneConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from nirvana_deploy.cli import main
-from pruning.inspection import LayerRow, ModelStructure
-from pruning.proof import Proof
-from pruning.proof_checks import Check
+from pruning.cutting.inspection import LayerRow, ModelStructure
+from pruning.cutting.proof import Proof
+from pruning.cutting.proof_checks import Check
 
 ROW = LayerRow(
     stack="encoder",
@@ -44,7 +44,7 @@ def known_model(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = SimpleNamespace(
         inspect_model=lambda _: STRUCTURE, prove_model=None, read_current_plan=None
     )
-    monkeypatch.setitem(sys.modules, "pruning.inspection", stand_in)
+    monkeypatch.setitem(sys.modules, "pruning.cutting.inspection", stand_in)
 
 
 def test_inspect_prints_a_row_a_layer(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +63,7 @@ def test_an_encoder_decoder_shows_its_stacks_and_cross_attention(
 ) -> None:
     decoder = replace(ROW, stack="decoder", num_cross_heads=5, cross_attention_parameters=9_000)
     both = replace(STRUCTURE, rows=(ROW, decoder, replace(decoder, num_cross_heads=None)))
-    monkeypatch.setattr(sys.modules["pruning.inspection"], "inspect_model", lambda _: both)
+    monkeypatch.setattr(sys.modules["pruning.cutting.inspection"], "inspect_model", lambda _: both)
     main(["inspect", "some/model"])
     out = capsys.readouterr().out
     assert "encoder and decoder" in out
@@ -79,7 +79,9 @@ def test_an_inferred_wiring_is_said_to_be(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inferred = replace(STRUCTURE, model_type="ernie", inferred_from="bert")
-    monkeypatch.setattr(sys.modules["pruning.inspection"], "inspect_model", lambda _: inferred)
+    monkeypatch.setattr(
+        sys.modules["pruning.cutting.inspection"], "inspect_model", lambda _: inferred
+    )
     main(["inspect", "some/model"])
     assert "no record for ernie, its names are those of bert; proven" in capsys.readouterr().out
 
@@ -95,7 +97,7 @@ def test_a_proof_is_a_table_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checks, code: int, last
 ) -> None:
     proof = Proof(model_type="bert", inferred_from="", checks=checks)
-    stand_in = sys.modules["pruning.inspection"]
+    stand_in = sys.modules["pruning.cutting.inspection"]
     monkeypatch.setattr(stand_in, "prove_model", lambda _: proof, raising=False)
     assert main(["inspect", "some/model", "--prove"]) == code
     out = capsys.readouterr().out

@@ -15,9 +15,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pruning.plan import LayerPlan, PruningPlan
-from pruning.prunable_model import read_model
-from pruning.repack import plan_for
+from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.repack import plan_for
+from pruning.plans.plan import LayerPlan, PruningPlan
 
 VOCAB = 99
 SIZES: dict[str, Any] = {

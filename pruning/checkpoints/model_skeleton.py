@@ -1,0 +1,66 @@
+"""A model without its weights: what its config says, on the meta device, in no memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from pruning.checkpoints import modeling_pruned
+from pruning.checkpoints.checkpoint_files import is_pruned, load_plan
+from pruning.checkpoints.model_source import load_stock_model, quiet_transformers
+from pruning.checkpoints.prunable_model import PLAN_FILE, refuse_quantised
+from pruning.errors import NirvanaError
+from pruning.wirings.known_wirings import refuse_unsupported
+
+
+def build_skeleton(source: str) -> PreTrainedModel:
+    """Build the model of a folder or hub id on the meta device; a pruned one carries its plan.
+
+    Raises:
+        NirvanaError: there is no model, it is quantised, or its architecture cannot be pruned or is
+            not in transformers.
+    """
+    config = load_stock_model(AutoConfig, source)
+    refuse_quantised(config)
+    refuse_unsupported(config)
+    stock = find_architecture(config)
+    built = modeling_pruned.pruned_class(stock) if hasattr(config, "nirvana") else stock
+    try:
+        with torch.device("meta"), quiet_transformers():
+            model: PreTrainedModel = built(config)
+    except Exception as error:
+        raise NirvanaError(
+            f"The config of {source} makes no {stock.__name__}: {str(error).splitlines()[0]} "
+            "Expected the config of a model that transformers can build."
+        ) from error
+    if is_pruned(source):
+        plan = load_plan(source)
+        model.nirvana_files = {PLAN_FILE: json.dumps(plan.to_json())}  # type: ignore[assignment]
+    return model
+
+
+def find_architecture(config: Any) -> Any:
+    """Return the stock class that a config names, or the one without a head where it names none.
+
+    Raises:
+        NirvanaError: transformers has no such class.
+    """
+    name = ((config.architectures or [""])[0]).removeprefix("Pruned")
+    if hasattr(transformers, name):
+        return getattr(transformers, name)
+    if name:
+        raise NirvanaError(
+            f"transformers has no {name}. Models with code of their own are pruned in memory: "
+            "load the model, then repack(model, plan)."
+        )
+    try:
+        return AutoModel._model_mapping[type(config)]
+    except KeyError as error:
+        raise NirvanaError(
+            f"The config names no architecture, and transformers has no model of type "
+            f"{config.model_type!r}. Give it `architectures`."
+        ) from error

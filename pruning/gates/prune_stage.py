@@ -1,0 +1,205 @@
+"""From a fine-tuned baseline to a pruned checkpoint: learn, finalise, repack, prove, save."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from pruning.checkpoints.checkpoint import load_pruned, save_pruned
+from pruning.checkpoints.dense_source import check_source
+from pruning.checkpoints.model_source import load_model, load_stock_model
+from pruning.cutting.repack import plan_for, repack
+from pruning.errors import NirvanaError
+from pruning.gates.gate_registry import GateRegistry
+from pruning.gates.learn_gates import learn_gates
+from pruning.gates.prune_config import BudgetConstraint, PruneConfig
+from pruning.plans.cost import MacCost, ParameterCost, dense_cost, make_cost_model, plan_cost
+from pruning.plans.dense_dims import StackDims
+from pruning.plans.plan import LayerPlan, PruningPlan
+from pruning.training.data_config import DataConfig
+from pruning.training.evaluation import evaluate_classifier
+from pruning.training.text_data import collate, load_text
+
+
+def run_prune(
+    baseline: Path, data: DataConfig, config: PruneConfig, out_dir: Path
+) -> dict[str, Any]:
+    """Prune the fine-tuned model in `baseline` to the budget, into `out_dir/checkpoint`.
+
+    Called again with the same `out_dir`, it continues from its last whole checkpoint.
+
+    Raises:
+        NirvanaError: the model cannot be pruned or was pruned before, the budget is out of reach,
+            or the repacked model is not what was trained.
+    """
+    started = time.monotonic()
+    check_source(str(baseline))
+    tokenizer = load_stock_model(AutoTokenizer, str(baseline))
+    text = load_text(data, tokenizer)
+    model = load_model(AutoModelForSequenceClassification, str(baseline))
+    teacher = load_model(AutoModelForSequenceClassification, str(baseline))
+    registry, callback, trainer = learn_gates(
+        model, teacher, text, tokenizer, config, out_dir / "trainer"
+    )
+    device = model.device
+    batch = collate(tokenizer, list(text.validation.select(range(min(8, len(text.validation))))))
+    plan, loaded, proofs = _finalise(model, registry, batch, config, tokenizer, out_dir)
+    whole = PruningPlan.dense(plan.dims, plan.config_hash)
+    return {
+        "budget": _describe_budget(plan, config),
+        "dense": {
+            **evaluate_classifier(teacher.to(device), text.validation, tokenizer),
+            **_describe_size(teacher, whole, config),
+        },
+        "pruned": {
+            **evaluate_classifier(loaded.to(device), text.validation, tokenizer),
+            **_describe_size(loaded, plan, config),
+        },
+        "num_pruning_stages": config.schedule.num_stages,
+        "proofs": proofs,
+        "undecided_fraction": callback.undecided_fraction,
+        "objective": plan.made_by["objective"],
+        "layers": describe_layers(plan),
+        "curve": _read_curve(trainer.state.log_history),
+        "validations": _read_validations(trainer.state.log_history),
+        "train_seconds": time.monotonic() - started,
+    }
+
+
+def _finalise(
+    model: Any,
+    registry: GateRegistry,
+    batch: dict[str, torch.Tensor],
+    config: PruneConfig,
+    tokenizer: Any,
+    out_dir: Path,
+) -> tuple[PruningPlan, Any, list[dict[str, Any]]]:
+    """Repack the trained model and save it; prove both steps on `batch`.
+
+    Returns the plan, the checkpoint loaded again, and what the proofs found.
+    """
+    model.to("cpu")  # a GPU adds fp32 in another order for another size: no ground for a proof
+    masked_logits = _compute_logits(model, batch)
+    registry.detach(model)
+    plan = plan_for(model, registry.kept_layers(), **_describe_making(config))
+    smaller = repack(model, plan)
+    smaller_logits = _compute_logits(smaller, batch)
+    proofs = [_prove_equal("repacked", "masked", smaller_logits, masked_logits)]
+    save_pruned(smaller, out_dir / "checkpoint", tokenizer)
+    plan.save(out_dir / "plan.json")
+    loaded = load_pruned(out_dir / "checkpoint")
+    proofs.append(_prove_equal("loaded", "saved", _compute_logits(loaded, batch), smaller_logits))
+    return plan, loaded, proofs
+
+
+@torch.no_grad()
+def _compute_logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
+    return cast(torch.Tensor, model.eval()(**inputs).logits)
+
+
+def _prove_equal(
+    what: str, source: str, came: torch.Tensor, expected: torch.Tensor
+) -> dict[str, Any]:
+    try:
+        torch.testing.assert_close(came, expected)
+    except AssertionError as error:
+        raise NirvanaError(
+            f"The {what} model does not compute what the {source} one does: {error} "
+            "This is a defect of nirvana-deploy; please report it with the model type."
+        ) from error
+    return {
+        "left": what,
+        "right": source,
+        "num_rows": len(came),
+        "max_abs_difference": float((came - expected).abs().max()),
+        "tolerance": 1e-5,
+        "bitwise_equal": torch.equal(came, expected),
+    }
+
+
+def _describe_making(config: PruneConfig) -> dict[str, Any]:
+    constrained = isinstance(config.objective, BudgetConstraint)
+    return {
+        "method": "gates",
+        "objective": "budget_constraint" if constrained else "fixed_penalty",
+        "budget": config.budget,
+        "cost": config.cost,
+        "sequence_length": config.sequence_length if config.cost == "macs" else None,
+        "seed": config.seed,
+    }
+
+
+def _describe_budget(plan: PruningPlan, config: PruneConfig) -> dict[str, Any]:
+    cost = make_cost_model(config.cost, config.sequence_length)
+    kept, dense = plan_cost(plan, cost), dense_cost(plan.dims, cost)
+    return {
+        "cost": config.cost,
+        "asked_kept_fraction": config.budget,
+        "kept_fraction": kept / dense,
+        "kept_cost": kept,
+        "dense_cost": dense,
+        "unit_cost": max(config.neuron_multiple * cost.neuron_cost(d) for d in plan.dims.stacks),
+        "sequence_length": config.sequence_length if config.cost == "macs" else None,
+    }
+
+
+def _describe_size(
+    model: PreTrainedModel, plan: PruningPlan, config: PruneConfig
+) -> dict[str, int]:
+    """Return sizes; block MACs are those of one sequence of `config.sequence_length` tokens."""
+    macs = plan_cost(plan, MacCost(config.sequence_length)) * config.sequence_length
+    return {
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "block_parameters": plan_cost(plan, ParameterCost()),
+        "block_macs": macs,
+        "size_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+    }
+
+
+def describe_layers(plan: PruningPlan) -> list[dict[str, Any]]:
+    """Return what each layer keeps, for people and charts: the encoder's, then the decoder's."""
+    pairs = zip(plan.layers, plan.dims.layers, strict=True)
+    return [_describe_layer(i, layer, dims) for i, (layer, dims) in enumerate(pairs)]
+
+
+def _describe_layer(number: int, layer: LayerPlan, dims: StackDims) -> dict[str, Any]:
+    cross = {
+        "kept_cross_heads": list(layer.kept_cross_heads or ()),
+        "cross_attention_dropped": layer.kept_cross_heads is None,
+    }
+    return {
+        "layer": number,
+        "stack": dims.name,
+        "dropped": layer.dropped,
+        "num_heads": dims.num_heads,
+        "num_kv_heads": dims.num_kv_heads,
+        "kept_heads": list(layer.kept_heads or ()),
+        "num_neurons": dims.intermediate_size,
+        "num_kept_neurons": layer.num_kept_neurons,
+        "attention_dropped": layer.kept_heads is None,
+        "mlp_dropped": layer.kept_neurons is None,
+        **(cross if dims.cross_attention else {}),
+    }
+
+
+def _read_curve(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    keys = ("step", "loss", "target_kept_fraction", "kept_fraction", "undecided_fraction")
+    return [{key: entry[key] for key in keys} for entry in history if "loss" in entry]
+
+
+def _read_validations(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    keys = ("step", "pruning_stage", "target_kept_fraction", "kept_fraction")
+    return [
+        {
+            **{key: entry[key] for key in keys},
+            "accuracy": entry["eval_accuracy"],
+            "loss": entry["eval_loss"],
+        }
+        for entry in history
+        if "eval_accuracy" in entry
+    ]

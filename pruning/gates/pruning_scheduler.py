@@ -1,0 +1,64 @@
+"""Turns a training step into the kept fraction that the gates should have reached."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pruning.errors import NirvanaError
+from pruning.gates.prune_config import ScheduleConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningScheduler:
+    """Let the target fall from 1 to `budget` in stages, then leave steps to fine-tune.
+
+    `step` is the number of optimizer steps done. Gates learn while `is_learning(step)`.
+    """
+
+    config: ScheduleConfig
+    budget: float
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        if self.num_learning_steps < self.config.num_stages:
+            raise NirvanaError(
+                f"Expected at least one step for each of the {self.config.num_stages} pruning "
+                f"stages, got {self.num_learning_steps} of {self.num_steps} steps. Train longer, "
+                "or lower schedule.num_stages, or raise schedule.prune_fraction."
+            )
+
+    @property
+    def num_learning_steps(self) -> int:
+        """Steps in which gates learn."""
+        return int(self.num_steps * self.config.prune_fraction)
+
+    def is_learning(self, step: int) -> bool:
+        """Tell whether gates still learn after `step` steps."""
+        return step < self.num_learning_steps
+
+    def stage(self, step: int) -> int:
+        """Return the pruning stage, from 1 to num_stages, that the next step belongs to."""
+        if not self.is_learning(step):
+            return self.config.num_stages
+        return 1 + step * self.config.num_stages // self.num_learning_steps
+
+    def ends_stage(self, step: int) -> bool:
+        """Tell whether a stage was completed by the step that made it `step` steps."""
+        if not 0 < step <= self.num_learning_steps:
+            return False
+        return step == self.num_learning_steps or self.stage(step) != self.stage(step - 1)
+
+    def target(self, step: int) -> float:
+        """Return the kept fraction to aim at in the next step."""
+        if not self.is_learning(step):
+            return self.budget
+        if self.config.kind == "stepwise":
+            progress = self.stage(step) / self.config.num_stages
+        else:
+            # Reaches the budget one stage before the end, so that the gates can settle there.
+            ramp = self.num_learning_steps * (1 - 1 / (self.config.num_stages + 1))
+            progress = min(1.0, (step + 1) / max(1, math.ceil(ramp)))
+        if self.config.kind == "cubic":
+            progress = 1 - (1 - progress) ** 3
+        return 1 - (1 - self.budget) * progress

@@ -1,0 +1,1 @@
+"""Prunes without training: calibrate, score, allocate, repair."""

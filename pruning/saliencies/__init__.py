@@ -1,0 +1,1 @@
+"""Scores units without training: one saliency a file, behind one Protocol."""

@@ -1,0 +1,1 @@
+"""Text, fine-tuning and evaluation, around an ordinary Trainer."""

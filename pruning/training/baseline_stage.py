@@ -1,0 +1,91 @@
+"""First of the four stages: fine-tune the dense model that everything is compared with."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    set_seed,
+)
+
+from pruning.checkpoints.dense_source import check_source, read_dense
+from pruning.checkpoints.model_source import load_model, load_stock_model
+from pruning.errors import NirvanaError
+from pruning.training.baseline_config import BaselineConfig
+from pruning.training.data_config import DataConfig
+from pruning.training.evaluation import evaluate_classifier
+from pruning.training.resumable_training import make_trainer, train_resumably
+from pruning.training.text_data import LabelledText, load_text
+
+
+def run_baseline(
+    model: str, data: DataConfig, config: BaselineConfig, out_dir: Path
+) -> dict[str, Any]:
+    """Fine-tune `model` with a fresh classification head into `out_dir/checkpoint`.
+
+    Called again with the same `out_dir`, it continues from its last whole checkpoint.
+
+    Raises:
+        NirvanaError: the model cannot be pruned, was pruned before or cannot be loaded, or the data
+            set does not fit.
+    """
+    started = time.monotonic()
+    check_source(model)  # before weights are asked for
+    tokenizer = load_stock_model(AutoTokenizer, model)
+    text = load_text(data, tokenizer)
+    set_seed(config.seed)  # the head is drawn from it
+    dense = load_model(AutoModelForSequenceClassification, model, **_describe_labels(text.labels))
+    read_dense(dense)  # refuse what cannot be pruned before an hour of training
+    _check_length(dense, data.max_length)
+    trainer = make_trainer(dense, text, tokenizer, config, out_dir / "trainer", [], "baseline")
+    train_resumably(trainer)
+    metrics = evaluate_classifier(dense, text.validation, tokenizer)
+    dense.save_pretrained(out_dir / "checkpoint")
+    tokenizer.save_pretrained(out_dir / "checkpoint")
+    return {
+        "model": model,
+        **_describe_data(text),
+        **metrics,
+        "num_steps": trainer.state.global_step,
+        "train_seconds": time.monotonic() - started,
+        "curve": [
+            {"step": entry["step"], "loss": entry["loss"]}
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ],
+    }
+
+
+def _check_length(model: PreTrainedModel, max_length: int) -> None:
+    """Raise NirvanaError for inputs longer than the model has positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    offset = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    longest = None if positions is None else positions - (0 if offset is None else offset + 1)
+    if longest is not None and max_length > longest:
+        raise NirvanaError(
+            f"max_length is {max_length}, but {model.config.model_type} here has {longest} "
+            f"positions. Set data.max_length to at most {longest}."
+        )
+
+
+def _describe_labels(labels: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: number for number, name in enumerate(labels)},
+        "ignore_mismatched_sizes": True,  # a head that came along is replaced
+    }
+
+
+def _describe_data(text: LabelledText) -> dict[str, Any]:
+    return {
+        "num_train_rows": len(text.train),
+        "num_validation_rows": len(text.validation),
+        "num_labels": len(text.labels),
+        "labels": list(text.labels),
+    }

@@ -1,0 +1,198 @@
+"""The wiring of a model: its type's record, or one inferred by structure and proven on the spot."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from pruning.checkpoints.model_source import quiet_transformers
+from pruning.errors import NirvanaError
+from pruning.plans.plan import hash_config
+from pruning.wirings.known_wirings import WIRINGS, explain_unwired, refuse_unsupported
+from pruning.wirings.structure import find_module, is_linear
+from pruning.wirings.wiring import AttentionWiring, ConfigKeys, MlpWiring, StackWiring, Wiring
+from pruning.wirings.wiring_patterns import (
+    Match,
+    list_counts,
+    list_head_dims,
+    match_attentions,
+    match_mlps,
+)
+
+# Records that were inferred and proven in this process, by model class and config.
+_PROVEN: dict[tuple[str, str], Wiring] = {}
+_NUM_LAYERS = 2  # of the model on which a guess is proven
+_LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+_STACK_LAYER_KEYS = {
+    "encoder": ("encoder_layers", "num_encoder_layers", *_LAYER_KEYS),
+    "decoder": ("decoder_layers", "num_decoder_layers", *_LAYER_KEYS),
+}
+
+
+def find_or_infer_wiring(model: PreTrainedModel) -> Wiring:
+    """Return the record of a model's type, or one that its structure suggests and a proof confirms.
+
+    The proof runs on a model of the same class and config with two layers and random weights.
+    `inferred_from` of such a record says what it was made from.
+
+    Raises:
+        NirvanaError: no record can describe the type (with the reason), nothing fits its blocks,
+            or the proof failed.
+    """
+    refuse_unsupported(model.config)
+    if model.config.model_type in WIRINGS:
+        return WIRINGS[model.config.model_type]
+    key = (type(model).__name__, hash_config(model.config.to_dict()))
+    if key not in _PROVEN:
+        _PROVEN[key] = _infer(model)
+    return _PROVEN[key]
+
+
+def _infer(model: PreTrainedModel) -> Wiring:
+    from pruning.cutting.proof import prove  # it repacks, which asks for the wiring: this one
+
+    reasons = []
+    for wiring in _guess(model):
+        try:
+            proof = prove(_build_short(model, wiring), wiring)
+        except Exception as error:  # a guess may be wrong in any way
+            reasons.append(f"{wiring.inferred_from}: {error}".splitlines()[0])
+            continue
+        failed = next((check for check in proof.checks if not check.passed), None)
+        if failed is None:
+            return wiring
+        reasons.append(f"{wiring.inferred_from}: {failed.what} ({failed.note})")
+    model_type = model.config.model_type
+    if not reasons:
+        raise NirvanaError(explain_unwired(model_type, ", and its blocks are like none known"))
+    why = f"; what its blocks look like did not pass the proof: {'; '.join(reasons[:2])}"
+    raise NirvanaError(explain_unwired(model_type, why))
+
+
+def _guess(model: PreTrainedModel) -> Iterator[Wiring]:
+    """Yield every wiring that the names in the model allow."""
+    candidates = []
+    for path, blocks in _list_block_lists(model):
+        guesses = list(_guess_stack(model, path, blocks))
+        if guesses:
+            candidates.append(guesses)
+    for stacks in product(*candidates) if candidates else ():
+        ordered = sorted(stacks, key=lambda pair: pair[0].name, reverse=True)  # encoder first
+        likes = " and ".join(dict.fromkeys(like for _, like in ordered))
+        yield Wiring(
+            model_type=model.config.model_type,
+            stacks=tuple(stack for stack, _ in ordered),
+            inferred_from=likes,
+        )
+
+
+def _list_block_lists(model: PreTrainedModel) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Yield the outermost lists of like modules that hold linear maps."""
+    found: list[str] = []
+    for path, module in model.base_model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in found)
+        if not isinstance(module, nn.ModuleList) or inside or not len(module):
+            continue
+        alike = len({type(block) for block in module}) == 1
+        if alike and any(is_linear(part) for part in module[0].modules()):
+            found.append(path)
+            yield path, module
+
+
+def _guess_stack(
+    model: PreTrainedModel, path: str, blocks: nn.ModuleList
+) -> Iterator[tuple[StackWiring, str]]:
+    block = blocks[-1]  # the first may be special
+    name = _name_stack(model, path)
+    attentions = match_attentions(block, name)
+    crossing = [m for m in attentions if any(word in m.root for word in ("cross", "enc"))]
+    plain = [m for m in attentions if m not in crossing]
+    config = _find_keys(model.config, name, len(blocks))
+    linears = [module for module in block.modules() if is_linear(module)]
+    if config is None:
+        return
+    for own, mlp in product(plain, match_mlps(block, name)):
+        for cross in crossing or (None,):
+            assert isinstance(mlp.part, MlpWiring)
+            likes = dict.fromkeys(m.like for m in (own, cross, mlp) if m is not None)
+            yield (
+                StackWiring(
+                    name=name,
+                    blocks=path,
+                    attention=_complete(block, own),
+                    cross_attention=None if cross is None else _complete(block, cross),
+                    mlp=mlp.part,
+                    config=config,
+                    transposed=all(isinstance(linear, Conv1D) for linear in linears),
+                ),
+                " with ".join(likes),
+            )
+
+
+def _name_stack(model: PreTrainedModel, path: str) -> Any:
+    if model.config.is_encoder_decoder:
+        return "decoder" if "decoder" in path else "encoder"
+    return "decoder" if model.can_generate() or "decoder" in path else "encoder"
+
+
+def _find_keys(config: Any, name: str, num_layers: int) -> ConfigKeys | None:
+    """Return the config's names of the counts; None where none holds the number of layers."""
+    keys = _STACK_LAYER_KEYS[name] if config.is_encoder_decoder else _LAYER_KEYS
+    aliases = config.attribute_map
+    layers = next((key for key in keys if getattr(config, key, None) == num_layers), None)
+    if layers is None:
+        return None
+    wanted = {
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "neurons": "intermediate_size",
+        "head_dim": "head_dim",
+    }
+    settable = not config.is_encoder_decoder  # two stacks may share a name, or not
+    present = {
+        what: aliases.get(key, key) if settable and hasattr(config, key) else ""
+        for what, key in wanted.items()
+    }
+    return ConfigKeys(num_layers=aliases.get(layers, layers), **present)
+
+
+def _complete(block: nn.Module, match: Match) -> AttentionWiring:
+    """Return the matched attention with the counts and the head width that its core has."""
+    assert isinstance(match.part, AttentionWiring)
+    core = block.get_submodule(match.part.core)
+    counts = tuple((name, what) for name, what in list_counts().items() if hasattr(core, name))
+    head_dim = next((name for name in list_head_dims() if hasattr(core, name)), "head_dim")
+    own_bias = find_module(core, match.part.bias_table) if match.part.bias_table else None
+    return replace(
+        match.part,
+        counts=counts,
+        head_dim=head_dim,
+        shared_bias=match.part.shared_bias if own_bias is not None else "",
+        bias_table=match.part.bias_table if own_bias is not None else "",
+    )
+
+
+def _build_short(model: PreTrainedModel, wiring: Wiring) -> PreTrainedModel:
+    """Build a model of the same class with few layers and random weights, biases and norms too."""
+    from pruning.checkpoints.prunable_model import find_stock_class
+    from pruning.checkpoints.pruned_config import keep_layers
+
+    config = copy.deepcopy(model.config)
+    for stack in wiring.stacks:
+        number = getattr(config, stack.config.num_layers)
+        keep_layers(config, stack, [i < _NUM_LAYERS for i in range(number)])
+    with torch.random.fork_rng(), quiet_transformers():
+        torch.manual_seed(0)
+        short: PreTrainedModel = find_stock_class(model)(config).float()
+        for parameter in short.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.05 * torch.randn_like(parameter)
+    return short.eval()
