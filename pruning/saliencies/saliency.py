@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
+from pruning.activations.block_walk import Batch
 from pruning.plans.sub_block import SubBlock
 from pruning.wirings.sites import Site
 
-Batch = Mapping[str, torch.Tensor]
 Scores = dict[SubBlock, torch.Tensor]
 
 

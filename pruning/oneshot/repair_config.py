@@ -1,0 +1,38 @@
+"""How what stays is adjusted to what goes, without training. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pruning.errors import NirvanaError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeastSquares:
+    """Fit the kept columns of each output projection anew, block after block."""
+
+    damping: float = field(
+        default=1e-2,
+        metadata={"help": "pull towards the dense weights, as a part of the inputs' mean square"},
+    )
+    corrects_residual: bool = field(
+        default=True,
+        metadata={"help": "make up for the error of the blocks before, where the block adds up"},
+    )
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise NirvanaError(f"damping must be above 0, got {self.damping}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanShift:
+    """Add what the removed units give on average to the output projection's bias (FLAP)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoRepair:
+    """Leave the weights that stay as they are."""
+
+
+Repair = LeastSquares | MeanShift | NoRepair
