@@ -29,13 +29,23 @@ class Distillation:
     def _mix(self, student: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         if not student.training or output.loss is None or self.config.weight == 0:
             return output
-        inputs = {k: v for k, v in kwargs.items() if k not in ("labels", "num_items_in_batch")}
+        # Labels stay: encoder-decoders make their decoder's input of them.
+        inputs = {k: v for k, v in kwargs.items() if k != "num_items_in_batch"}
+        logits = _take_logits(output)
         with torch.no_grad():
             # The Trainer moves the student after this was attached.
-            teacher_logits = self.teacher.to(output.logits.device)(*args, **inputs).logits
-        soft = distillation_loss(output.logits, teacher_logits, self.config.temperature)
+            teacher_logits = _take_logits(self.teacher.to(logits.device)(*args, **inputs))
+        soft = distillation_loss(logits, teacher_logits, self.config.temperature)
         output["loss"] = (1 - self.config.weight) * output.loss + self.config.weight * soft
         return output
+
+
+def _take_logits(output: Any) -> torch.Tensor:
+    """Return the logits; a question answering's as [batch, (start, end), tokens]."""
+    if "start_logits" in output:
+        return torch.stack([output.start_logits, output.end_logits], dim=1)
+    logits: torch.Tensor = output.logits
+    return logits
 
 
 def distillation_loss(
