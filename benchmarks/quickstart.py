@@ -143,7 +143,7 @@ def measure_accuracy(out: Path, data: Path) -> dict[str, Any]:
 
     from pruning.checkpoints.checkpoint import load_pruned
     from pruning.training.data_config import DataConfig
-    from pruning.training.evaluation import evaluate_classifier
+    from pruning.training.evaluation import evaluate
     from pruning.training.text_data import load_text
 
     tokenizer = AutoTokenizer.from_pretrained(out / "prune" / "checkpoint")
@@ -161,8 +161,8 @@ def measure_accuracy(out: Path, data: Path) -> dict[str, Any]:
     pruned = load_pruned(out / "prune" / "checkpoint")
     return {
         "accuracy_measured_on": f"{len(rows)} {where}",
-        "dense": evaluate_classifier(dense, rows, tokenizer),
-        "pruned": evaluate_classifier(pruned, rows, tokenizer),
+        "dense": evaluate(dense, rows, tokenizer, text.task),
+        "pruned": evaluate(pruned, rows, tokenizer, text.task),
     }
 
 

@@ -78,7 +78,7 @@ def prune(
 ) -> PruneResult:
     """Fine-tune a model and prune it to the budget, in the run folder `out`.
 
-    With `fine_tuned` the model already classifies the data set's labels and is pruned as it is.
+    With `fine_tuned` the model does the data set's task already and is pruned as it is.
     Called again with the same `out`, it goes on where it was interrupted.
     """
     from nirvana_deploy.deploy_stages import BASELINE, PRUNE, PRUNE_FINE_TUNED

@@ -81,15 +81,21 @@ def _describe_prune(prune: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"kept of the blocks' {unit}",
         f"{budget['kept_fraction']:.2%} (asked: {budget['asked_kept_fraction']:.2%})",
     )
-    points = 100 * (pruned["accuracy"] - dense["accuracy"])
-    yield (
-        "accuracy",
-        f"{dense['accuracy']:.1%} -> {pruned['accuracy']:.1%} ({points:+.1f} points)",
-    )
+    name = prune.get("metric", "accuracy")
+    yield _describe_metric(name, dense[name], pruned[name])
+    if name == "perplexity":  # a language model's loss is what its validations show
+        yield _describe_metric("loss", dense["loss"], pruned["loss"])
     yield (
         "checkpoint size",
         f"{dense['size_bytes'] / 1e6:.1f} MB -> {pruned['size_bytes'] / 1e6:.1f} MB",
     )
+
+
+def _describe_metric(name: str, dense: float, pruned: float) -> tuple[str, str]:
+    words = name.replace("_", " ")
+    if name in ("perplexity", "loss"):
+        return words, f"{dense:.2f} -> {pruned:.2f} ({pruned / dense - 1:+.1%})"
+    return words, f"{dense:.1%} -> {pruned:.1%} ({100 * (pruned - dense):+.1f} points)"
 
 
 # Beyond this share of the CPUs, other programs may have moved the ratio.

@@ -76,7 +76,7 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fine_tuned",
         action="store_true",
-        help="the model classifies the data set's labels already: prune it as it is",
+        help="the model is fine-tuned for the data set's task already: prune it as it is",
     )
     add_flags(parser, PruneConfig, title="prune")
     add_flags(parser, DataConfig, prefix="data")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nirvana_deploy.report.markup import Html, element, join
+from nirvana_deploy.report.metrics import format_metric, metric_axis, name_metric
 from nirvana_deploy.report.numbers import format_milliseconds, format_percent
 from nirvana_deploy.report.serving_results import ProfileCase, Timing
 from nirvana_deploy.report.training_results import Baseline, CurvePoint, Prune
@@ -29,7 +30,7 @@ def draw_baseline_curve(baseline: Baseline) -> Html:
 
 
 def draw_pruning_curves(prune: Prune) -> Html:
-    """Draw loss, kept fraction and validation accuracy over the same steps."""
+    """Draw loss, kept fraction and validation score over the same steps."""
     steps = [point.step for point in (*prune.curve, *prune.validations)]
     if not steps:
         return Html()
@@ -40,7 +41,7 @@ def draw_pruning_curves(prune: Prune) -> Html:
         [
             _loss_chart(prune, shared),
             _kept_chart(prune, shared),
-            _accuracy_chart(prune, shared),
+            _quality_chart(prune, shared),
         ]
     )
 
@@ -75,22 +76,28 @@ def _kept_chart(prune: Prune, shared: dict[str, Any]) -> Html:
     return _chart(title, legend, [target, actual], f"{title}: actual from {ends}", shared, percent)
 
 
-def _accuracy_chart(prune: Prune, shared: dict[str, Any]) -> Html:
-    points = [point for point in prune.validations if point.accuracy is not None]
+def _quality_chart(prune: Prune, shared: dict[str, Any]) -> Html:
+    # Language models are validated by their loss alone.
+    measured = any(point.score(prune.metric) is not None for point in prune.validations)
+    name = prune.metric if measured else "loss"
+    points = [point for point in prune.validations if point.score(name) is not None]
     if not points:
         return Html()
-    trace = _line(points, [point.accuracy for point in points], "pruned", PRUNED)
+    written = metric_axis(name)
+    trace = _line(points, [point.score(name) for point in points], "pruned", PRUNED)
     trace |= {"mode": "lines+markers", "customdata": [_stage(point) for point in points]}
-    trace["hovertemplate"] = "%{customdata}step %{x}: %{y:.1%}<extra></extra>"
+    trace["hovertemplate"] = f"%{{customdata}}step %{{x}}: %{{y:{written}}}<extra></extra>"
     legend = [("while pruning", PRUNED, "dot")]
     traces = [trace]
-    if prune.dense.accuracy is not None:
+    dense = prune.dense.score(name)
+    if dense is not None:
         # A trace, not a shape: the axis then makes room for it.
-        traces.append(_dense_level(shared["range"], prune.dense.accuracy))
+        traces.append(_dense_level(shared["range"], dense, written))
         legend.append(("dense model", DENSE, "dash"))
-    title = "Validation accuracy at each pruning step"
-    ends = f"{format_percent(points[0].accuracy)} to {format_percent(points[-1].accuracy)}"
-    return _chart(title, legend, traces, f"{title}: from {ends}", shared, {"tickformat": ".1%"})
+    title = f"Validation {name_metric(name, capital=False)} at each pruning step"
+    first, last = (format_metric(name, point.score(name)) for point in (points[0], points[-1]))
+    label = f"{title}: from {first} to {last}"
+    return _chart(title, legend, traces, label, shared, {"tickformat": written})
 
 
 def _latency_chart(case: ProfileCase) -> Html:
@@ -142,15 +149,15 @@ def _line(
     }
 
 
-def _dense_level(x_range: Sequence[float], accuracy: float) -> dict[str, Any]:
+def _dense_level(x_range: Sequence[float], level: float, written: str) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
         "name": "dense",
         "x": list(x_range),
-        "y": [accuracy, accuracy],
+        "y": [level, level],
         "line": {"color": DENSE, "width": 2, "dash": "dash"},
-        "hovertemplate": "dense: %{y:.1%}<extra></extra>",
+        "hovertemplate": f"dense: %{{y:{written}}}<extra></extra>",
     }
 
 

@@ -9,6 +9,12 @@ from nirvana_deploy.report.headline import (
     interval_words,
 )
 from nirvana_deploy.report.markup import Html, element, join, paragraph, table
+from nirvana_deploy.report.metrics import (
+    METRICS,
+    format_metric,
+    format_metric_change,
+    name_metric,
+)
 from nirvana_deploy.report.numbers import (
     MISSING,
     divide,
@@ -18,7 +24,6 @@ from nirvana_deploy.report.numbers import (
     format_decimal,
     format_milliseconds,
     format_percent,
-    format_points,
     format_ratio,
     format_short,
     subtract,
@@ -31,17 +36,19 @@ Row = tuple[str, str, str, str]
 
 
 def draw_cards(run: Run) -> Html:
-    """Draw accuracy, MACs, size and speed as four large numbers."""
+    """Draw quality, MACs, size and speed as four large numbers."""
     if run.prune is None:
         return Html()
     dense, pruned = run.prune.dense, run.prune.pruned
-    drop = format_points(subtract(pruned.accuracy, dense.accuracy))
+    metric = run.prune.metric
+    before, after = dense.score(metric), pruned.score(metric)
+    drop = format_metric_change(metric, before, after)
     macs = f"{format_short(pruned.block_macs)} of {format_short(dense.block_macs)}"
     cards = [
         _card(
-            "Accuracy",
-            format_percent(pruned.accuracy),
-            f"dense {format_percent(dense.accuracy)}, {drop}",
+            name_metric(metric),
+            format_metric(metric, after),
+            f"dense {format_metric(metric, before)}, {drop}",
         ),
         _card("Block MACs", _times(dense.block_macs, pruned.block_macs, "fewer", "more"), macs),
         _card(
@@ -69,11 +76,11 @@ def draw_comparison(run: Run, prune: Prune) -> Html:
 
 def _quality_rows(prune: Prune) -> list[Row]:
     dense, pruned = prune.dense, prune.pruned
-    accuracy = format_points(subtract(pruned.accuracy, dense.accuracy))
-    f1 = format_points(subtract(pruned.macro_f1, dense.macro_f1))
+    found = {**dense.scores, **pruned.scores, prune.metric: None}
+    known = [name for name in METRICS if name in found]
+    names = dict.fromkeys((*known, *found))
     return [
-        ("Accuracy", format_percent(dense.accuracy), format_percent(pruned.accuracy), accuracy),
-        ("Macro F1", format_percent(dense.macro_f1), format_percent(pruned.macro_f1), f1),
+        *(_score_row(name, dense.score(name), pruned.score(name)) for name in names),
         (
             "Validation loss",
             format_decimal(dense.loss),
@@ -81,6 +88,11 @@ def _quality_rows(prune: Prune) -> list[Row]:
             format_change(dense.loss, pruned.loss),
         ),
     ]
+
+
+def _score_row(name: str, dense: float | None, pruned: float | None) -> Row:
+    change = format_metric_change(name, dense, pruned)
+    return name_metric(name), format_metric(name, dense), format_metric(name, pruned), change
 
 
 def _size_rows(run: Run, prune: Prune) -> list[Row]:
@@ -160,8 +172,8 @@ def _speed_card(case: ProfileCase | None) -> Html:
 
 def _sampling_note(run: Run, prune: Prune) -> str | None:
     rows = run.baseline.num_validation_rows if run.baseline else None
-    accuracy = prune.pruned.accuracy
-    if not rows or accuracy is None or not 0 < accuracy < 1:
+    accuracy = prune.pruned.score("accuracy")
+    if not rows or prune.metric != "accuracy" or accuracy is None or not 0 < accuracy < 1:
         return None
     margin = 1.96 * sqrt(accuracy * (1 - accuracy) / rows)
     return (

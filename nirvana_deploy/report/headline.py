@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nirvana_deploy.report.fields import Fields
+from nirvana_deploy.report.metrics import format_metric, format_metric_change, name_metric
 from nirvana_deploy.report.numbers import (
     divide,
     format_percent,
-    format_points,
     format_ratio,
     subtract,
 )
@@ -41,7 +41,7 @@ def write_headline(run: Run) -> tuple[str, ...]:
     """Write the run's outcome as the clauses of one sentence, with only what was measured."""
     if run.prune is None:
         return ("Nothing was pruned in this run yet",)
-    parts = [_kept_words(run.prune.budget), _accuracy_words(run.prune)]
+    parts = [_kept_words(run.prune.budget), _quality_words(run.prune)]
     case = headline_case(run.profile)
     parts.append("speed not measured" if case is None else _speed_words(case))
     return tuple(parts)
@@ -130,12 +130,14 @@ def _kept_words(budget: Budget) -> str:
     return f"{next(near, f'{format_percent(kept)} of')} the block {cost_name(budget)}"
 
 
-def _accuracy_words(prune: Prune) -> str:
-    dense, pruned = prune.dense.accuracy, prune.pruned.accuracy
+def _quality_words(prune: Prune) -> str:
+    dense, pruned = prune.dense.score(prune.metric), prune.pruned.score(prune.metric)
+    name = name_metric(prune.metric, capital=False)
     if dense is None or pruned is None:
-        return "accuracy not recorded"
-    change = format_points(pruned - dense)
-    return f"accuracy {format_percent(dense)} → {format_percent(pruned)} ({change})"
+        return f"{name} not recorded"
+    change = format_metric_change(prune.metric, dense, pruned)
+    before, after = (format_metric(prune.metric, value) for value in (dense, pruned))
+    return f"{name} {before} → {after} ({change})"
 
 
 def _speed_words(case: ProfileCase) -> str:

@@ -1,20 +1,31 @@
 """The results of `baseline` and `prune` as frozen records; fractions are 0..1."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from nirvana_deploy.report.fields import Fields
+from nirvana_deploy.report.metrics import METRICS
+
+
+def _read_scores(row: Fields, names: Iterable[str]) -> dict[str, float]:
+    found = ((name, row.number(name)) for name in names)
+    return {name: value for name, value in found if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """One training or validation step; a training step has no accuracy."""
+    """One training or validation step; a training step has no scores, nor has a language model."""
 
     step: int
     loss: float | None
-    accuracy: float | None
+    scores: Mapping[str, float]
     target_kept_fraction: float | None
     kept_fraction: float | None
     pruning_stage: int | None
+
+    def score(self, name: str) -> float | None:
+        """Return a metric, or the loss."""
+        return self.loss if name == "loss" else self.scores.get(name)
 
     @classmethod
     def read_all(cls, rows: tuple[Fields, ...]) -> tuple["CurvePoint", ...]:
@@ -23,7 +34,7 @@ class CurvePoint:
             cls(
                 step=step,
                 loss=row.number("loss"),
-                accuracy=row.number("accuracy"),
+                scores=_read_scores(row, METRICS),
                 target_kept_fraction=row.number("target_kept_fraction"),
                 kept_fraction=row.number("kept_fraction"),
                 pruning_stage=row.count("pruning_stage"),
@@ -65,20 +76,22 @@ class Baseline:
 class ModelFigures:
     """The size and the quality of one model, dense or pruned."""
 
-    accuracy: float | None
-    macro_f1: float | None
+    scores: Mapping[str, float]
     loss: float | None
     num_parameters: int | None
     block_parameters: int | None
     block_macs: int | None
     size_bytes: int | None
 
+    def score(self, name: str) -> float | None:
+        """Return a metric, or the loss."""
+        return self.loss if name == "loss" else self.scores.get(name)
+
     @classmethod
-    def read(cls, part: Fields) -> "ModelFigures":
-        """Read `dense` or `pruned` of the `prune` result."""
+    def read(cls, part: Fields, names: Iterable[str]) -> "ModelFigures":
+        """Read `dense` or `pruned` of the `prune` result, with the metrics of these names."""
         return cls(
-            accuracy=part.number("accuracy"),
-            macro_f1=part.number("macro_f1"),
+            scores=_read_scores(part, names),
             loss=part.number("loss"),
             num_parameters=part.count("num_parameters"),
             block_parameters=part.count("block_parameters"),
@@ -152,8 +165,12 @@ class Proof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
-    """The pruning itself: budget, both models, what is kept, how it went."""
+    """The pruning itself: budget, both models, what is kept, how it went.
 
+    `metric` is what the task is judged by first.
+    """
+
+    metric: str
     budget: Budget
     dense: ModelFigures
     pruned: ModelFigures
@@ -170,7 +187,12 @@ class Prune:
     def read(cls, result: Fields) -> "Prune":
         """Read the `prune` result."""
         budget = result.part("budget")
+        # The loss is drawn apart.
+        names = [
+            name for name in dict.fromkeys((*METRICS, *result.texts("scores"))) if name != "loss"
+        ]
         return cls(
+            metric=result.text("metric") or "accuracy",
             budget=Budget(
                 cost=budget.text("cost"),
                 asked_kept_fraction=budget.number("asked_kept_fraction"),
@@ -179,8 +201,8 @@ class Prune:
                 unit_cost=budget.number("unit_cost"),
                 dense_cost=budget.number("dense_cost"),
             ),
-            dense=ModelFigures.read(result.part("dense")),
-            pruned=ModelFigures.read(result.part("pruned")),
+            dense=ModelFigures.read(result.part("dense"), names),
+            pruned=ModelFigures.read(result.part("pruned"), names),
             num_pruning_stages=result.count("num_pruning_stages"),
             undecided_fraction=result.number("undecided_fraction"),
             objective=result.text("objective"),

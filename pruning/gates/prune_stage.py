@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
-from pruning.checkpoints.dense_source import check_source
+from pruning.checkpoints.dense_source import read_dense
+from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import load_model, load_stock_model
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
@@ -21,7 +22,9 @@ from pruning.plans.cost import MacCost, ParameterCost, dense_cost, make_cost_mod
 from pruning.plans.dense_dims import StackDims
 from pruning.plans.plan import LayerPlan, PruningPlan
 from pruning.training.data_config import DataConfig
-from pruning.training.evaluation import evaluate_classifier
+from pruning.training.evaluation import evaluate_text
+from pruning.training.task import Task
+from pruning.training.tasks import check_classes, check_head, recognise_task
 from pruning.training.text_data import collate, load_text
 
 
@@ -37,26 +40,33 @@ def run_prune(
             or the repacked model is not what was trained.
     """
     started = time.monotonic()
-    check_source(str(baseline))
+    skeleton = build_skeleton(str(baseline))
+    read_dense(skeleton)
     tokenizer = load_stock_model(AutoTokenizer, str(baseline))
-    text = load_text(data, tokenizer)
-    model = load_model(AutoModelForSequenceClassification, str(baseline))
-    teacher = load_model(AutoModelForSequenceClassification, str(baseline))
+    text = load_text(data, tokenizer, recognise_task(skeleton))
+    check_head(text.task, skeleton, fine_tuned=True)
+    check_classes(text.task, text.labels, skeleton)
+    model = load_model(text.task.auto_class, str(baseline))
+    teacher = load_model(text.task.auto_class, str(baseline))
     registry, callback, trainer = learn_gates(
         model, teacher, text, tokenizer, config, out_dir / "trainer"
     )
     device = model.device
     batch = collate(tokenizer, list(text.validation.select(range(min(8, len(text.validation))))))
-    plan, loaded, proofs = _finalise(model, registry, batch, config, tokenizer, out_dir)
+    plan, loaded, proofs = _finalise(model, registry, batch, config, tokenizer, text.task, out_dir)
     whole = PruningPlan.dense(plan.dims, plan.config_hash)
+    dense_scores = evaluate_text(teacher.to(device), text, tokenizer)
     return {
+        "task": text.task.name,
+        "metric": text.task.metric,
+        "scores": list(dense_scores),
         "budget": _describe_budget(plan, config),
         "dense": {
-            **evaluate_classifier(teacher.to(device), text.validation, tokenizer),
+            **dense_scores,
             **_describe_size(teacher, whole, config),
         },
         "pruned": {
-            **evaluate_classifier(loaded.to(device), text.validation, tokenizer),
+            **evaluate_text(loaded.to(device), text, tokenizer),
             **_describe_size(loaded, plan, config),
         },
         "num_pruning_stages": config.schedule.num_stages,
@@ -65,7 +75,7 @@ def run_prune(
         "objective": plan.made_by["objective"],
         "layers": describe_layers(plan),
         "curve": _read_curve(trainer.state.log_history),
-        "validations": _read_validations(trainer.state.log_history),
+        "validations": _read_validations(trainer.state.log_history, text.task),
         "train_seconds": time.monotonic() - started,
     }
 
@@ -76,6 +86,7 @@ def _finalise(
     batch: dict[str, torch.Tensor],
     config: PruneConfig,
     tokenizer: Any,
+    task: Task,
     out_dir: Path,
 ) -> tuple[PruningPlan, Any, list[dict[str, Any]]]:
     """Repack the trained model and save it; prove both steps on `batch`.
@@ -83,27 +94,39 @@ def _finalise(
     Returns the plan, the checkpoint loaded again, and what the proofs found.
     """
     model.to("cpu")  # a GPU adds fp32 in another order for another size: no ground for a proof
-    masked_logits = _compute_logits(model, batch)
+    masked_logits = _compute_logits(model, batch, task)
     registry.detach(model)
     plan = plan_for(model, registry.kept_layers(), **_describe_making(config))
     smaller = repack(model, plan)
-    smaller_logits = _compute_logits(smaller, batch)
-    proofs = [_prove_equal("repacked", "masked", smaller_logits, masked_logits)]
+    smaller_logits = _compute_logits(smaller, batch, task)
+    num_rows = len(batch["input_ids"])
+    proofs = [_prove_equal("repacked", "masked", smaller_logits, masked_logits, num_rows)]
     save_pruned(smaller, out_dir / "checkpoint", tokenizer)
     plan.save(out_dir / "plan.json")
     loaded = load_pruned(out_dir / "checkpoint")
-    proofs.append(_prove_equal("loaded", "saved", _compute_logits(loaded, batch), smaller_logits))
+    loaded_logits = _compute_logits(loaded, batch, task)
+    proofs.append(_prove_equal("loaded", "saved", loaded_logits, smaller_logits, num_rows))
     return plan, loaded, proofs
 
 
 @torch.no_grad()
-def _compute_logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
-    return cast(torch.Tensor, model.eval()(**inputs).logits)
+def _compute_logits(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], task: Task
+) -> torch.Tensor:
+    """Return all numbers that the head gives for what is not padding, of any shape.
+
+    The labels go with the inputs: encoder-decoders make their decoder's input of them.
+    """
+    outputs = model.eval()(**{key: value.to(model.device) for key, value in batch.items()})
+    live_BS = batch["attention_mask"].to(model.device).bool()
+    parts = [cast(torch.Tensor, outputs[name]) for name in task.outputs]
+    if task.reads_tokens:
+        parts = [part[live_BS] for part in parts]
+    return torch.stack(parts)
 
 
 def _prove_equal(
-    what: str, source: str, came: torch.Tensor, expected: torch.Tensor
+    what: str, source: str, came: torch.Tensor, expected: torch.Tensor, num_rows: int
 ) -> dict[str, Any]:
     try:
         torch.testing.assert_close(came, expected)
@@ -115,7 +138,7 @@ def _prove_equal(
     return {
         "left": what,
         "right": source,
-        "num_rows": len(came),
+        "num_rows": num_rows,
         "max_abs_difference": float((came - expected).abs().max()),
         "tolerance": 1e-5,
         "bitwise_equal": torch.equal(came, expected),
@@ -192,14 +215,16 @@ def _read_curve(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: entry[key] for key in keys} for entry in history if "loss" in entry]
 
 
-def _read_validations(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _read_validations(history: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
+    """Return each validation's loss, and the task's metric where it was measured."""
     keys = ("step", "pruning_stage", "target_kept_fraction", "kept_fraction")
+    measured = f"eval_{task.metric}"
     return [
         {
             **{key: entry[key] for key in keys},
-            "accuracy": entry["eval_accuracy"],
+            **({task.metric: entry[measured]} if measured in entry else {}),
             "loss": entry["eval_loss"],
         }
         for entry in history
-        if "eval_accuracy" in entry
+        if "eval_loss" in entry
     ]

@@ -6,28 +6,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    set_seed,
-)
+from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
-from pruning.checkpoints.dense_source import check_source, read_dense
-from pruning.checkpoints.model_source import load_model, load_stock_model
+from pruning.checkpoints.dense_source import read_dense
+from pruning.checkpoints.model_skeleton import build_skeleton
+from pruning.checkpoints.model_source import load_model, load_stock_model, resolve_model
 from pruning.errors import NirvanaError
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig
-from pruning.training.evaluation import evaluate_classifier
+from pruning.training.evaluation import evaluate_text
 from pruning.training.resumable_training import make_trainer, train_resumably
+from pruning.training.tasks import check_head, recognise_task
 from pruning.training.text_data import LabelledText, load_text
 
 
 def run_baseline(
     model: str, data: DataConfig, config: BaselineConfig, out_dir: Path
 ) -> dict[str, Any]:
-    """Fine-tune `model` with a fresh classification head into `out_dir/checkpoint`.
+    """Fine-tune `model` for the task of `data` into `out_dir/checkpoint`.
 
+    Where the task has classes, the head is a fresh one.
     Called again with the same `out_dir`, it continues from its last whole checkpoint.
 
     Raises:
@@ -35,16 +33,18 @@ def run_baseline(
             set does not fit.
     """
     started = time.monotonic()
-    check_source(model)  # before weights are asked for
+    skeleton = build_skeleton(resolve_model(model))
+    read_dense(skeleton)  # before weights are asked for
     tokenizer = load_stock_model(AutoTokenizer, model)
-    text = load_text(data, tokenizer)
+    text = load_text(data, tokenizer, recognise_task(skeleton))
+    check_head(text.task, skeleton, fine_tuned=False)
     set_seed(config.seed)  # the head is drawn from it
-    dense = load_model(AutoModelForSequenceClassification, model, **_describe_labels(text.labels))
+    dense = load_model(text.task.auto_class, model, **_describe_head(text))
     read_dense(dense)  # refuse what cannot be pruned before an hour of training
     _check_length(dense, data.max_length)
     trainer = make_trainer(dense, text, tokenizer, config, out_dir / "trainer", [], "baseline")
     train_resumably(trainer)
-    metrics = evaluate_classifier(dense, text.validation, tokenizer)
+    metrics = evaluate_text(dense, text, tokenizer)
     dense.save_pretrained(out_dir / "checkpoint")
     tokenizer.save_pretrained(out_dir / "checkpoint")
     return {
@@ -73,17 +73,24 @@ def _check_length(model: PreTrainedModel, max_length: int) -> None:
         )
 
 
-def _describe_labels(labels: tuple[str, ...]) -> dict[str, Any]:
+def _describe_head(text: LabelledText) -> dict[str, Any]:
+    """Say what head is made; one of another size that came along is replaced."""
+    if text.task.head_size is not None:
+        return {"num_labels": text.task.head_size, "ignore_mismatched_sizes": True}
+    if not text.task.has_classes:
+        return {}
     return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {name: number for number, name in enumerate(labels)},
-        "ignore_mismatched_sizes": True,  # a head that came along is replaced
+        "num_labels": len(text.labels),
+        "id2label": dict(enumerate(text.labels)),
+        "label2id": {name: number for number, name in enumerate(text.labels)},
+        "ignore_mismatched_sizes": True,
     }
 
 
 def _describe_data(text: LabelledText) -> dict[str, Any]:
     return {
+        "task": text.task.name,
+        "metric": text.task.metric,
         "num_train_rows": len(text.train),
         "num_validation_rows": len(text.validation),
         "num_labels": len(text.labels),

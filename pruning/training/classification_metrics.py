@@ -1,8 +1,10 @@
-"""Accuracy and macro-F1 from logits."""
+"""Accuracy and macro-F1, of rows and of tokens."""
 
 from typing import Any
 
 import numpy as np
+
+from pruning.training.loss_labels import IGNORED
 
 
 def score_classes(prediction: Any) -> dict[str, float]:
@@ -10,7 +12,21 @@ def score_classes(prediction: Any) -> dict[str, float]:
 
     `prediction` is a `transformers.EvalPrediction` with logits [rows, classes] and labels [rows].
     """
-    predicted, labels = prediction.predictions.argmax(-1), prediction.label_ids
+    return _score(prediction.predictions.argmax(-1), prediction.label_ids)
+
+
+def score_tags(prediction: Any) -> dict[str, float]:
+    """Return the same of tokens, from classes and labels of one shape; IGNORED ones do not count.
+
+    Single tokens are compared, not whole entities as by seqeval.
+    """
+    counted = prediction.label_ids != IGNORED
+    return _score(prediction.predictions[counted], prediction.label_ids[counted])
+
+
+def _score(predicted: Any, labels: Any) -> dict[str, float]:
+    if not labels.size:
+        return {"accuracy": 0.0, "macro_f1": 0.0}
     classes = np.unique(np.concatenate([predicted, labels]))
     return {
         "accuracy": float((predicted == labels).mean()),

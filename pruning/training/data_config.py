@@ -1,22 +1,41 @@
-"""Which labelled text to fine-tune and validate on. No torch, no datasets here."""
+"""Which text to fine-tune and validate on, and for which task. No torch, no datasets here."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pruning.errors import NirvanaError
 
 EMBEDDED_DATASET = "debian-sections"
 
+TaskName = Literal[
+    "classification",
+    "token-classification",
+    "question-answering",
+    "seq2seq",
+    "masked-lm",
+    "causal-lm",
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """Name a data set and its columns."""
+    """Name a data set, its task and its columns."""
 
     dataset: str = field(
         default=EMBEDDED_DATASET,
         metadata={
             "help": "'debian-sections' (inside the package), a local csv/json/jsonl/parquet file, "
-            "a txt file (class, tab, text a line), a folder of them (train.*, validation.*), or a "
-            "name that `datasets` can load"
+            "a txt file (class, tab, text a line; seq2seq: text, tab, target; language models: a "
+            "text a line), a folder of them (train.*, validation.*), or a name that `datasets` can "
+            "load"
+        },
+    )
+    task: TaskName | None = field(
+        default=None,
+        metadata={
+            "help": "classification, token-classification, question-answering, seq2seq, masked-lm "
+            "or causal-lm; unset: classification where the data has the label column, else what "
+            "the model's head is for"
         },
     )
     subset: str | None = field(
@@ -28,6 +47,26 @@ class DataConfig:
     label_column: str = field(
         default="section", metadata={"help": "column with the class (name or integer)"}
     )
+    target_column: str = field(
+        default="target", metadata={"help": "seq2seq: column with the text to write"}
+    )
+    tokens_column: str = field(
+        default="tokens", metadata={"help": "token-classification: column with a list of words"}
+    )
+    tags_column: str = field(
+        default="ner_tags",
+        metadata={"help": "token-classification: column with a tag for each word"},
+    )
+    question_column: str = field(
+        default="question", metadata={"help": "question-answering: column with the question"}
+    )
+    context_column: str = field(
+        default="context", metadata={"help": "question-answering: column with the text to search"}
+    )
+    answers_column: str = field(
+        default="answers",
+        metadata={"help": "question-answering: column with {text, answer_start}, as in SQuAD"},
+    )
     max_length: int = field(default=64, metadata={"help": "longest input in tokens"})
     max_train_rows: int | None = field(
         default=None, metadata={"help": "use only the first N training rows"}
@@ -35,9 +74,18 @@ class DataConfig:
     max_validation_rows: int | None = field(
         default=None, metadata={"help": "use only the first N validation rows"}
     )
+    metric: str | None = field(
+        default=None,
+        metadata={
+            "help": "a metric of your own, package.module:function, called with predictions and "
+            "labels; returns names and numbers, which are added to the results"
+        },
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_length", "max_train_rows", "max_validation_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise NirvanaError(f"{name} must be 1 or more, got {value}.")
+        if self.metric is not None and not all(self.metric.partition(":")):
+            raise NirvanaError(f"metric must be package.module:function, got {self.metric!r}.")

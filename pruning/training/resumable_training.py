@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from pruning.errors import NirvanaError
-from pruning.training.classification_metrics import score_classes
+from pruning.training.task import Task
 from pruning.training.text_data import LabelledText, collate
 from pruning.training.training_precision import has_native_bf16
 from pruning.training.training_progress import TrainingProgress
@@ -100,14 +100,17 @@ def make_trainer(
 ) -> Trainer:
     """Build the Trainer for `out_dir`, which holds its resumable checkpoints.
 
-    `name` is what the progress is reported under.
+    `name` is what the progress is reported under. Parameters that no checkpoint keeps are frozen.
     """
+    freeze_unsaved(model)
     arguments = TrainingArguments(
         output_dir=str(out_dir),
         num_train_epochs=settings.num_epochs,
         learning_rate=settings.learning_rate,
         per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=64,
+        per_device_eval_batch_size=text.task.evaluation_batch_size,
+        prediction_loss_only=text.task.score is None,
+        remove_unused_columns=False,  # collate takes what it needs
         seed=settings.seed,
         use_cpu=not torch.accelerator.is_available(),
         bf16=has_native_bf16() if settings.bf16 is None else settings.bf16,
@@ -128,17 +131,29 @@ def make_trainer(
         train_dataset=text.train,
         eval_dataset=text.validation,
         data_collator=partial(collate, tokenizer),
-        compute_metrics=score_classes,
-        preprocess_logits_for_metrics=_take_logits,
+        compute_metrics=text.task.score,
+        preprocess_logits_for_metrics=partial(_predict, text.task),
         callbacks=[*callbacks, TrainingProgress(name), StopOnBadLoss(), MarkComplete()],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _take_logits(outputs: Any, _: torch.Tensor) -> torch.Tensor:
+def freeze_unsaved(model: PreTrainedModel) -> None:
+    """Keep in place, untrained, what `save_pretrained` leaves out.
+
+    Marian's sinusoids come trainable out of `from_pretrained`, are not saved, and are computed anew
+    when the model is loaded: what they had learned would be lost.
+    """
+    unsaved = set(model._keys_to_ignore_on_save or ())
+    for name, parameter in model.named_parameters():  # a tied one has its saved name here
+        if name in unsaved:
+            parameter.requires_grad_(False)
+
+
+def _predict(task: Task, outputs: Any, _: Any) -> torch.Tensor:
     """Leave out what encoder-decoders return besides: the encoder's hidden states of all rows."""
-    return outputs[0] if isinstance(outputs, tuple) else outputs
+    return task.predict(outputs if isinstance(outputs, tuple) else (outputs,))
 
 
 def train_resumably(trainer: Trainer) -> None:
