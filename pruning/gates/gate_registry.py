@@ -16,7 +16,7 @@ from pruning.errors import NirvanaError
 from pruning.gates.prunable_head_attention import PrunableHeadAttention
 from pruning.gates.prunable_mlp import PrunableMLP
 from pruning.gates.straight_through import harden
-from pruning.plans.cost import CostModel, dense_cost, group_cost
+from pruning.plans.cost import LinearCostModel, dense_cost, group_cost
 from pruning.plans.dense_dims import DenseDims, StackDims
 from pruning.plans.plan import LayerPlan, kept_groups
 from pruning.wirings.structure import find_stacks
@@ -51,7 +51,7 @@ class GateRegistry(nn.Module):
     frozen: torch.Tensor
     multiplier: torch.Tensor
 
-    def __init__(self, dims: DenseDims, cost: CostModel) -> None:
+    def __init__(self, dims: DenseDims, cost: LinearCostModel) -> None:
         super().__init__()
         self.dims = dims
         self.cost = cost
@@ -74,7 +74,7 @@ class GateRegistry(nn.Module):
         self._handles: list[RemovableHandle] = []
 
     @classmethod
-    def attach(cls, model: PreTrainedModel, cost: CostModel) -> GateRegistry:
+    def attach(cls, model: PreTrainedModel, cost: LinearCostModel) -> GateRegistry:
         """Put open gates into a dense model, in place, and return them.
 
         Raises:
@@ -185,11 +185,11 @@ def _make_head_gates(dims: StackDims) -> PrunableHeadAttention:
     return PrunableHeadAttention(dims.num_kv_heads, dims.heads_per_group * dims.head_dim)
 
 
-def _price_kept(gates: LayerGates, cost: CostModel) -> torch.Tensor:
+def _price_kept(gates: LayerGates, cost: LinearCostModel) -> torch.Tensor:
     """Return the cost of what is open in a layer."""
     dims, mlp = gates.dims, gates.mlp
     neurons = mlp.mask().sum() * cost.neuron_cost(dims) + cost.mlp_bias_cost(dims)
-    total = cost.fixed_cost(dims) + mlp.block_mask() * neurons
+    total = cost.block_cost(dims) + mlp.block_mask() * neurons
     for mask_H in (heads.mask() for heads in gates.attentions):
         any_open = 1 - (1 - mask_H).prod()
         total = total + mask_H.sum() * group_cost(dims, cost) + cost.attention_bias_cost(dims)

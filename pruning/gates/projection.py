@@ -10,7 +10,7 @@ import torch
 
 from pruning.errors import NirvanaError
 from pruning.gates.gate_registry import GateRegistry, LayerGates, list_heads
-from pruning.plans.cost import CostModel, dense_cost, group_cost
+from pruning.plans.cost import LinearCostModel, dense_cost, group_cost
 from pruning.plans.dense_dims import DenseDims, StackDims
 from pruning.plans.plan import LayerPlan
 from pruning.training.baseline_config import require_positive
@@ -69,7 +69,7 @@ def project(registry: GateRegistry, budget: float, limits: Limits) -> tuple[Laye
     )
 
 
-def check_reachable(dims: DenseDims, cost: CostModel, budget: float, limits: Limits) -> None:
+def check_reachable(dims: DenseDims, cost: LinearCostModel, budget: float, limits: Limits) -> None:
     """Raise NirvanaError when `limits` force more than the budget; the message has the least."""
     least = _constant_cost(dims, cost) + sum(
         _least_heads(layer, limits) * group_cost(layer, cost) * _count_attentions(layer)
@@ -102,14 +102,14 @@ def _fill(
     return kept, left
 
 
-def _allowed_cost(dims: DenseDims, cost: CostModel, budget: float) -> int:
+def _allowed_cost(dims: DenseDims, cost: LinearCostModel, budget: float) -> int:
     return int(budget * dense_cost(dims, cost) + 1e-6)
 
 
-def _constant_cost(dims: DenseDims, cost: CostModel) -> int:
+def _constant_cost(dims: DenseDims, cost: LinearCostModel) -> int:
     """Return what the blocks cost besides heads and MLPs; each attention keeps some head."""
     return sum(
-        cost.fixed_cost(layer)
+        cost.block_cost(layer)
         + (cost.attention_bias_cost(layer) + cost.attention_rest_cost(layer))
         * _count_attentions(layer)
         for layer in dims.layers
@@ -153,7 +153,7 @@ def _split_choices(
 
 
 def _list_choices(
-    gates: LayerGates, number: int, cost: CostModel, limits: Limits
+    gates: LayerGates, number: int, cost: LinearCostModel, limits: Limits
 ) -> Iterator[tuple[list[_Choice], int]]:
     """Yield the choices of each part of a layer, best first, and how many of them are forced."""
     dims = gates.dims

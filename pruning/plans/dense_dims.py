@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pruning.errors import NirvanaError
@@ -16,6 +16,8 @@ class UnitSizes:
     columns of the output projection; `kv_head` its key's and value's rows; `neuron` all rows and
     columns of one neuron. `attention_bias` and `mlp_bias` are what an empty sub-block still has,
     `attention_rest` goes with the last head (norms of q and k), `norms` with the whole block.
+    Of the `norms`, the first block of a stack lacks `first_block_lacks` (ModernBERT's has no norm
+    before its attention).
     """
 
     query_head_weights: int
@@ -28,6 +30,7 @@ class UnitSizes:
     attention_rest: int
     mlp_bias: int
     norms: int
+    first_block_lacks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,13 @@ class StackDims:
         """Query heads that share one key and value: 1 for plain multi-head attention."""
         return self.num_heads // self.num_kv_heads
 
+    @property
+    def first_block(self) -> StackDims:
+        """The dimensions of the first block, whose norms may weigh less."""
+        lacks = self.sizes.first_block_lacks
+        sizes = replace(self.sizes, norms=self.sizes.norms - lacks, first_block_lacks=0)
+        return replace(self, sizes=sizes) if lacks else self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseDims:
@@ -60,7 +70,11 @@ class DenseDims:
     @property
     def layers(self) -> tuple[StackDims, ...]:
         """The dimensions of each layer: the encoder's layers, then the decoder's."""
-        return tuple(stack for stack in self.stacks for _ in range(stack.num_layers))
+        return tuple(
+            stack if number else stack.first_block
+            for stack in self.stacks
+            for number in range(stack.num_layers)
+        )
 
     @property
     def num_layers(self) -> int:
@@ -121,6 +135,8 @@ def _is_count(value: object, least: int) -> bool:
 
 def _read_stack(data: Any, number: int) -> StackDims:
     require_keys(data, {f.name for f in fields(StackDims)}, f"Stack {number} of the plan's dims")
+    if isinstance(data["sizes"], dict):  # plans from before this size was told apart lack it
+        data = {**data, "sizes": {"first_block_lacks": 0, **data["sizes"]}}
     require_keys(data["sizes"], {f.name for f in fields(UnitSizes)}, "The sizes in the plan's dims")
     counts = [f.name for f in fields(StackDims) if f.type == "int"]
     wrong = [name for name in counts if not _is_count(data[name], least=1)]

@@ -225,8 +225,7 @@ def _measure_units(blocks: nn.ModuleList, stack: StackWiring, shape: BlockShape)
         + sizes["attention_rest"]
     )
     claimed += neurons * (weights["neuron"] + biases["neuron"]) + sizes["mlp_bias"]
-    if stack.attention.bias_table:  # the first block's, but it is shared by all
-        claimed += sum(p.numel() for p in _parameters(core, stack.attention.bias_table))
+    rests = [_count_unshared(b, stack) - claimed for b in (block, blocks[0])]
     return UnitSizes(
         query_head_weights=weights["query"],
         query_head_biases=biases["query"],
@@ -235,8 +234,17 @@ def _measure_units(blocks: nn.ModuleList, stack: StackWiring, shape: BlockShape)
         neuron_weights=weights["neuron"],
         neuron_biases=biases["neuron"],
         **sizes,
-        norms=sum(p.numel() for p in block.parameters()) - claimed,
+        norms=rests[0],
+        first_block_lacks=rests[0] - rests[1],
     )
+
+
+def _count_unshared(block: nn.Module, stack: StackWiring) -> int:
+    """Count a block's parameters, less the first block's bias table, which all blocks share."""
+    core = block.get_submodule(stack.attention.core)
+    table = stack.attention.bias_table
+    shared = sum(p.numel() for p in _parameters(core, table)) if table else 0
+    return sum(p.numel() for p in block.parameters()) - shared
 
 
 def _count_bias(block: nn.Module, path: str) -> int:
