@@ -45,7 +45,7 @@ class BlockWalk:
         names = [site.dims.name for site in first_sites]
         self.blocks = [site.block for site in first_sites]
         self.stack_starts = [i for i, name in enumerate(names) if name not in names[:i]]
-        self.inputs = [_prepare(model, batch) for batch in batches]
+        self.inputs = [prepare_inputs(model, batch) for batch in batches]
         self._calls: list[list[_Call]] = []
         self._stack_outputs: list[dict[int, torch.Tensor]] = []
         # Blocks after which the model does something before the next one (DeBERTa's convolution).
@@ -148,7 +148,7 @@ def first_of(output: Any) -> torch.Tensor:
     return hidden
 
 
-def _prepare(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+def prepare_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
     """Leave the labels out: no loss is wanted. An encoder-decoder's become its decoder's input."""
     inputs: dict[str, Any] = {k: v.to(model.device) for k, v in batch.items() if k != "labels"}
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)

@@ -61,6 +61,13 @@ def cut_block(stack: StackWiring, dims: StackDims, layer: LayerPlan) -> BlockCut
     return BlockCuts(by_name, tuple(dropped))
 
 
+def rows_of_units(projection: Projection, units: Sequence[int], dims: StackDims) -> tuple[int, ...]:
+    """Return the rows that go with neurons, or with whole KV groups and their query heads."""
+    if "neuron" in projection.parts:
+        return _neuron_rows(projection, units, dims)
+    return _attention_rows(projection, _spread(units, dims.heads_per_group), units, dims)
+
+
 def _pair_attentions(
     stack: StackWiring, layer: LayerPlan
 ) -> Iterator[tuple[AttentionWiring, tuple[int, ...] | None]]:
