@@ -77,6 +77,7 @@ def test_little_is_emptied_only_where_it_must_be() -> None:
 
 def test_the_only_group_stays_though_that_is_less_equal() -> None:
     """One group of all heads: 0 of it would be nearer to the few neurons that the budget leaves."""
-    dims = DenseDims(model_type="any", stacks=(make_stack("layers", 2, 8, 1, 48),))
-    layers = allocate_uniform(dims, draw_scores(dims), COST, 0.65, Constraints(neuron_multiple=8))
-    assert widths(layers) == [(8, 0, 8)] * 2
+    dims = DenseDims(model_type="any", stacks=(make_stack("layers", 2, 8, 1, 192),))
+    layers = allocate_uniform(dims, draw_scores(dims), COST, 0.4, Constraints(neuron_multiple=8))
+    assert [layer.num_kept_heads for layer in layers] == [8, 8]
+    assert 0 < layers[0].num_kept_neurons < 96
