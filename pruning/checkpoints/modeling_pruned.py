@@ -82,8 +82,13 @@ def _add_constant(module, name, output):
     return name
 
 
+def _find_cache(arguments):
+    """Return the cache among a call's arguments; transformers 5.24 gave it another name."""
+    return next((a for a in arguments if hasattr(a, "get_seq_length")), None)
+
+
 def _count_positions(module, hidden_BSD, arguments):
-    cache = next((a for a in arguments if hasattr(a, "get_seq_length")), None)
+    cache = _find_cache(arguments)
     if cache is not None and module.counts_positions:
         cache = getattr(cache, "self_attention_cache", cache)
         zeros = hidden_BSD.new_zeros((hidden_BSD.shape[0], 1, hidden_BSD.shape[1], 1))
@@ -116,11 +121,11 @@ class SharedBiasMixin:
         else:
             bias = kwargs.get("position_bias")
             if bias is None and self.has_relative_attention_bias:
-                bias = self._make_bias(hidden_states, kwargs.get("past_key_values"))
+                bias = self._make_bias(hidden_states, _find_cache((*args, *kwargs.values())))
             if bias is not None and self.kept_heads:
                 kwargs["position_bias"] = select_heads(bias, self.kept_heads)
         if not self.kept_heads:
-            _count_positions(self, hidden_states, kwargs.values())
+            _count_positions(self, hidden_states, (*args, *kwargs.values()))
             return torch.zeros_like(hidden_states), bias, None
         output, _, weights = super().forward(hidden_states, *args, **kwargs)
         return output, bias, weights
