@@ -6,15 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel, set_seed
+from transformers import AutoTokenizer, set_seed
 
 from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import load_model, load_stock_model, resolve_model
-from pruning.errors import NirvanaError
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig
 from pruning.training.evaluation import evaluate_text
+from pruning.training.position_limit import check_length
 from pruning.training.resumable_training import make_trainer, train_resumably
 from pruning.training.tasks import check_head, recognise_task
 from pruning.training.text_data import LabelledText, load_text
@@ -41,7 +41,7 @@ def run_baseline(
     set_seed(config.seed)  # the head is drawn from it
     dense = load_model(text.task.auto_class, model, **_describe_head(text))
     read_dense(dense)  # refuse what cannot be pruned before an hour of training
-    _check_length(dense, data.max_length)
+    check_length(dense, data.max_length, "data.max_length")
     trainer = make_trainer(dense, text, tokenizer, config, out_dir / "trainer", [], "baseline")
     train_resumably(trainer)
     metrics = evaluate_text(dense, text, tokenizer)
@@ -59,18 +59,6 @@ def run_baseline(
             if "loss" in entry
         ],
     }
-
-
-def _check_length(model: PreTrainedModel, max_length: int) -> None:
-    """Raise NirvanaError for inputs longer than the model has positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    offset = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
-    longest = None if positions is None else positions - (0 if offset is None else offset + 1)
-    if longest is not None and max_length > longest:
-        raise NirvanaError(
-            f"max_length is {max_length}, but {model.config.model_type} here has {longest} "
-            f"positions. Set data.max_length to at most {longest}."
-        )
 
 
 def _describe_head(text: LabelledText) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _pack(rows: Dataset, tokenizer: Any, config: DataConfig) -> tuple[Dataset, f
         raise NirvanaError(
             f"The column {config.text_column!r} holds no text in any of {len(rows)} rows."
         )
-    end, lead = _find_end(tokenizer), _find_lead(tokenizer)
+    end, lead = find_end(tokenizer), find_lead(tokenizer)
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     stream = list(chain.from_iterable([*ids, end] for ids in encoded))
     num_bytes = sum(len(text.encode()) for text in texts)
@@ -101,7 +101,12 @@ def _cut(stream: list[int], size: int) -> Iterator[list[int]]:
         yield stream[start : start + size]
 
 
-def _find_end(tokenizer: Any) -> int:
+def find_end(tokenizer: Any) -> int:
+    """Return the token that ends a text: eos, or sep where there is none.
+
+    Raises:
+        NirvanaError: the tokenizer has neither.
+    """
     for end in (tokenizer.eos_token_id, tokenizer.sep_token_id):
         if end is not None:
             return int(end)
@@ -111,7 +116,7 @@ def _find_end(tokenizer: Any) -> int:
     )
 
 
-def _find_lead(tokenizer: Any) -> list[int]:
+def find_lead(tokenizer: Any) -> list[int]:
     """Return the token that the tokenizer begins every text with, if it does."""
     first = tokenizer("a")["input_ids"][:1]
     return first if first == [tokenizer.bos_token_id] else []

@@ -1,0 +1,69 @@
+"""Which text a model is shown when it is pruned without training. No torch, no datasets here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pruning.errors import NirvanaError
+from pruning.training.data_config import EMBEDDED_DATASET
+
+_SHORTEST = 8  # tokens; below it, a row is little more than special tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationConfig:
+    """Name the text to calibrate on, and how much of it is drawn."""
+
+    source: str = field(
+        default=EMBEDDED_DATASET,
+        metadata={
+            "help": "'debian-sections' (inside the package), a local csv/json/jsonl/parquet file, "
+            "a txt file (a document a line; with label_column: class, tab, document; with "
+            "target_column: document, tab, target), a folder of them (train.*, validation.*), or "
+            "a name that `datasets` can load. Of a single file, the tenth that fine-tuning "
+            "validates on is left out"
+        },
+    )
+    subset: str | None = field(
+        default=None, metadata={"help": "configuration name of a `datasets` data set"}
+    )
+    split: str = field(default="train", metadata={"help": "split to take documents from"})
+    text_column: str = field(default="description", metadata={"help": "column with the text"})
+    target_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "seq2seq: column with the text to write; unset: the first half of each "
+            "document is the input, the rest the target"
+        },
+    )
+    label_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "classification: column with the class's name; unset: that of the embedded "
+            "set, else the model's own predictions are the labels"
+        },
+    )
+    num_sequences: int = field(default=128, metadata={"help": "sequences in a draw"})
+    sequence_length: int = field(
+        default=128,
+        metadata={"help": "tokens in a sequence; for other models than causal ones at most"},
+    )
+    batch_size: int = field(default=8, metadata={"help": "sequences in a batch, at most"})
+    num_draws: int = field(
+        default=3, metadata={"help": "random draws, of which the best one is kept"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of the draws"})
+
+    def __post_init__(self) -> None:
+        for name in ("num_sequences", "batch_size", "num_draws"):
+            if getattr(self, name) < 1:
+                raise NirvanaError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+        if self.sequence_length < _SHORTEST:
+            raise NirvanaError(
+                f"sequence_length must be {_SHORTEST} or more, got {self.sequence_length}."
+            )
+        if self.target_column is not None and self.label_column is not None:
+            raise NirvanaError(
+                f"A document has a target or a class, got target_column {self.target_column!r} "
+                f"and label_column {self.label_column!r}. Set one of them."
+            )
