@@ -17,6 +17,7 @@ from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.learn_gates import learn_gates
+from pruning.gates.projection import find_largest_step
 from pruning.gates.prune_config import BudgetConstraint, PruneConfig
 from pruning.plans.cost import MacCost, ParameterCost, dense_cost, make_cost_model, plan_cost
 from pruning.plans.dense_dims import StackDims
@@ -166,7 +167,7 @@ def _describe_budget(plan: PruningPlan, config: PruneConfig) -> dict[str, Any]:
         "kept_fraction": kept / dense,
         "kept_cost": kept,
         "dense_cost": dense,
-        "unit_cost": max(config.neuron_multiple * cost.neuron_cost(d) for d in plan.dims.stacks),
+        "unit_cost": find_largest_step(plan.dims, cost, config.constraints, config.units),
         "sequence_length": config.sequence_length if config.cost == "macs" else None,
     }
 
