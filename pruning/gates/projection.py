@@ -23,7 +23,7 @@ from pruning.gates.gate_registry import GateRegistry
 from pruning.plans.cost import CostModel, dense_cost
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan
-from pruning.plans.sub_block import SubBlock, count_units
+from pruning.plans.sub_block import Part, SubBlock, count_units
 
 
 def project(
@@ -84,16 +84,19 @@ def check_projectable(
         )
 
 
-def find_largest_step(
+def find_unit_cost(
     dims: DenseDims, cost: CostModel, constraints: Constraints, units: GateUnits
 ) -> int:
-    """Return the cost of the largest unit that is kept or cut at once.
+    """Return the cost of a unit that is kept or cut at once, of the kind that is finest.
 
-    What a projection leaves of a budget is below it, unless everything is kept.
+    What a projection leaves of a budget is below it, while a sub-block of that kind can take more.
     """
-    items = _list_items(dims, cost, constraints, units)
-    steps = [later - earlier for item in items for earlier, later in pairwise(item.costs)]
-    return max([*steps, *(_price_first(item) for item in items)])
+    largest: dict[Part, int] = {}
+    for item in _list_items(dims, cost, constraints, units):
+        steps = [later - earlier for earlier, later in pairwise(item.costs)]
+        step = max([*steps, _price_first(item)] if _may_drop_one(constraints) else steps, default=0)
+        largest[item.part] = max(largest.get(item.part, 0), step)
+    return min((step for step in largest.values() if step), default=0)
 
 
 class _Ranking:

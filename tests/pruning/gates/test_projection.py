@@ -5,7 +5,7 @@ from pruning.allocation.constraints import Constraints, allowed_counts
 from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import GateUnits, HardConcrete
 from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.projection import check_projectable, find_largest_step, project
+from pruning.gates.projection import check_projectable, find_unit_cost, project
 from pruning.plans.cost import MacCost, ParameterCost, dense_cost, group_cost, plan_cost
 from pruning.plans.dense_dims import DenseDims, StackDims, UnitSizes
 from pruning.plans.plan import LayerPlan, PruningPlan
@@ -100,7 +100,7 @@ def test_the_budget_is_met_within_one_unit(dims, cost, multiple, budget, seed) -
     assert left + 1e-6 >= 0
     if budget < 1:
         assert left < cheapest_cut(layers, cost, dims, multiple)
-        assert left < find_largest_step(dims, cost, limits, registry.units)
+        assert left < find_unit_cost(dims, cost, limits, registry.units)
     else:
         assert layers == PruningPlan.dense(dims, "").layers
     for layer, stack in zip(layers, dims.layers, strict=True):
@@ -128,7 +128,7 @@ def test_constraints_hold_as_in_one_shot_pruning(dims, limits: Constraints) -> N
     registry.attention_block_gate.logit.data[3] = -1.0
     layers = project(registry, 0.6, limits)
     left = 0.6 * dense_cost(dims, cost) - cost_of(layers, cost, dims)
-    assert 0 <= left < find_largest_step(dims, cost, limits, registry.units)
+    assert 0 <= left < find_unit_cost(dims, cost, limits, registry.units)
     counts = []
     for number, layer in enumerate(layers):
         groups = len(layer.kept_heads or ()) // dims.layers[number].heads_per_group
@@ -223,7 +223,7 @@ def test_all_blocks_shut_still_meets_the_budget_with_two_stacks(cost) -> None:
     registry.attention_block_gate.logit.data = -torch.arange(1.0, 6.0)
     layers = project(registry, 0.8, Constraints(neuron_multiple=8))
     left = 0.8 * dense_cost(PAIR, cost) - cost_of(layers, cost, PAIR)
-    assert 0 <= left < find_largest_step(PAIR, cost, Constraints(neuron_multiple=8), GateUnits())
+    assert 0 <= left < find_unit_cost(PAIR, cost, Constraints(neuron_multiple=8), GateUnits())
 
 
 def test_gates_for_heads_and_whole_mlps_leave_neurons_together() -> None:
@@ -237,7 +237,7 @@ def test_gates_for_heads_and_whole_mlps_leave_neurons_together() -> None:
     assert all(layer.kept_heads is not None for layer in layers)
     left = 0.35 * dense_cost(DIMS, cost) - cost_of(layers, cost)
     assert 0 <= left < group_cost(DIMS.layers[0], cost)
-    assert find_largest_step(DIMS, cost, limits, units) == cost.mlp_cost(DIMS.layers[0], 256)
+    assert find_unit_cost(DIMS, cost, limits, units) == group_cost(DIMS.layers[0], cost)
     registry.freeze(layers)
     assert registry.kept_layers() == layers
 
