@@ -12,7 +12,7 @@ from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.projection import check_projectable
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
-from pruning.gates.start_scores import score_start
+from pruning.gates.start_scores import draw_start_batches, score_start
 from pruning.gates.warm_start import warm_start
 from pruning.plans.cost import make_cost_model
 from pruning.training.distillation import Distillation
@@ -41,8 +41,11 @@ def learn_gates(
     dims = read_dense(model).dims
     check_projectable(dims, cost, config.budget, config.constraints, config.units)
     scores = None
-    if find_whole_checkpoint(work_dir) is None:
-        scores = score_start(model, text, tokenizer, config)
+    is_new = find_whole_checkpoint(work_dir) is None
+    if is_new and config.warm_start is not None and config.warm_start_rows:
+        num_rows, batch_size = config.warm_start_rows, config.batch_size
+        batches = draw_start_batches(text, tokenizer, num_rows, batch_size)
+        scores = score_start(model, config.warm_start, batches)
     registry = GateRegistry.attach(model, cost, config.gate_kind, config.units)
     if scores is not None:
         warm_start(registry, scores)

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from pruning.checkpoints.prunable_model import read_model
+from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import GateUnits, HardConcrete, StraightThrough
 from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.prune_config import PruneConfig
-from pruning.gates.start_scores import score_start
+from pruning.gates.start_scores import draw_start_batches, score_start
 from pruning.gates.warm_start import warm_start
 from pruning.plans.cost import MacCost, dense_cost, group_cost
 from pruning.plans.sub_block import SubBlock
@@ -70,8 +70,7 @@ def test_gates_that_do_not_learn_stay_open() -> None:
 def test_scores_come_of_training_rows_without_padding(task: str, tmp_path) -> None:
     tokenizer, model = make_tokenizer(tmp_path / "tokenizer"), make_headed(task)
     text = load_text(write_rows(tmp_path / "rows", task), tokenizer)
-    config = PruneConfig(warm_start_rows=10, batch_size=1)
-    scores = score_start(model, text, tokenizer, config)
+    scores = score_start(model, "fisher", draw_start_batches(text, tokenizer, 10, 1))
     rows = sorted(
         (text.train[i] for i in range(10)),
         key=lambda row: (
@@ -86,11 +85,20 @@ def test_scores_come_of_training_rows_without_padding(task: str, tmp_path) -> No
         assert torch.equal(scores[sub_block], score)
 
 
-def test_any_saliency_and_none(tmp_path) -> None:
-    tokenizer, model = make_tokenizer(tmp_path / "tokenizer"), make_headed("classification")
+def test_batches_are_not_padded(tmp_path) -> None:
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
     text = load_text(write_rows(tmp_path / "rows", "classification"), tokenizer)
+    batches = draw_start_batches(text, tokenizer, 20, 4)
+    assert all(bool(batch["attention_mask"].all()) for batch in batches)
+    sizes = [len(batch["labels"]) for batch in batches]
+    assert sum(sizes) == 20
+    assert max(sizes) > 1
+    assert max(sizes) <= 4
+
+
+def test_a_saliency_of_ones_own(tmp_path) -> None:
     own = "tests.pruning.saliencies.test_known_saliencies:Own"
-    scores = score_start(model, text, tokenizer, PruneConfig(warm_start=own))
+    scores = score_start(make_tiny("bert"), own, [])
     assert all(torch.equal(score, torch.ones_like(score)) for score in scores.values())
-    assert score_start(model, text, tokenizer, PruneConfig(warm_start=None)) is None
-    assert score_start(model, text, tokenizer, PruneConfig(warm_start_rows=0)) is None
+    with pytest.raises(NirvanaError, match="'fischer' is unknown"):
+        score_start(make_tiny("bert"), "fischer", [])
