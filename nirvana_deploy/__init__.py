@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from profiles.profile_config import ProfileConfig as ProfileConfig
     from pruning.errors import MissingExtraError as MissingExtraError
     from pruning.errors import NirvanaError as NirvanaError
+    from pruning.gates.gate_kinds import GateUnits as GateUnits
+    from pruning.gates.gate_kinds import HardConcrete as HardConcrete
+    from pruning.gates.gate_kinds import StraightThrough as StraightThrough
     from pruning.gates.prune_config import BudgetConstraint as BudgetConstraint
     from pruning.gates.prune_config import DistillationConfig as DistillationConfig
     from pruning.gates.prune_config import FixedPenalty as FixedPenalty
@@ -69,6 +72,7 @@ _HOMES = {
     "pruning.training.data_config": ("DataConfig",),
     "pruning.errors": ("MissingExtraError", "NirvanaError"),
     "pruning.plans.plan": ("LayerPlan", "PruningPlan"),
+    "pruning.gates.gate_kinds": ("GateUnits", "HardConcrete", "StraightThrough"),
     "pruning.gates.prune_config": (
         "BudgetConstraint",
         "DistillationConfig",

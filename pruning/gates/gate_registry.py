@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,31 +13,30 @@ from transformers import PreTrainedModel
 
 from pruning.checkpoints.dense_source import read_dense
 from pruning.errors import NirvanaError
+from pruning.gates.gate_function import GateFunction
+from pruning.gates.gate_kinds import GateKind, GateUnits, HardConcrete, StraightThrough
+from pruning.gates.gate_tensor import GateTensor
+from pruning.gates.gated_projection import fold_scales
+from pruning.gates.hard_concrete import HardConcreteFunction
 from pruning.gates.prunable_head_attention import PrunableHeadAttention
 from pruning.gates.prunable_mlp import PrunableMLP
-from pruning.gates.straight_through import harden
-from pruning.plans.cost import LinearCostModel, dense_cost, group_cost
+from pruning.gates.straight_through import StraightThroughFunction
+from pruning.plans.cost import LinearCostModel, dense_cost, group_cost, require_linear
 from pruning.plans.dense_dims import DenseDims, StackDims
-from pruning.plans.plan import LayerPlan, kept_groups
-from pruning.wirings.structure import find_stacks
+from pruning.plans.plan import LayerPlan
+from pruning.plans.sub_block import (
+    Part,
+    SubBlock,
+    count_units,
+    kept_units,
+    list_sub_blocks,
+    make_layer,
+)
+from pruning.wirings.sites import Site, find_sites
 
 ATTRIBUTE = "nirvana_gates"
-DECIDED = 10.0  # logit of a frozen gate: sigmoid is within 5e-5 of 0 or 1
 
-
-@dataclass(frozen=True, slots=True)
-class LayerGates:
-    """The gates of one layer; `cross_heads` where it has a cross-attention."""
-
-    dims: StackDims
-    heads: PrunableHeadAttention
-    cross_heads: PrunableHeadAttention | None
-    mlp: PrunableMLP
-
-    @property
-    def attentions(self) -> tuple[PrunableHeadAttention, ...]:
-        """The gates of the self-attention, and of the cross-attention where there is one."""
-        return (self.heads,) if self.cross_heads is None else (self.heads, self.cross_heads)
+SubBlockGates = PrunableHeadAttention | PrunableMLP
 
 
 class GateRegistry(nn.Module):
@@ -45,181 +44,246 @@ class GateRegistry(nn.Module):
 
     Attached, the registry is a submodule of the model, so the gates are saved, restored and moved
     with it. Gates: per KV group [num_kv_heads] of each attention, per neuron [intermediate_size] in
-    each layer, and per MLP block [num_layers].
+    each layer, per MLP block [num_layers], per attention [num_layers] and per cross-attention
+    [num_layers of the decoder]. `units` says which of them learn; the others stay open.
     """
 
     frozen: torch.Tensor
     multiplier: torch.Tensor
 
-    def __init__(self, dims: DenseDims, cost: LinearCostModel) -> None:
+    def __init__(
+        self,
+        dims: DenseDims,
+        cost: LinearCostModel,
+        kind: GateKind | None = None,
+        units: GateUnits | None = None,
+    ) -> None:
         super().__init__()
+        require_linear(cost)
         self.dims = dims
         self.cost = cost
-        self.mlp_block_gate = nn.Parameter(torch.full((dims.num_layers,), DECIDED))
-        self.attentions = nn.ModuleList(_make_head_gates(layer) for layer in dims.layers)
+        self._layers = dims.layers
+        self.units = units or GateUnits()
+        self._function = _make_function(kind or StraightThrough())
+        cross_layers = [i for i, layer in enumerate(dims.layers) if layer.cross_attention]
+        self._cross_places = {layer: place for place, layer in enumerate(cross_layers)}
+        self.mlp_block_gate = self._make_blocks(dims.num_layers, self.units.mlp_blocks)
+        attention_blocks = self.units.attention_blocks
+        self.attention_block_gate = self._make_blocks(dims.num_layers, attention_blocks)
+        self.cross_attention_block_gate = self._make_blocks(len(cross_layers), attention_blocks)
+        layers = range(dims.num_layers)
+        self.attentions = nn.ModuleList(self._make_attention(i, "attention") for i in layers)
         self.cross_attentions = nn.ModuleDict(
-            {
-                str(number): _make_head_gates(layer)
-                for number, layer in enumerate(dims.layers)
-                if layer.cross_attention
-            }
+            {str(i): self._make_attention(i, "cross_attention") for i in cross_layers}
         )
-        self.mlps = nn.ModuleList(
-            PrunableMLP(layer.intermediate_size, partial(self._block_gate, number))
-            for number, layer in enumerate(dims.layers)
-        )
+        self.mlps = nn.ModuleList(self._make_mlp(i) for i in layers)
         self.register_buffer("frozen", torch.tensor(False))
         # Lambda 1 of the budget constraint: learned with the gates, so saved with them.
         self.register_buffer("multiplier", torch.tensor(0.0))
         self._handles: list[RemovableHandle] = []
+        self._sites: dict[SubBlock, Site] = {}
 
     @classmethod
-    def attach(cls, model: PreTrainedModel, cost: LinearCostModel) -> GateRegistry:
+    def attach(
+        cls,
+        model: PreTrainedModel,
+        cost: LinearCostModel,
+        kind: GateKind | None = None,
+        units: GateUnits | None = None,
+    ) -> GateRegistry:
         """Put open gates into a dense model, in place, and return them.
 
         Raises:
-            NirvanaError: the model cannot be pruned, or was pruned before.
+            NirvanaError: the model cannot be pruned, or was pruned before, or `cost` prices no
+                single units.
         """
         source = read_dense(model)
-        registry = cls(source.dims, cost).to(model.device)
-        stacks = find_stacks(model, source.wiring)
-        blocks = ((wiring, block) for wiring, blocks in stacks for block in blocks)
-        for (wiring, block), gates in zip(blocks, registry.layer_gates(), strict=True):
-            for attention, heads in zip(wiring.attentions, gates.attentions, strict=True):
-                registry._handles += heads.attach(block.get_submodule(attention.output))
-            registry._handles += gates.mlp.attach(block.get_submodule(wiring.mlp.output))
+        registry = cls(source.dims, cost, kind, units).to(model.device)
+        registry._sites = find_sites(model, source)
+        for sub_block, gates in registry.sub_block_gates():
+            registry._handles += gates.attach(registry._sites[sub_block])
+        registry.train(model.training)
         model.add_module(ATTRIBUTE, registry)
         return registry
 
     def detach(self, model: PreTrainedModel) -> None:
-        """Take the gates out of the model again, in place."""
+        """Take the gates out of the model again, in place.
+
+        What frozen gates still scale is worked into the weights: `repack` by `kept_layers` then
+        computes what the gated model did.
+        """
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for sub_block, gates in self.sub_block_gates():
+            block_scale = self.block_gates(sub_block.part).scale[self.block_place(sub_block)]
+            fold_scales(self._sites[sub_block], gates.units.scale, block_scale)
         delattr(model, ATTRIBUTE)
 
-    def layer_gates(self) -> Iterator[LayerGates]:
-        """Yield the gates of each layer: the encoder's layers, then the decoder's."""
-        for number, dims in enumerate(self.dims.layers):
-            heads, mlp = self.attentions[number], self.mlps[number]
-            cross = self.cross_attentions[str(number)] if dims.cross_attention else None
-            assert isinstance(heads, PrunableHeadAttention)
-            assert isinstance(mlp, PrunableMLP)
-            assert cross is None or isinstance(cross, PrunableHeadAttention)
-            yield LayerGates(dims, heads, cross, mlp)
+    def sub_block_gates(self) -> Iterator[tuple[SubBlock, SubBlockGates]]:
+        """Yield the gates of each sub-block, layer by layer: the encoder's, then the decoder's."""
+        for sub_block in list_sub_blocks(self.dims):
+            if sub_block.part == "cross_attention":
+                found = self.cross_attentions[str(sub_block.layer)]
+            else:
+                gates = self.mlps if sub_block.part == "mlp" else self.attentions
+                found = gates[sub_block.layer]
+            yield sub_block, cast(SubBlockGates, found)
 
-    def head_gates(self) -> Iterator[PrunableHeadAttention]:
-        """Yield the head gates of every attention, layer by layer."""
-        for gates in self.layer_gates():
-            yield from gates.attentions
+    @property
+    def spread(self) -> float:
+        """The logit at which a warm start puts the best unit."""
+        return self._function.spread
 
-    def mlp_gates(self) -> Iterator[PrunableMLP]:
-        """Yield the neuron gates, layer by layer."""
-        for gates in self.layer_gates():
-            yield gates.mlp
+    def gate_tensors(self) -> Iterator[GateTensor]:
+        """Yield every row of gates, those that do not learn too."""
+        yield from (module for module in self.modules() if isinstance(module, GateTensor))
+
+    def block_gates(self, part: Part) -> GateTensor:
+        """Return the gates of all sub-blocks of a kind."""
+        if part == "mlp":
+            return self.mlp_block_gate
+        is_cross = part == "cross_attention"
+        return self.cross_attention_block_gate if is_cross else self.attention_block_gate
+
+    def block_place(self, sub_block: SubBlock) -> int:
+        """Return the place of a sub-block's own gate among those of its kind."""
+        is_cross = sub_block.part == "cross_attention"
+        return self._cross_places[sub_block.layer] if is_cross else sub_block.layer
 
     def kept_density(self) -> torch.Tensor:
-        """Return the kept fraction of the blocks' cost: hard forward, straight-through backward."""
-        kept = torch.stack([_price_kept(g, self.cost) for g in self.layer_gates()]).sum()
-        return kept / dense_cost(self.dims, self.cost)
+        """Return the kept fraction of the blocks' cost.
+
+        It is what the hard masks keep, with the straight-through gradient, or for hard concrete
+        gates what they are expected to keep.
+        """
+        kept = torch.stack([self._price_kept(s, gates) for s, gates in self.sub_block_gates()])
+        fixed = sum(self.cost.block_cost(layer) for layer in self._layers)
+        return (kept.sum() + fixed) / dense_cost(self.dims, self.cost)
 
     def head_gate_sum(self) -> torch.Tensor:
-        """Return the sum of all head gates (sigmoid), the term that alpha weighs."""
-        return torch.stack([torch.sigmoid(g.gate_H).sum() for g in self.head_gates()]).sum()
+        """Return the sum of all gates of attentions that learn, the term that alpha weighs."""
+        cross = self.cross_attention_block_gate
+        return self._sum_open([self.attention_block_gate, cross], mlps=False)
 
     def mlp_gate_sum(self) -> torch.Tensor:
-        """Return the sum of all MLP gates, of blocks and neurons, the term that beta weighs."""
-        neurons = torch.stack([torch.sigmoid(g.gate_N).sum() for g in self.mlp_gates()]).sum()
-        return neurons + torch.sigmoid(self.mlp_block_gate).sum()
+        """Return the sum of all gates of MLPs that learn, the term that beta weighs."""
+        return self._sum_open([self.mlp_block_gate], mlps=True)
 
+    @torch.no_grad()
     def undecided_fraction(self) -> float:
-        """Return the share of gates whose sigmoid lies between 0.1 and 0.9."""
-        probabilities = torch.cat([torch.sigmoid(p.detach()).flatten() for p in self.parameters()])
+        """Return the share of the gates that learn which are between 10 % and 90 % open."""
+        learning = [gate.probability() for gate in self.gate_tensors() if gate.learns]
+        probabilities = torch.cat(learning)
         return float(((probabilities > 0.1) & (probabilities < 0.9)).float().mean())
+
+    def constrain(self) -> None:
+        """Put logits back into the range in which they can learn, in place, after each step."""
+        for gate in self.gate_tensors():
+            gate.constrain()
 
     @torch.no_grad()
     def freeze(self, layers: Sequence[LayerPlan]) -> None:
         """Set every gate to what `layers` keep, for good, in place.
 
         Raises:
-            NirvanaError: a layer keeps part of a KV group, or drops an attention or its block,
-                which no gate can say.
+            NirvanaError: a layer keeps part of a KV group, or drops its block with the norms, which
+                no gate can say.
         """
-        all_gates = tuple(self.layer_gates())
-        open_groups = [
-            _find_open_groups(layer, gates, number)
-            for number, (layer, gates) in enumerate(zip(layers, all_gates, strict=True))
-        ]
-        for number, (layer, gates) in enumerate(zip(layers, all_gates, strict=True)):
-            for heads, groups in zip(gates.attentions, open_groups[number], strict=True):
-                _decide(heads.gate_H, groups)
-            _decide(gates.mlp.gate_N, layer.kept_neurons or ())
-            self.mlp_block_gate[number] = DECIDED if layer.kept_neurons is not None else -DECIDED
+        for number, layer in enumerate(layers):
+            _check_layer(layer, self._layers[number], number)
+        open_blocks: dict[Part, list[int]] = {"attention": [], "cross_attention": [], "mlp": []}
+        for sub_block, gates in self.sub_block_gates():
+            layer, dims = layers[sub_block.layer], self._layers[sub_block.layer]
+            units = kept_units(layer, sub_block.part, dims)
+            gates.units.decide(units or ())
+            if units is not None:
+                open_blocks[sub_block.part].append(self.block_place(sub_block))
+        for part, places in open_blocks.items():
+            self.block_gates(part).decide(places)
         self.frozen.fill_(True)
 
+    def list_shut(self) -> list[SubBlock]:
+        """Return the sub-blocks whose own gate is shut, outside of training."""
+        parts: tuple[Part, ...] = ("attention", "cross_attention", "mlp")
+        opened = {part: set(self.block_gates(part).list_open()) for part in parts}
+        sub_blocks = list_sub_blocks(self.dims)
+        return [s for s in sub_blocks if self.block_place(s) not in opened[s.part]]
+
     def kept_layers(self) -> tuple[LayerPlan, ...]:
-        """Return what the hard gates keep now."""
-        blocks = (harden(self.mlp_block_gate) > 0).tolist()
+        """Return what the gates keep now, outside of training."""
+        shut = self.list_shut()
+        kept = {
+            sub_block: None if sub_block in shut else gates.units.list_open()
+            for sub_block, gates in self.sub_block_gates()
+        }
         return tuple(
-            LayerPlan(
-                kept_heads=list_heads(_open_units(g.heads.mask()), g.dims),
-                kept_neurons=_open_units(g.mlp.mask()) if block else None,
-                kept_cross_heads=None
-                if g.cross_heads is None
-                else list_heads(_open_units(g.cross_heads.mask()), g.dims),
+            make_layer(
+                dims,
+                attention=kept[SubBlock(number, "attention")],
+                mlp=kept[SubBlock(number, "mlp")],
+                cross_attention=kept.get(SubBlock(number, "cross_attention")),
             )
-            for g, block in zip(self.layer_gates(), blocks, strict=True)
+            for number, dims in enumerate(self._layers)
         )
 
-    def _block_gate(self, layer: int) -> torch.Tensor:
-        return self.mlp_block_gate[layer]
+    def _make_blocks(self, num_blocks: int, learn: bool) -> GateTensor:
+        start = self._function.block_start if learn and num_blocks else None
+        return GateTensor(num_blocks, self._function, start)
+
+    def _make_units(self, sub_block: SubBlock, learn: bool) -> GateTensor:
+        start = self._function.unit_start if learn else None
+        return GateTensor(count_units(sub_block, self.dims), self._function, start)
+
+    def _make_attention(self, layer: int, part: Part) -> PrunableHeadAttention:
+        sub_block = SubBlock(layer, part)
+        units = self._make_units(sub_block, self.units.heads)
+        return PrunableHeadAttention(units, partial(self._block_mask, sub_block))
+
+    def _make_mlp(self, layer: int) -> PrunableMLP:
+        sub_block = SubBlock(layer, "mlp")
+        units = self._make_units(sub_block, self.units.neurons)
+        return PrunableMLP(units, partial(self._block_mask, sub_block))
+
+    def _block_mask(self, sub_block: SubBlock) -> torch.Tensor:
+        return self.block_gates(sub_block.part).mask()[self.block_place(sub_block)]
+
+    def _sum_open(self, gates: list[GateTensor], mlps: bool) -> torch.Tensor:
+        gates += [g.units for s, g in self.sub_block_gates() if (s.part == "mlp") == mlps]
+        learning = [gate.probability().sum() for gate in gates if gate.learns]
+        return torch.stack(learning).sum() if learning else self.multiplier.new_zeros(())
+
+    def _price_kept(self, sub_block: SubBlock, gates: SubBlockGates) -> torch.Tensor:
+        """Return the cost of what is open in a sub-block."""
+        dims, cost = self._layers[sub_block.layer], self.cost
+        block = self.block_gates(sub_block.part).kept()[self.block_place(sub_block)]
+        kept_U = gates.units.kept()
+        if sub_block.part == "mlp":
+            return block * (kept_U.sum() * cost.neuron_cost(dims) + cost.mlp_bias_cost(dims))
+        any_open = 1 - (1 - kept_U).prod()
+        rest = any_open * cost.attention_rest_cost(dims) + cost.attention_bias_cost(dims)
+        return block * (kept_U.sum() * group_cost(dims, cost) + rest)
 
 
-def list_heads(groups: Sequence[int], dims: StackDims) -> tuple[int, ...]:
-    """Return the query heads of whole KV groups, in the order of `groups`."""
-    size = dims.heads_per_group
-    return tuple(group * size + i for group in groups for i in range(size))
+def _make_function(kind: GateKind) -> GateFunction:
+    if isinstance(kind, HardConcrete):
+        return HardConcreteFunction(kind)
+    return StraightThroughFunction()
 
 
-def _make_head_gates(dims: StackDims) -> PrunableHeadAttention:
-    return PrunableHeadAttention(dims.num_kv_heads, dims.heads_per_group * dims.head_dim)
-
-
-def _price_kept(gates: LayerGates, cost: LinearCostModel) -> torch.Tensor:
-    """Return the cost of what is open in a layer."""
-    dims, mlp = gates.dims, gates.mlp
-    neurons = mlp.mask().sum() * cost.neuron_cost(dims) + cost.mlp_bias_cost(dims)
-    total = cost.block_cost(dims) + mlp.block_mask() * neurons
-    for mask_H in (heads.mask() for heads in gates.attentions):
-        any_open = 1 - (1 - mask_H).prod()
-        total = total + mask_H.sum() * group_cost(dims, cost) + cost.attention_bias_cost(dims)
-        total = total + any_open * cost.attention_rest_cost(dims)
-    return total
-
-
-def _find_open_groups(layer: LayerPlan, gates: LayerGates, number: int) -> list[tuple[int, ...]]:
-    """Return the KV groups that each attention of a layer keeps, which must be whole."""
-    found, dims = [], gates.dims
-    for heads, _ in zip((layer.kept_heads, layer.kept_cross_heads), gates.attentions, strict=False):
-        if heads is None:
+def _check_layer(layer: LayerPlan, dims: StackDims, number: int) -> None:
+    """Raise NirvanaError for what no gate can say."""
+    if layer.dropped:
+        raise NirvanaError(
+            f"Layer {number}: no gate can drop a whole block with its norms. Apply the plan by "
+            "`repack`."
+        )
+    for heads in (layer.kept_heads, layer.kept_cross_heads):
+        size = dims.heads_per_group
+        if heads is not None and any(
+            head - head % size + i not in heads for head in heads for i in range(size)
+        ):
             raise NirvanaError(
-                f"Layer {number}: no gate can drop an attention or a whole block. Apply the plan "
-                "by `repack`."
+                f"Layer {number}: gates keep whole KV groups of {size} query heads, got the heads "
+                f"{list(heads)}. Apply the plan by `repack`."
             )
-        groups = kept_groups(heads, dims)
-        if heads != list_heads(groups, dims):
-            raise NirvanaError(
-                f"Layer {number}: gates keep whole KV groups of {dims.heads_per_group} query heads,"
-                f" got the heads {list(heads)}. Apply the plan by `repack`."
-            )
-        found.append(groups)
-    return found
-
-
-def _decide(gate: torch.Tensor, kept: Sequence[int]) -> None:
-    gate.fill_(-DECIDED)
-    gate[list(kept)] = DECIDED
-
-
-def _open_units(mask: torch.Tensor) -> tuple[int, ...]:
-    return tuple(mask.detach().nonzero().flatten().tolist())

@@ -2,190 +2,191 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
 
-import torch
-
+from pruning.allocation.constraints import Constraints, describe_constraints
+from pruning.allocation.levels import (
+    Item,
+    check_reachable,
+    fill_up,
+    find_capacity,
+    keep_best,
+    list_items,
+    total_cost,
+)
 from pruning.errors import NirvanaError
-from pruning.gates.gate_registry import GateRegistry, LayerGates, list_heads
-from pruning.plans.cost import LinearCostModel, dense_cost, group_cost
-from pruning.plans.dense_dims import DenseDims, StackDims
+from pruning.gates.gate_kinds import GateUnits
+from pruning.gates.gate_registry import GateRegistry
+from pruning.plans.cost import CostModel, dense_cost
+from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan
-from pruning.training.baseline_config import require_positive
-
-Part = Literal["heads", "cross_heads", "neurons"]
+from pruning.plans.sub_block import Part, SubBlock, count_units
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What every layer keeps at least, and in what steps neurons are cut.
-
-    Attributes:
-        min_groups: KV groups, each with all its query heads: the best of an emptied attention are
-            spared.
-        neuron_multiple: kept neurons are a multiple of this (the remainder of a layer's width
-            counts as one more step).
-    """
-
-    min_groups: int = 1
-    neuron_multiple: int = 8
-
-    def __post_init__(self) -> None:
-        require_positive(self, "min_groups", "neuron_multiple")
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """A KV group of heads, or some neurons, that can still be kept."""
-
-    score: float
-    price: int
-    layer: int
-    part: Part
-    indices: tuple[int, ...]
-
-
-def project(registry: GateRegistry, budget: float, limits: Limits) -> tuple[LayerPlan, ...]:
+def project(
+    registry: GateRegistry, budget: float, constraints: Constraints
+) -> tuple[LayerPlan, ...]:
     """Return the layers to keep: best logits of all layers first, as many as the budget takes.
 
-    An MLP block whose own gate is shut stays dropped, unless all that is open leaves room for it.
+    What has no gates stays whole. A sub-block whose own gate is shut stays dropped, unless all that
+    is open leaves room for it. Where `constraints` want equal layers or nothing emptied, no
+    sub-block is dropped by its own gate.
 
     Raises:
-        NirvanaError: the budget is below what `limits` force; the message has the least reachable.
+        NirvanaError: the budget is below what `constraints` force; the message has the least
+            reachable.
     """
-    check_reachable(registry.dims, registry.cost, budget, limits)
-    shut = _list_shut_blocks(registry)
+    dims, cost, units = registry.dims, registry.cost, registry.units
+    check_projectable(dims, cost, budget, constraints, units)
+    items = _list_items(dims, cost, constraints, units)
+    capacity = find_capacity(dims, cost, budget)
+    ranking = _Ranking(registry)
+    shut = ranking.list_shut(registry) if _may_drop_one(constraints) else []
     while True:
-        kept, left = _fill(registry, budget, limits, shut)
-        reopened = next((i for i in shut if _price_block(registry, limits, i) <= left), None)
+        choices = [_drop(item) if item.sub_blocks[0] in shut else item for item in items]
+        levels = ranking.fill(choices, capacity)
+        left = capacity - total_cost(choices, levels)
+        prices = {item.sub_blocks[0]: _price_first(item) for item in items}
+        reopened = next((sub_block for sub_block in shut if prices[sub_block] <= left), None)
         if reopened is None:
             break
         shut.remove(reopened)
-    return tuple(
-        _read_layer(kept, number, dims, number in shut)
-        for number, dims in enumerate(registry.dims.layers)
-    )
+    layers = keep_best(choices, levels, ranking.logits, dims)
+    emptied = {
+        sub_block
+        for item, level in zip(choices, levels, strict=True)
+        for sub_block in item.sub_blocks
+        if item.counts[level] == 0 and not _has_unit_gates(item, units)
+    }
+    return _drop_sub_blocks(layers, {*shut, *emptied})
 
 
-def check_reachable(dims: DenseDims, cost: LinearCostModel, budget: float, limits: Limits) -> None:
-    """Raise NirvanaError when `limits` force more than the budget; the message has the least."""
-    least = _constant_cost(dims, cost) + sum(
-        _least_heads(layer, limits) * group_cost(layer, cost) * _count_attentions(layer)
-        + min(limits.neuron_multiple, layer.intermediate_size) * cost.neuron_cost(layer)
-        + cost.mlp_bias_cost(layer)
-        for layer in dims.layers
-    )
-    if least > _allowed_cost(dims, cost, budget):
+def check_projectable(
+    dims: DenseDims, cost: CostModel, budget: float, constraints: Constraints, units: GateUnits
+) -> None:
+    """Raise NirvanaError when a budget cannot be reached; the message has the least that can."""
+    if units.heads and units.neurons:
+        check_reachable(dims, cost, budget, constraints)
+        return
+    least = sum(item.costs[0] for item in _list_items(dims, cost, constraints, units))
+    capacity = find_capacity(dims, cost, budget)
+    if least > capacity:
+        dense = dense_cost(dims, cost)
+        reachable = (least + sum(cost.block_cost(stack) for stack in dims.layers)) / dense
         raise NirvanaError(
-            f"A budget of {budget} cannot be reached: each attention keeps at least "
-            f"{limits.min_groups} head(s), or KV group(s) of heads, and each MLP "
-            f"{limits.neuron_multiple} neurons, which is {least / dense_cost(dims, cost):.4f} of "
-            f"the blocks' {cost.name}. Raise the budget."
+            f"A budget of {budget} cannot be reached: what has no gates ({units}) and "
+            f"{describe_constraints(constraints)} leave at least "
+            f"{math.ceil(reachable * 10_000) / 10_000} of the blocks' {cost.name}. Raise the "
+            "budget, or give more units gates."
         )
 
 
-def _fill(
-    registry: GateRegistry, budget: float, limits: Limits, shut: Sequence[int]
-) -> tuple[list[_Choice], int]:
-    """Return what to keep while the blocks in `shut` stay dropped, and the cost that is left."""
-    dims, cost = registry.dims, registry.cost
-    kept, optional = _split_choices(registry, limits, shut)
-    left = _allowed_cost(dims, cost, budget) - _constant_cost(dims, cost)
-    left -= sum(cost.mlp_bias_cost(d) for i, d in enumerate(dims.layers) if i not in shut)
-    left -= sum(choice.price for choice in kept)
-    for choice in sorted(optional, key=lambda c: -c.score):
-        if choice.price <= left:
-            kept.append(choice)
-            left -= choice.price
-    return kept, left
+def find_unit_cost(
+    dims: DenseDims, cost: CostModel, constraints: Constraints, units: GateUnits
+) -> int:
+    """Return the cost of a unit that is kept or cut at once, of the kind that is finest.
+
+    What a projection leaves of a budget is below it, while a sub-block of that kind can take more.
+    """
+    largest: dict[Part, int] = {}
+    for item in _list_items(dims, cost, constraints, units):
+        steps = [later - earlier for earlier, later in pairwise(item.costs)]
+        step = max([*steps, _price_first(item)] if _may_drop_one(constraints) else steps, default=0)
+        largest[item.part] = max(largest.get(item.part, 0), step)
+    return min((step for step in largest.values() if step), default=0)
 
 
-def _allowed_cost(dims: DenseDims, cost: LinearCostModel, budget: float) -> int:
-    return int(budget * dense_cost(dims, cost) + 1e-6)
+class _Ranking:
+    """The logits of all gates, and what raising an item by a level gains: their mean."""
+
+    def __init__(self, registry: GateRegistry) -> None:
+        self.logits: dict[SubBlock, list[float]] = {}
+        self._sums: dict[SubBlock, list[float]] = {}
+        self._blocks: dict[SubBlock, float] = {}
+        self._units = registry.units
+        for sub_block, gates in registry.sub_block_gates():
+            logits: list[float] = gates.units.logit.detach().double().tolist()
+            blocks = registry.block_gates(sub_block.part).logit
+            self.logits[sub_block] = logits
+            self._sums[sub_block] = [0.0, *accumulate(sorted(logits, reverse=True))]
+            self._blocks[sub_block] = float(blocks.detach()[registry.block_place(sub_block)])
+
+    def list_shut(self, registry: GateRegistry) -> list[SubBlock]:
+        """Return the sub-blocks whose own gate is shut, the one to reopen first at the front."""
+        shut = registry.list_shut()
+        return sorted(shut, key=lambda sub_block: -self._blocks[sub_block])
+
+    def fill(self, items: Sequence[Item], capacity: int) -> list[int]:
+        """Return the level of each item: the best logits that fit."""
+        gains = [self._gains(item) for item in items]
+        return fill_up(items, [0] * len(items), capacity, lambda i, level: gains[i][level - 1])
+
+    def _gains(self, item: Item) -> list[float]:
+        """Return the mean logit of what each level adds to the one before."""
+        size = len(item.sub_blocks)
+        if not _has_unit_gates(item, self._units):
+            return [sum(self._blocks[s] for s in item.sub_blocks) / size]
+        return [
+            sum(self._sums[s][later] - self._sums[s][earlier] for s in item.sub_blocks)
+            / ((later - earlier) * size)
+            for earlier, later in pairwise(item.counts)
+        ]
 
 
-def _constant_cost(dims: DenseDims, cost: LinearCostModel) -> int:
-    """Return what the blocks cost besides heads and MLPs; each attention keeps some head."""
-    return sum(
-        cost.block_cost(layer)
-        + (cost.attention_bias_cost(layer) + cost.attention_rest_cost(layer))
-        * _count_attentions(layer)
-        for layer in dims.layers
-    )
+def _list_items(
+    dims: DenseDims, cost: CostModel, constraints: Constraints, units: GateUnits
+) -> list[Item]:
+    """Return what there is to choose; a sub-block without gates for its units is whole or gone."""
+    items = []
+    for item in list_items(dims, cost, constraints):
+        if not _has_unit_gates(item, units):
+            num_units = count_units(item.sub_blocks[0], dims)
+            whole = sum(_price_whole(sub_block, dims, cost) for sub_block in item.sub_blocks)
+            has_gate = units.mlp_blocks if item.part == "mlp" else units.attention_blocks
+            may_go = has_gate and _may_drop_one(constraints)
+            counts, costs = ((0, num_units), (0, whole)) if may_go else ((num_units,), (whole,))
+            item = replace(item, counts=counts, costs=costs)
+        items.append(item)
+    return items
 
 
-def _count_attentions(dims: StackDims) -> int:
-    return 2 if dims.cross_attention else 1
+def _has_unit_gates(item: Item, units: GateUnits) -> bool:
+    return units.neurons if item.part == "mlp" else units.heads
 
 
-def _least_heads(dims: StackDims, limits: Limits) -> int:
-    return min(limits.min_groups, dims.num_kv_heads)
+def _may_drop_one(constraints: Constraints) -> bool:
+    return constraints.may_drop and not constraints.uniform
 
 
-def _list_shut_blocks(registry: GateRegistry) -> list[int]:
-    """Return the layers whose MLP block gate is shut, the one to reopen first at the front."""
-    logits = registry.mlp_block_gate.detach().tolist()
-    return sorted((i for i, logit in enumerate(logits) if logit <= 0), key=lambda i: -logits[i])
+def _price_whole(sub_block: SubBlock, dims: DenseDims, cost: CostModel) -> int:
+    stack = dims.layers[sub_block.layer]
+    if sub_block.part == "mlp":
+        return cost.mlp_cost(stack, stack.intermediate_size)
+    return cost.attention_cost(stack, stack.num_heads, stack.num_kv_heads)
 
 
-def _price_block(registry: GateRegistry, limits: Limits, number: int) -> int:
-    """Return the least that an MLP block costs."""
-    dims, cost = registry.dims.layers[number], registry.cost
-    num_neurons = min(limits.neuron_multiple, dims.intermediate_size)
-    return num_neurons * cost.neuron_cost(dims) + cost.mlp_bias_cost(dims)
+def _drop(item: Item) -> Item:
+    """Return the same sub-block with nothing to choose: it goes, with its bias."""
+    return replace(item, counts=(0,), costs=(0,))
 
 
-def _split_choices(
-    registry: GateRegistry, limits: Limits, shut: Sequence[int]
-) -> tuple[list[_Choice], list[_Choice]]:
-    """Return the choices that `limits` force, and the others."""
-    forced: list[_Choice] = []
-    optional: list[_Choice] = []
-    for number, gates in enumerate(registry.layer_gates()):
-        for choices, num_forced in _list_choices(gates, number, registry.cost, limits):
-            if choices[0].part == "neurons" and number in shut:
-                continue
-            forced += choices[:num_forced]
-            optional += choices[num_forced:]
-    return forced, optional
+def _price_first(item: Item) -> int:
+    """Return the least that a sub-block costs which keeps something."""
+    return next(cost for count, cost in zip(item.counts, item.costs, strict=True) if count)
 
 
-def _list_choices(
-    gates: LayerGates, number: int, cost: LinearCostModel, limits: Limits
-) -> Iterator[tuple[list[_Choice], int]]:
-    """Yield the choices of each part of a layer, best first, and how many of them are forced."""
-    dims = gates.dims
-    group, neuron = group_cost(dims, cost), cost.neuron_cost(dims)
-    heads = _rank(gates.heads.gate_H, number, "heads", group)
-    yield list(heads), limits.min_groups
-    if gates.cross_heads is not None:
-        cross = _rank(gates.cross_heads.gate_H, number, "cross_heads", group)
-        yield list(cross), limits.min_groups
-    neurons = _rank(gates.mlp.gate_N, number, "neurons", neuron, limits.neuron_multiple)
-    yield list(neurons), 1
-
-
-def _rank(
-    gate: torch.Tensor, layer: int, part: Part, unit_cost: int, size: int = 1
-) -> Iterator[_Choice]:
-    """Yield the units of one gate, best first, in groups of `size`."""
-    order = gate.detach().argsort(descending=True)
-    for units in order.split(size):
-        score = float(gate.detach()[units].mean())
-        yield _Choice(score, unit_cost * len(units), layer, part, tuple(units.tolist()))
-
-
-def _read_layer(
-    kept: Sequence[_Choice], number: int, dims: StackDims, mlp_dropped: bool
-) -> LayerPlan:
-    def indices(part: Part) -> tuple[int, ...]:
-        mine = (c.indices for c in kept if c.layer == number and c.part == part)
-        return tuple(sorted(index for units in mine for index in units))
-
-    return LayerPlan(
-        kept_heads=list_heads(indices("heads"), dims),
-        kept_neurons=None if mlp_dropped else indices("neurons"),
-        kept_cross_heads=list_heads(indices("cross_heads"), dims) if dims.cross_attention else None,
-    )
+def _drop_sub_blocks(
+    layers: Sequence[LayerPlan], dropped: Collection[SubBlock]
+) -> tuple[LayerPlan, ...]:
+    left = list(layers)
+    for part, layer in ((sub_block.part, sub_block.layer) for sub_block in dropped):
+        if part == "mlp":
+            left[layer] = replace(left[layer], kept_neurons=None)
+        elif part == "attention":
+            left[layer] = replace(left[layer], kept_heads=None)
+        else:
+            left[layer] = replace(left[layer], kept_cross_heads=None)
+    return tuple(left)

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from pruning.gates.straight_through import harden
+from pruning.gates.gate_tensor import GateTensor
+from pruning.gates.gated_projection import gate_projection
+from pruning.wirings.sites import Site
 
-# B batch, S sequence, H units (heads, or KV groups of heads), D = H x unit_width.
+# H units: heads, or KV groups of heads.
 
 
 class PrunableHeadAttention(nn.Module):
-    """Scales the channels of each unit at the input of the output projection.
+    """Scales the channels of each unit at the input of the output projection, and its output.
 
     A unit is a KV group with its query heads; in plain multi-head attention, one head. A gate at 0
     is the same as physical removal, biases of q, k and v included.
+
+    `block_mask` returns the mask of the whole attention, whose gates the registry keeps: those of a
+    model are one tensor [num_blocks].
     """
 
-    def __init__(self, num_units: int, unit_width: int) -> None:
+    def __init__(self, gate_H: GateTensor, block_mask: Callable[[], torch.Tensor]) -> None:
         super().__init__()
-        self.unit_width = unit_width
-        self.gate_H = nn.Parameter(torch.ones(num_units))
+        self.gate_H = gate_H
+        self.block_mask = block_mask
 
-    def mask(self) -> torch.Tensor:
-        """Return the hard mask, shape [num_units]."""
-        return harden(self.gate_H)
+    @property
+    def units(self) -> GateTensor:
+        """The gates of the units."""
+        return self.gate_H
 
-    def attach(self, output_projection: nn.Module) -> list[RemovableHandle]:
-        """Gate the input of `output_projection`, in place."""
-        return [output_projection.register_forward_pre_hook(self._scale_units)]
-
-    def _scale_units(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        (context_BSD,) = args
-        mask_D = self.mask().repeat_interleave(self.unit_width)
-        return (context_BSD * mask_D.to(context_BSD.dtype),)
+    def attach(self, site: Site) -> list[RemovableHandle]:
+        """Gate the output projection of `site`, in place."""
+        return gate_projection(site, self.gate_H.mask, self.block_mask)

@@ -1,9 +1,12 @@
 """How much to cut, of what, and how the gates learn it. No torch here."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+from pruning.allocation.constraints import Constraints
 from pruning.errors import NirvanaError
+from pruning.gates.gate_kinds import GateKind, GateUnits, StraightThrough
+from pruning.plans.cost import CostName
 from pruning.training.baseline_config import require_one_of, require_positive
 
 
@@ -80,20 +83,24 @@ class PruneConfig:
     budget: float = field(
         default=0.5, metadata={"help": "fraction of the blocks' cost to keep, in (0, 1]"}
     )
-    cost: Literal["macs", "parameters"] = field(
-        default="macs", metadata={"help": "what the budget counts"}
+    cost: CostName = field(
+        default="macs", metadata={"help": "what the budget counts; bytes are those of float16"}
     )
     sequence_length: int = field(
         default=128, metadata={"help": "tokens at which attention MACs are counted"}
     )
-    neuron_multiple: int = field(
-        default=8, metadata={"help": "kept MLP neurons a layer are a multiple of this"}
-    )
+    constraints: Constraints = field(default_factory=lambda: Constraints(neuron_multiple=8))
+    gate_kind: GateKind = field(default_factory=StraightThrough)
+    units: GateUnits = field(default_factory=GateUnits)
     objective: BudgetConstraint | FixedPenalty = field(default_factory=BudgetConstraint)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    warm_start: str | None = field(
+        default="fisher",
+        metadata={"help": "saliency that ranks the gates' start, or the import path of your own"},
+    )
     warm_start_rows: int = field(
-        default=512, metadata={"help": "rows for the Fisher ranking that starts the gates; 0: none"}
+        default=512, metadata={"help": "training rows that it looks at; 0: no warm start"}
     )
     gate_learning_rate: float = field(default=0.1, metadata={"help": "Adam step of the gates"})
     num_epochs: float = field(default=3.0, metadata={"help": "passes over the training rows"})
@@ -111,8 +118,8 @@ class PruneConfig:
                 f"budget must be a fraction above 0 and at most 1 (0.5 keeps half of the blocks' "
                 f"{self.cost}), got {self.budget}."
             )
-        require_one_of(self, "cost", ("macs", "parameters"))
-        require_positive(self, "sequence_length", "neuron_multiple", "gate_learning_rate")
+        require_one_of(self, "cost", get_args(CostName))
+        require_positive(self, "sequence_length", "gate_learning_rate")
         require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")
         if self.warm_start_rows < 0:
             raise NirvanaError(f"warm_start_rows must be 0 or more, got {self.warm_start_rows}.")

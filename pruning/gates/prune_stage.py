@@ -15,8 +15,10 @@ from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import load_model, load_stock_model
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
+from pruning.gates.gate_kinds import HardConcrete
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.learn_gates import learn_gates
+from pruning.gates.projection import find_unit_cost
 from pruning.gates.prune_config import BudgetConstraint, PruneConfig
 from pruning.plans.cost import MacCost, ParameterCost, dense_cost, make_cost_model, plan_cost
 from pruning.plans.dense_dims import StackDims
@@ -147,9 +149,11 @@ def _prove_equal(
 
 def _describe_making(config: PruneConfig) -> dict[str, Any]:
     constrained = isinstance(config.objective, BudgetConstraint)
+    hard_concrete = isinstance(config.gate_kind, HardConcrete)
     return {
         "method": "gates",
         "objective": "budget_constraint" if constrained else "fixed_penalty",
+        "gates": "hard_concrete" if hard_concrete else "straight_through",
         "budget": config.budget,
         "cost": config.cost,
         "sequence_length": config.sequence_length if config.cost == "macs" else None,
@@ -166,7 +170,7 @@ def _describe_budget(plan: PruningPlan, config: PruneConfig) -> dict[str, Any]:
         "kept_fraction": kept / dense,
         "kept_cost": kept,
         "dense_cost": dense,
-        "unit_cost": max(config.neuron_multiple * cost.neuron_cost(d) for d in plan.dims.stacks),
+        "unit_cost": find_unit_cost(plan.dims, cost, config.constraints, config.units),
         "sequence_length": config.sequence_length if config.cost == "macs" else None,
     }
 

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.objective import ascend_multiplier, penalise
-from pruning.gates.projection import Limits, project
+from pruning.gates.projection import project
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_scheduler import PruningScheduler
 
@@ -58,6 +58,7 @@ class PruningCallback(TrainerCallback):
             target = self.scheduler.target(state.global_step)
             penalise(self.registry, self.config.objective, target).backward()
             self._optimizer.step()
+            self.registry.constrain()
             ascend_multiplier(self.registry, self.config.objective, target)
         self.registry.zero_grad(set_to_none=True)
 
@@ -70,8 +71,8 @@ class PruningCallback(TrainerCallback):
         control.should_evaluate = True
         if not self.scheduler.is_learning(state.global_step):
             self.undecided_fraction = self.registry.undecided_fraction()
-            limits = Limits(neuron_multiple=self.config.neuron_multiple)
-            self.registry.freeze(project(self.registry, self.config.budget, limits))
+            layers = project(self.registry, self.config.budget, self.config.constraints)
+            self.registry.freeze(layers)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -185,6 +185,17 @@ def make_cost_model(
     return BytesCost(dtype) if cost == "bytes" else ParameterCost()
 
 
+def require_linear(cost: CostModel) -> None:
+    """Raise NirvanaError unless a cost model prices single units, as gates need it."""
+    priced = ("query_head_cost", "kv_head_cost", "neuron_cost", "attention_rest_cost")
+    if not all(hasattr(cost, name) for name in priced):
+        raise NirvanaError(
+            f"Gates need a price for each head and neuron, and {type(cost).__name__} "
+            f"({cost.name}) prices whole sub-blocks only. Learn gates on macs, parameters or "
+            "bytes, or prune to this cost without training."
+        )
+
+
 def group_cost(dims: StackDims, cost: LinearCostModel) -> int:
     """Return the cost of one KV group with all its query heads, the unit that gates cut."""
     return dims.heads_per_group * cost.query_head_cost(dims) + cost.kv_head_cost(dims)

@@ -7,10 +7,13 @@ from transformers import PreTrainedModel
 from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
-from pruning.gates.gate_registry import ATTRIBUTE, GateRegistry, list_heads
+from pruning.gates.gate_kinds import GateUnits
+from pruning.gates.gate_registry import ATTRIBUTE, GateRegistry
 from pruning.gates.straight_through import harden
-from pruning.plans.cost import MacCost, ParameterCost, dense_cost, plan_cost
+from pruning.plans.cost import BytesCost, MacCost, ParameterCost, dense_cost, plan_cost
+from pruning.plans.dense_dims import StackDims
 from pruning.plans.plan import LayerPlan, PruningPlan
+from tests.pruning.allocation.small_dims import TableCost
 from tests.pruning.tiny_models import (
     TINY,
     batch_for,
@@ -19,9 +22,19 @@ from tests.pruning.tiny_models import (
     uneven_plan,
 )
 
-COSTS = pytest.mark.parametrize("cost", [ParameterCost(), MacCost(128)], ids=["parameters", "macs"])
+COSTS = pytest.mark.parametrize(
+    "cost", [ParameterCost(), MacCost(128), BytesCost("int8")], ids=["parameters", "macs", "bytes"]
+)
 # One family each: plain encoder, encoder-decoder, grouped queries with norms of their own.
+ONLY_HEADS = GateUnits(heads=True, neurons=False, mlp_blocks=False, attention_blocks=False)
 FAMILIES = pytest.mark.parametrize("name", ["bert", "t5", "qwen3"])
+
+
+def list_heads(groups: tuple[int, ...] | None, dims: StackDims) -> tuple[int, ...] | None:
+    if groups is None:
+        return None
+    size = dims.heads_per_group
+    return tuple(group * size + i for group in groups for i in range(size))
 
 
 def randomise(registry: GateRegistry, seed: int = 0) -> None:
@@ -31,18 +44,21 @@ def randomise(registry: GateRegistry, seed: int = 0) -> None:
 
 
 def whole_group_plan(model: PreTrainedModel) -> PruningPlan:
-    """Other counts in each layer, of whole KV groups: what gates can say, block gates included."""
+    """Other counts in each layer, of whole KV groups: what gates can say, block gates included.
+
+    The second layer drops its attention and its MLP, the third its cross-attention.
+    """
     layers = []
     for number, dims in enumerate(read_model(model).dims.layers):
         last = dims.num_kv_heads - 1
-        groups = (tuple(range(1, last + 1)) or (0,), (last,), ())[number % 3]
-        cross = (tuple(range(last)) or (0,), (), (0,))[number % 3]
+        groups = (tuple(range(1, last + 1)) or (0,), None, ())[number % 3]
+        cross = (tuple(range(last)) or (0,), (), None)[number % 3]
         neurons = (tuple(range(1, 48, 3)), None, (0, 5, 7, 11, 40))[number % 3]
         layers.append(
             LayerPlan(
                 kept_heads=list_heads(groups, dims),
                 kept_neurons=neurons,
-                kept_cross_heads=list_heads(cross, dims) if dims.cross_attention else None,
+                kept_cross_heads=list_heads(cross if dims.cross_attention else None, dims),
             )
         )
     return plan_for(model, layers)
@@ -73,11 +89,48 @@ def test_gates_have_the_documented_names_and_shapes(
     shapes = {name: tuple(p.shape) for name, p in registry.named_parameters()}
     layers = range(num_layers)
     assert shapes == {
-        "mlp_block_gate": (num_layers,),
-        **{f"attentions.{number}.gate_H": (groups,) for number in layers},
-        **{f"cross_attentions.{number}.gate_H": (groups,) for number in cross_layers},
-        **{f"mlps.{number}.gate_N": (48,) for number in layers},
+        "mlp_block_gate.logit": (num_layers,),
+        "attention_block_gate.logit": (num_layers,),
+        **({"cross_attention_block_gate.logit": (3,)} if cross_layers else {}),
+        **{f"attentions.{number}.gate_H.logit": (groups,) for number in layers},
+        **{f"cross_attentions.{number}.gate_H.logit": (groups,) for number in cross_layers},
+        **{f"mlps.{number}.gate_N.logit": (48,) for number in layers},
     }
+
+
+@pytest.mark.parametrize(
+    ("unit", "names"),
+    [
+        ("heads", {"attentions", "cross_attentions"}),
+        ("neurons", {"mlps"}),
+        ("mlp_blocks", {"mlp_block_gate"}),
+        ("attention_blocks", {"attention_block_gate", "cross_attention_block_gate"}),
+    ],
+)
+def test_what_gets_no_gates_has_nothing_to_learn(unit: str, names: set[str]) -> None:
+    model = make_tiny("bart")
+    units = replace(ONLY_HEADS, **{"heads": False, unit: True})
+    registry = GateRegistry.attach(model, ParameterCost(), units=units)
+    assert {name.split(".")[0] for name, _ in registry.named_parameters()} == names
+    heads, mlps = registry.head_gate_sum(), registry.mlp_gate_sum()
+    assert (heads > 0, mlps > 0) == (
+        unit in ("heads", "attention_blocks"),
+        unit in ("neurons", "mlp_blocks"),
+    )
+    registry.freeze(whole_group_plan(model).layers)
+    assert registry.kept_layers() == whole_group_plan(model).layers, "they can be shut all the same"
+
+
+def test_gates_for_nothing_are_refused() -> None:
+    with pytest.raises(NirvanaError, match="all of heads, neurons, mlp_blocks, attention_blocks"):
+        replace(ONLY_HEADS, heads=False)
+
+
+def test_a_cost_without_prices_of_units_is_refused() -> None:
+    model = make_tiny("bert")
+    with pytest.raises(NirvanaError, match=r"TableCost \(nanoseconds\) prices whole sub-blocks"):
+        GateRegistry.attach(model, TableCost())  # type: ignore[arg-type]
+    assert not hasattr(model, ATTRIBUTE)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -121,7 +174,7 @@ def test_the_density_is_the_cost_of_what_is_kept(name: str, cost, seed: int) -> 
     registry = GateRegistry.attach(model, cost)
     randomise(registry, seed)
     if seed == 0:  # an attention without heads has no norms of q and k either
-        next(registry.head_gates()).gate_H.data.fill_(-1.0)
+        registry.attentions[0].gate_H.logit.data.fill_(-1.0)
     registry.detach(model)
     plan = plan_for(model, registry.kept_layers())
     expected = plan_cost(plan, cost) / dense_cost(plan.dims, cost)
@@ -165,8 +218,7 @@ def test_what_no_gate_can_say_is_refused_and_nothing_is_frozen() -> None:
     before = registry.kept_layers()
     for wrong, message in [
         (replace(layers[2], kept_heads=(0,)), r"Layer 2: gates keep whole KV groups of 2 .*\[0\]"),
-        (replace(layers[2], kept_heads=None), "Layer 2: no gate can drop an attention"),
-        (LayerPlan.drop_block(), "Layer 2: no gate can drop an attention or a whole block"),
+        (LayerPlan.drop_block(), "Layer 2: no gate can drop a whole block with its norms"),
     ]:
         with pytest.raises(NirvanaError, match=message):
             registry.freeze([*layers[:2], wrong])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from pruning.allocation.constraints import Constraints
 from pruning.checkpoints.checkpoint import load_plan, load_pruned
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import FixedPenalty, PruneConfig, ScheduleConfig
@@ -116,7 +117,8 @@ def test_an_impossible_budget_is_refused_before_anything_is_saved(
     tiny_baseline, tiny_data, tmp_path
 ) -> None:
     with pytest.raises(NirvanaError, match="cannot be reached"):
-        run_prune(tiny_baseline / "checkpoint", tiny_data, replace(CONFIG, budget=0.01), tmp_path)
+        config = replace(CONFIG, budget=0.01, constraints=Constraints(may_drop=False))
+        run_prune(tiny_baseline / "checkpoint", tiny_data, config, tmp_path)
     assert not (tmp_path / "trainer").exists(), "it was found before any training"
 
 
@@ -243,7 +245,7 @@ def test_a_baseline_resumes_from_its_last_checkpoint(tiny_model_dir, tiny_data, 
         ({"budget": 1.5}, "budget must be a fraction above 0 and at most 1.*got 1.5"),
         ({"num_epochs": 0}, "num_epochs must be above 0, got 0"),
         ({"warm_start_rows": -1}, "warm_start_rows must be 0 or more"),
-        ({"cost": "mac"}, "cost must be one of macs, parameters, got 'mac'"),
+        ({"cost": "mac"}, "cost must be one of macs, parameters, bytes, got 'mac'"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict, message: str) -> None:

@@ -51,3 +51,15 @@ def test_an_unknown_kind_is_refused() -> None:
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(NirvanaError, match="each of the 4 pruning stages, got 3 of 8 steps"):
         make(num_steps=8)
+
+
+def test_targets_follow_their_formulas() -> None:
+    # 40 steps learn; the last of 5 equal parts is left for the gates to settle: T = 32.
+    cut, ramp = 0.6, 32
+    for step in range(40):
+        share = min(1.0, (step + 1) / ramp)
+        linear, cubic = make("linear", budget=0.4), make("cubic", budget=0.4)
+        assert linear.target(step) == pytest.approx(1 - cut * share)
+        assert cubic.target(step) == pytest.approx(1 - cut * (1 - (1 - share) ** 3))
+        stage = 1 + step // 10
+        assert make(budget=0.4).target(step) == pytest.approx(1 - cut * stage / 4)

@@ -1,0 +1,53 @@
+"""What gates can be made of, and what gets one. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from pruning.errors import NirvanaError
+from pruning.training.baseline_config import require_positive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StraightThrough:
+    """Hard masks of 0 and 1; the gradient is the sigmoid's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardConcrete:
+    """Masks drawn at random between 0 and 1, both included (CoFi, arXiv 2204.00408)."""
+
+    temperature: float = field(
+        default=2 / 3, metadata={"help": "b: the lower, the nearer are draws to 0 and 1"}
+    )
+    stretch: float = field(
+        default=0.1, metadata={"help": "draws lie in (-stretch, 1 + stretch) before they are cut"}
+    )
+
+    def __post_init__(self) -> None:
+        require_positive(self, "temperature", "stretch")
+
+
+# In a recipe {} is StraightThrough, {temperature: ...} HardConcrete.
+GateKind = StraightThrough | HardConcrete
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateUnits:
+    """Choose what gets gates; what gets none stays whole."""
+
+    heads: bool = field(
+        default=True, metadata={"help": "each head; with grouped queries, each KV group"}
+    )
+    neurons: bool = field(default=True, metadata={"help": "each MLP neuron"})
+    mlp_blocks: bool = field(default=True, metadata={"help": "each MLP as a whole"})
+    attention_blocks: bool = field(
+        default=True, metadata={"help": "each attention as a whole, cross-attentions too"}
+    )
+
+    def __post_init__(self) -> None:
+        names = [f.name for f in fields(self)]
+        if not any(getattr(self, name) for name in names):
+            raise NirvanaError(
+                f"Nothing gets a gate: all of {', '.join(names)} are false. Set one to true."
+            )
