@@ -9,14 +9,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Trainer, set_seed
 
-from pruning.checkpoints.dense_source import read_dense
-from pruning.gates.fisher import score_fisher
-from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.projection import Limits, check_reachable
+from pruning.gates.attach_gates import attach_gates
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
-from pruning.gates.warm_start import warm_start
-from pruning.plans.cost import make_cost_model
+from pruning.training.data_config import DataConfig
 from pruning.training.distillation import Distillation
 from pruning.training.resumable_training import find_whole_checkpoint, make_trainer, train_resumably
 from pruning.training.text_data import LabelledText, collate
@@ -29,29 +25,29 @@ def learn_gates(
     tokenizer: Any,
     config: PruneConfig,
     work_dir: Path,
-) -> tuple[GateRegistry, PruningCallback, Trainer]:
+    data: DataConfig | None = None,
+) -> tuple[PruningCallback, Trainer]:
     """Train `model` and its gates in place until the budget is met; leave the gates attached.
 
-    `work_dir` holds the resumable checkpoints.
+    `work_dir` holds the resumable checkpoints, and `data` is compared when one is resumed.
 
     Raises:
-        NirvanaError: before any training, for a model that was pruned before, or a budget that
-            cannot be reached.
+        NirvanaError: before any training, for a model that was pruned before, a budget that cannot
+            be reached, or another recipe than that of the checkpoint in `work_dir`; in it, for a
+            loss that is no number, or a held-out loss that rose too far.
     """
     set_seed(config.seed)
-    cost = make_cost_model(config.cost, config.sequence_length)
-    limits = Limits(neuron_multiple=config.neuron_multiple)
-    check_reachable(read_dense(model).dims, cost, config.budget, limits)
-    registry = GateRegistry.attach(model, cost)
+    batches = None
     if config.warm_start_rows and find_whole_checkpoint(work_dir) is None:
         batches = _batches(text, tokenizer, config.warm_start_rows, config.batch_size)
-        warm_start(registry, score_fisher(model, registry, batches))
+    callback = attach_gates(model, config, batches=batches, data=data)
     teaching = Distillation(teacher, config.distillation).attach(model)
-    callback = PruningCallback(registry, config)
-    trainer = make_trainer(model, text, tokenizer, config, work_dir, [callback], "prune")
-    train_resumably(trainer)
-    teaching.remove()
-    return registry, callback, trainer
+    try:
+        trainer = make_trainer(model, text, tokenizer, config, work_dir, [callback], "prune")
+        train_resumably(trainer)
+    finally:
+        teaching.remove()
+    return callback, trainer
 
 
 def _batches(

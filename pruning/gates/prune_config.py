@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pruning.errors import NirvanaError
+from pruning.gates.canary_config import CanaryConfig
 from pruning.training.baseline_config import require_one_of, require_positive
 from pruning.training.distillation_config import DistillationConfig as DistillationConfig
 
@@ -78,6 +79,10 @@ class PruneConfig:
     objective: BudgetConstraint | FixedPenalty = field(default_factory=BudgetConstraint)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    canary: CanaryConfig | None = field(
+        default_factory=CanaryConfig,
+        metadata={"help": "stops and rolls back when the held-out loss rises too far; null: never"},
+    )
     warm_start_rows: int = field(
         default=512, metadata={"help": "rows for the Fisher ranking that starts the gates; 0: none"}
     )
@@ -90,6 +95,9 @@ class PruneConfig:
         default=None, metadata={"help": "train in bf16; unset: where the hardware has it"}
     )
     save_steps: int = field(default=40, metadata={"help": "steps between resumable checkpoints"})
+    report_to: str = field(
+        default="none", metadata={"help": "where losses are logged besides: none, tensorboard, ..."}
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.budget <= 1:
