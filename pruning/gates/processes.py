@@ -27,14 +27,18 @@ def keep_gates_whole() -> None:
 def average_gradients(registry: GateRegistry) -> None:
     """Give each process the mean of all processes' gradients of the gates, in place.
 
-    Under DDP they have it already. FSDP averages what it shards, which the gates are not.
+    DDP has averaged them already, and nothing changes. FSDP averages what it shards, which the
+    gates are not.
     """
-    if _find_fsdp() is None or not distributed.is_initialized():
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return
-    for gate in registry.parameters():
-        grad = torch.zeros_like(gate) if gate.grad is None else gate.grad
-        distributed.all_reduce(grad)
-        gate.grad = grad / distributed.get_world_size()
+    gates = list(registry.parameters())
+    grads = [torch.zeros_like(gate) if gate.grad is None else gate.grad for gate in gates]
+    joined = torch.cat([grad.flatten() for grad in grads])
+    distributed.all_reduce(joined)
+    joined /= distributed.get_world_size()
+    for gate, grad in zip(gates, joined.split([gate.numel() for gate in gates]), strict=True):
+        gate.grad = grad.view_as(gate)
 
 
 def refuse_what_gates_cannot(args: TrainingArguments) -> None:

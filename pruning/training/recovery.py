@@ -20,7 +20,7 @@ def recover(
     text: LabelledText,
     tokenizer: Any,
     config: RecoveryConfig,
-    work_dir: Path,
+    work_dir: Path | str,
 ) -> list[dict[str, Any]]:
     """Train a dense or repacked `model` in place; return the loss curve: step and loss.
 
@@ -39,7 +39,7 @@ def recover(
         teaching = Distillation(teacher, config.distillation).attach(model)
     try:
         trainer = make_trainer(
-            student, text, tokenizer, config, work_dir, [], "recover", config.max_steps
+            student, text, tokenizer, config, Path(work_dir), [], "recover", config.max_steps
         )
         train_resumably(trainer)
     finally:
