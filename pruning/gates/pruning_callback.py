@@ -20,7 +20,13 @@ from transformers import (
 )
 
 from pruning.errors import NirvanaError, NirvanaWarning
-from pruning.gates.canary import Canary, HeldOutLoss, keep_checkpoint, restore_weights
+from pruning.gates.canary import (
+    LAST_GOOD_FOLDER,
+    Canary,
+    HeldOutLoss,
+    keep_checkpoint,
+    restore_weights,
+)
 from pruning.gates.collapse import CollapseWatch
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.objective import ascend_multiplier, penalise
@@ -38,6 +44,8 @@ from pruning.training.recipe_guard import RecipeGuard, checkpoint_folder
 
 GATE_OPTIMIZER_FILE = "gate_optimizer.safetensors"
 PROGRESS_FILE = "pruning_progress.json"
+# What may change on resuming: it says what is told and kept, not what is learned.
+_FREE_TO_CHANGE = ("canary", "report_to", "save_steps")
 
 
 class PruningCallback(TrainerCallback):
@@ -67,7 +75,8 @@ class PruningCallback(TrainerCallback):
         self._optimizer = torch.optim.Adam(registry.parameters(), lr=config.gate_learning_rate)
         self._scheduler: PruningScheduler | None = None
         self._keeps_next_save = False
-        recipe = {"prune": dataclasses.asdict(config)}
+        fields = dataclasses.asdict(config).items()
+        recipe = {"prune": {k: v for k, v in fields if k not in _FREE_TO_CHANGE}}
         self._guard = RecipeGuard(
             recipe if data is None else {**recipe, "data": dataclasses.asdict(data)}
         )
@@ -225,7 +234,7 @@ class PruningCallback(TrainerCallback):
         said, good = canary.describe_rise(found), canary.last_good
         if good is None:
             raise NirvanaError(f"{said} It was so from the first step: lower the learning rate.")
-        kept = out_dir / "last_good" / f"checkpoint-{good.step}"
+        kept = out_dir / LAST_GOOD_FOLDER / f"checkpoint-{good.step}"
         restore_weights(model, kept)
         if self._plan is not None and _is_first_process():
             layers = self.registry.kept_layers()
