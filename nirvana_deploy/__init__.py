@@ -34,18 +34,27 @@ if TYPE_CHECKING:
     from profiles.profile_config import ProfileConfig as ProfileConfig
     from pruning.errors import MissingExtraError as MissingExtraError
     from pruning.errors import NirvanaError as NirvanaError
+    from pruning.gates.attach_gates import attach_gates as attach_gates
+    from pruning.gates.attach_gates import finish_gates as finish_gates
+    from pruning.gates.canary_config import CanaryConfig as CanaryConfig
     from pruning.gates.gate_kinds import GateUnits as GateUnits
     from pruning.gates.gate_kinds import HardConcrete as HardConcrete
     from pruning.gates.gate_kinds import StraightThrough as StraightThrough
     from pruning.gates.prune_config import BudgetConstraint as BudgetConstraint
-    from pruning.gates.prune_config import DistillationConfig as DistillationConfig
     from pruning.gates.prune_config import FixedPenalty as FixedPenalty
     from pruning.gates.prune_config import PruneConfig as PruneConfig
     from pruning.gates.prune_config import ScheduleConfig as ScheduleConfig
+    from pruning.gates.pruning_callback import PruningCallback as PruningCallback
     from pruning.plans.plan import LayerPlan as LayerPlan
     from pruning.plans.plan import PruningPlan as PruningPlan
     from pruning.training.baseline_config import BaselineConfig as BaselineConfig
     from pruning.training.data_config import DataConfig as DataConfig
+    from pruning.training.distillation import Distillation as Distillation
+    from pruning.training.distillation_config import DistillationConfig as DistillationConfig
+    from pruning.training.recovery import recover as recover
+    from pruning.training.recovery_config import LoraConfig as LoraConfig
+    from pruning.training.recovery_config import RecoveryConfig as RecoveryConfig
+    from pruning.training.text_data import load_text as load_text
 
 _HOMES = {
     "nirvana_deploy.api": (
@@ -70,12 +79,19 @@ _HOMES = {
     "profiles.profile_config": ("ProfileConfig",),
     "pruning.training.baseline_config": ("BaselineConfig",),
     "pruning.training.data_config": ("DataConfig",),
+    "pruning.training.distillation_config": ("DistillationConfig",),
+    "pruning.training.recovery_config": ("LoraConfig", "RecoveryConfig"),
     "pruning.errors": ("MissingExtraError", "NirvanaError"),
     "pruning.plans.plan": ("LayerPlan", "PruningPlan"),
+    "pruning.gates.attach_gates": ("attach_gates", "finish_gates"),
+    "pruning.gates.canary_config": ("CanaryConfig",),
+    "pruning.gates.pruning_callback": ("PruningCallback",),
+    "pruning.training.distillation": ("Distillation",),
+    "pruning.training.recovery": ("recover",),
+    "pruning.training.text_data": ("load_text",),
     "pruning.gates.gate_kinds": ("GateUnits", "HardConcrete", "StraightThrough"),
     "pruning.gates.prune_config": (
         "BudgetConstraint",
-        "DistillationConfig",
         "FixedPenalty",
         "PruneConfig",
         "ScheduleConfig",

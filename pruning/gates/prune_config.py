@@ -5,9 +5,11 @@ from typing import Literal, get_args
 
 from pruning.allocation.constraints import Constraints
 from pruning.errors import NirvanaError
+from pruning.gates.canary_config import CanaryConfig
 from pruning.gates.gate_kinds import GateKind, GateUnits, StraightThrough
 from pruning.plans.cost import CostName
 from pruning.training.baseline_config import require_one_of, require_positive
+from pruning.training.distillation_config import DistillationConfig as DistillationConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +43,12 @@ class FixedPenalty:
 class ScheduleConfig:
     """Shape the way from dense to the budget."""
 
-    kind: Literal["stepwise", "linear", "cubic"] = field(
-        default="stepwise", metadata={"help": "how the target falls from 1 to the budget"}
+    kind: Literal["stepwise", "linear", "cubic", "at_budget"] = field(
+        default="stepwise",
+        metadata={
+            "help": "how the target falls from 1 to the budget; at_budget: it is the budget from "
+            "the start, where one-shot pruning by warm_start ends, with its repair"
+        },
     )
     num_stages: int = field(
         default=4, metadata={"help": "pruning stages; each ends with a validation"}
@@ -53,27 +59,12 @@ class ScheduleConfig:
     )
 
     def __post_init__(self) -> None:
-        require_one_of(self, "kind", ("stepwise", "linear", "cubic"))
+        require_one_of(self, "kind", ("stepwise", "linear", "cubic", "at_budget"))
         require_positive(self, "num_stages")
         if not 0 < self.prune_fraction < 1:
             raise NirvanaError(
                 f"prune_fraction must be above 0 and below 1, got {self.prune_fraction}."
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistillationConfig:
-    """Teach the pruned model with the fine-tuned dense one."""
-
-    weight: float = field(
-        default=0.9, metadata={"help": "share of the distillation loss, 0 turns it off"}
-    )
-    temperature: float = field(default=2.0, metadata={"help": "softens both distributions"})
-
-    def __post_init__(self) -> None:
-        require_positive(self, "temperature")
-        if not 0 <= self.weight <= 1:
-            raise NirvanaError(f"weight must be between 0 and 1, got {self.weight}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +86,10 @@ class PruneConfig:
     objective: BudgetConstraint | FixedPenalty = field(default_factory=BudgetConstraint)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    canary: CanaryConfig | None = field(
+        default_factory=CanaryConfig,
+        metadata={"help": "stops and rolls back when the held-out loss rises too far; null: never"},
+    )
     warm_start: str | None = field(
         default="fisher",
         metadata={"help": "saliency that ranks the gates' start, or the import path of your own"},
@@ -111,6 +106,14 @@ class PruneConfig:
         default=None, metadata={"help": "train in bf16; unset: where the hardware has it"}
     )
     save_steps: int = field(default=40, metadata={"help": "steps between resumable checkpoints"})
+    report_to: str = field(
+        default="none", metadata={"help": "where losses are logged besides: none, tensorboard, ..."}
+    )
+
+    @property
+    def starts_from_data(self) -> bool:
+        """Whether training rows decide where the gates start."""
+        return self.warm_start is not None and self.warm_start_rows > 0
 
     def __post_init__(self) -> None:
         if not 0 < self.budget <= 1:
@@ -123,3 +126,8 @@ class PruneConfig:
         require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")
         if self.warm_start_rows < 0:
             raise NirvanaError(f"warm_start_rows must be 0 or more, got {self.warm_start_rows}.")
+        if self.schedule.kind == "at_budget" and not self.starts_from_data:
+            raise NirvanaError(
+                "A schedule of kind at_budget starts from scores: set warm_start to a saliency and "
+                f"warm_start_rows above 0, got {self.warm_start!r} and {self.warm_start_rows}."
+            )

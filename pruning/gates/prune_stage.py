@@ -13,13 +13,13 @@ from pruning.checkpoints.checkpoint import load_pruned, save_pruned
 from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import load_model, load_stock_model
-from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
-from pruning.gates.gate_kinds import HardConcrete
-from pruning.gates.gate_registry import GateRegistry
+from pruning.gates.attach_gates import finish_gates
 from pruning.gates.learn_gates import learn_gates
 from pruning.gates.projection import find_unit_cost
-from pruning.gates.prune_config import BudgetConstraint, PruneConfig
+from pruning.gates.prune_config import PruneConfig
+from pruning.gates.pruning_callback import PruningCallback
 from pruning.plans.cost import MacCost, ParameterCost, dense_cost, make_cost_model, plan_cost
 from pruning.plans.dense_dims import StackDims
 from pruning.plans.plan import LayerPlan, PruningPlan
@@ -50,12 +50,12 @@ def run_prune(
     check_classes(text.task, text.labels, skeleton)
     model = load_model(text.task.auto_class, str(baseline))
     teacher = load_model(text.task.auto_class, str(baseline))
-    registry, callback, trainer = learn_gates(
-        model, teacher, text, tokenizer, config, out_dir / "trainer"
+    callback, trainer = learn_gates(
+        model, teacher, text, tokenizer, config, out_dir / "trainer", data
     )
     device = model.device
     batch = collate(tokenizer, list(text.validation.select(range(min(8, len(text.validation))))))
-    plan, loaded, proofs = _finalise(model, registry, batch, config, tokenizer, text.task, out_dir)
+    plan, loaded, proofs = _finalise(model, callback, batch, tokenizer, text.task, out_dir)
     whole = PruningPlan.dense(plan.dims, plan.config_hash)
     dense_scores = evaluate_text(teacher.to(device), text, tokenizer)
     return {
@@ -74,19 +74,20 @@ def run_prune(
         "num_pruning_stages": config.schedule.num_stages,
         "proofs": proofs,
         "undecided_fraction": callback.undecided_fraction,
+        "collapsed": callback.collapse.to_json(),
+        "held_out_losses": None if callback.canary is None else callback.canary.to_json(),
         "objective": plan.made_by["objective"],
         "layers": describe_layers(plan),
         "curve": _read_curve(trainer.state.log_history),
-        "validations": _read_validations(trainer.state.log_history, text.task),
+        "validations": _read_validations(trainer.state.log_history, text.task, callback),
         "train_seconds": time.monotonic() - started,
     }
 
 
 def _finalise(
     model: Any,
-    registry: GateRegistry,
+    callback: PruningCallback,
     batch: dict[str, torch.Tensor],
-    config: PruneConfig,
     tokenizer: Any,
     task: Task,
     out_dir: Path,
@@ -97,8 +98,7 @@ def _finalise(
     """
     model.to("cpu")  # a GPU adds fp32 in another order for another size: no ground for a proof
     masked_logits = _compute_logits(model, batch, task)
-    registry.detach(model)
-    plan = plan_for(model, registry.kept_layers(), **_describe_making(config))
+    plan = finish_gates(model, callback)
     smaller = repack(model, plan)
     smaller_logits = _compute_logits(smaller, batch, task)
     num_rows = len(batch["input_ids"])
@@ -144,20 +144,6 @@ def _prove_equal(
         "max_abs_difference": float((came - expected).abs().max()),
         "tolerance": 1e-5,
         "bitwise_equal": torch.equal(came, expected),
-    }
-
-
-def _describe_making(config: PruneConfig) -> dict[str, Any]:
-    constrained = isinstance(config.objective, BudgetConstraint)
-    hard_concrete = isinstance(config.gate_kind, HardConcrete)
-    return {
-        "method": "gates",
-        "objective": "budget_constraint" if constrained else "fixed_penalty",
-        "gates": "hard_concrete" if hard_concrete else "straight_through",
-        "budget": config.budget,
-        "cost": config.cost,
-        "sequence_length": config.sequence_length if config.cost == "macs" else None,
-        "seed": config.seed,
     }
 
 
@@ -219,8 +205,10 @@ def _read_curve(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: entry[key] for key in keys} for entry in history if "loss" in entry]
 
 
-def _read_validations(history: list[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
-    """Return each validation's loss, and the task's metric where it was measured."""
+def _read_validations(
+    history: list[dict[str, Any]], task: Task, callback: PruningCallback
+) -> list[dict[str, Any]]:
+    """Return each stage's validation: its loss, and the task's metric where it was measured."""
     keys = ("step", "pruning_stage", "target_kept_fraction", "kept_fraction")
     measured = f"eval_{task.metric}"
     return [
@@ -230,5 +218,5 @@ def _read_validations(history: list[dict[str, Any]], task: Task) -> list[dict[st
             "loss": entry["eval_loss"],
         }
         for entry in history
-        if "eval_loss" in entry
+        if "eval_loss" in entry and callback.scheduler.ends_stage(entry["step"])
     ]

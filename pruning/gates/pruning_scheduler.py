@@ -13,6 +13,8 @@ from pruning.gates.prune_config import ScheduleConfig
 class PruningScheduler:
     """Let the target fall from 1 to `budget` in stages, then leave steps to fine-tune.
 
+    Of kind "at_budget" it is the budget in all of them.
+
     `step` is the number of optimizer steps done. Gates learn while `is_learning(step)`.
     """
 
@@ -51,7 +53,7 @@ class PruningScheduler:
 
     def target(self, step: int) -> float:
         """Return the kept fraction to aim at in the next step."""
-        if not self.is_learning(step):
+        if not self.is_learning(step) or self.config.kind == "at_budget":
             return self.budget
         if self.config.kind == "stepwise":
             progress = self.stage(step) / self.config.num_stages

@@ -1,4 +1,4 @@
-"""Scores the units of a dense model on training rows, for the gates to start from."""
+"""What a saliency looks at for the gates to start from: training rows, without padding."""
 
 from __future__ import annotations
 
@@ -8,25 +8,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from pruning.activations.block_walk import Batch
 from pruning.checkpoints.dense_source import read_dense
-from pruning.saliencies.known_saliencies import find_saliency, score_units
-from pruning.saliencies.saliency import Scores, ScoringTask
+from pruning.saliencies.saliency import ScoringTask
 from pruning.training.text_data import LabelledText, collate
 from pruning.wirings.sites import find_sites
 
 
-def score_start(
-    model: PreTrainedModel, saliency: str, batches: Sequence[dict[str, torch.Tensor]]
-) -> Scores:
-    """Return the scores of a saliency by its name or import path; leave the model as it was.
+def make_start_task(model: PreTrainedModel, batches: Sequence[Batch]) -> ScoringTask:
+    """Return what a saliency looks at. The model has no gates yet: they would scale what it sees.
 
-    The model has no gates yet: hard concrete ones would scale what is scored. Batches hold labels.
-
-    Raises:
-        NirvanaError: the saliency is unknown, or does not fit the task.
+    Batches hold labels, and no padding.
     """
-    found = find_saliency(saliency)
-    return score_units(found, ScoringTask(model, find_sites(model, read_dense(model)), batches))
+    return ScoringTask(model, find_sites(model, read_dense(model)), batches)
 
 
 def draw_start_batches(

@@ -17,6 +17,9 @@ class BaselineConfig:
         default=None, metadata={"help": "train in bf16; unset: where the hardware has it"}
     )
     save_steps: int = field(default=40, metadata={"help": "steps between resumable checkpoints"})
+    report_to: str = field(
+        default="none", metadata={"help": "where losses are logged besides: none, tensorboard, ..."}
+    )
 
     def __post_init__(self) -> None:
         require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")

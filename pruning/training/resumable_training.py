@@ -17,8 +17,12 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
-from pruning.errors import NirvanaError
+from pruning.errors import MissingExtraError, NirvanaError
+from pruning.training.loss_scale import settle_loss_scale
+from pruning.training.loss_watch import ROW_COLUMN, LossWatch, RowCollator
+from pruning.training.recipe_guard import checkpoint_folder
 from pruning.training.task import Task
 from pruning.training.text_data import LabelledText, collate
 from pruning.training.training_precision import has_native_bf16
@@ -54,6 +58,10 @@ class TrainingSettings(Protocol):
     def save_steps(self) -> int:
         """Steps between resumable checkpoints."""
 
+    @property
+    def report_to(self) -> str:
+        """Where the Trainer logs losses, besides its own history."""
+
 
 class MarkComplete(TrainerCallback):
     """Marks a Trainer checkpoint as whole, after everything in it was written.
@@ -64,29 +72,11 @@ class MarkComplete(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the mark."""
-        assert args.output_dir is not None
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE_FILE).touch()
-
-
-class StopOnBadLoss(TrainerCallback):
-    """Stops with a clear error when the loss is no number any more."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Look at each logged loss."""
-        loss = (logs or {}).get("loss")
-        if loss is not None and not abs(loss) < float("inf"):
-            raise NirvanaError(
-                f"The loss became {loss} by step {state.global_step}. Lower the learning rate and "
-                "run again."
-            )
+        """Write the mark, when every process has written its part."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            (checkpoint_folder(args, state) / COMPLETE_FILE).touch()
 
 
 def make_trainer(
@@ -97,15 +87,27 @@ def make_trainer(
     out_dir: Path,
     callbacks: list[TrainerCallback],
     name: str,
+    max_steps: int | None = None,
 ) -> Trainer:
     """Build the Trainer for `out_dir`, which holds its resumable checkpoints.
 
-    `name` is what the progress is reported under. Parameters that no checkpoint keeps are frozen.
+    `name` is what the progress is reported under. `max_steps` overrides the number of epochs.
+    Parameters that no checkpoint keeps are frozen. `callbacks` come before the Trainer's own, so
+    that what they add to the logs is reported.
+
+    Raises:
+        MissingExtraError: `settings.report_to` is tensorboard, and that is not installed.
+        NirvanaError: it is something that transformers does not know or that is not installed.
     """
+    _check_reporter(settings.report_to)
     freeze_unsaved(model)
+    settle_loss_scale(model)
+    collator = RowCollator(partial(collate, tokenizer), num_batches=8)
+    numbers = list(range(len(text.train)))
     arguments = TrainingArguments(
         output_dir=str(out_dir),
         num_train_epochs=settings.num_epochs,
+        max_steps=max_steps or -1,
         learning_rate=settings.learning_rate,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=text.task.evaluation_batch_size,
@@ -120,7 +122,7 @@ def make_trainer(
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,
         save_total_limit=2,
-        report_to="none",
+        report_to=settings.report_to,
         disable_tqdm=True,  # TrainingProgress reports instead
         dataloader_pin_memory=False,
     )
@@ -128,15 +130,33 @@ def make_trainer(
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=text.train,
+        train_dataset=text.train.add_column(ROW_COLUMN, numbers),
         eval_dataset=text.validation,
-        data_collator=partial(collate, tokenizer),
+        data_collator=collator,
         compute_metrics=text.task.score,
         preprocess_logits_for_metrics=partial(_predict, text.task),
-        callbacks=[*callbacks, TrainingProgress(name), StopOnBadLoss(), MarkComplete()],
+        callbacks=[TrainingProgress(name), LossWatch(collator), MarkComplete()],
     )
     trainer.remove_callback(PrinterCallback)
+    for callback in reversed(callbacks):
+        _put_first(trainer, callback)
     return trainer
+
+
+def _put_first(trainer: Trainer, callback: TrainerCallback) -> None:
+    trainer.callback_handler.callbacks.insert(0, callback)
+    callback.on_init_end(trainer.args, trainer.state, trainer.control)
+
+
+def _check_reporter(name: str) -> None:
+    available = get_available_reporting_integrations()
+    if name == "tensorboard" and name not in available:
+        raise MissingExtraError("TensorBoard", "tensorboard")
+    if name not in ("none", *available):
+        raise NirvanaError(
+            f"report_to must be none or one of those that are installed and that transformers "
+            f"knows, {', '.join(available) or 'of which there are none'}; got {name!r}."
+        )
 
 
 def freeze_unsaved(model: PreTrainedModel) -> None:
@@ -167,7 +187,7 @@ def train_resumably(trainer: Trainer) -> None:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, TrainingProgress):
+            if isinstance(callback, (TrainingProgress, LossWatch)):
                 callback.stop()
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 

@@ -43,7 +43,7 @@ def test_each_stage_ends_once_and_the_last_with_the_learning(num_steps: int) -> 
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(
-        NirvanaError, match="kind must be one of stepwise, linear, cubic, got 'cub'"
+        NirvanaError, match="kind must be one of stepwise, linear, cubic, at_budget, got 'cub'"
     ):
         ScheduleConfig(kind="cub")
 

@@ -5,12 +5,12 @@ from pruning.checkpoints.prunable_model import read_model
 from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import GateUnits, HardConcrete, StraightThrough
 from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.start_scores import draw_start_batches, score_start
+from pruning.gates.start_scores import draw_start_batches, make_start_task
 from pruning.gates.warm_start import warm_start
 from pruning.plans.cost import MacCost, dense_cost, group_cost
 from pruning.plans.sub_block import SubBlock
 from pruning.saliencies.fisher import Fisher
-from pruning.saliencies.known_saliencies import score_units
+from pruning.saliencies.known_saliencies import find_saliency, score_units
 from pruning.saliencies.saliency import ScoringTask
 from pruning.training.text_data import collate, load_text
 from pruning.wirings.sites import find_sites
@@ -20,6 +20,10 @@ from tests.pruning.training.tiny_tasks import make_headed, make_tokenizer, write
 # A plain encoder, grouped queries, a cross-attention.
 FAMILIES = pytest.mark.parametrize("name", ["bert", "llama", "bart"])
 KINDS = pytest.mark.parametrize("kind", [StraightThrough(), HardConcrete()], ids=["ste", "hc"])
+
+
+def score_start(model, saliency: str, batches: list) -> dict:
+    return score_units(find_saliency(saliency), make_start_task(model, batches))
 
 
 def draw_scores(registry: GateRegistry) -> dict[SubBlock, torch.Tensor]:

@@ -1,8 +1,9 @@
 import torch
 
-from pruning.gates.prune_config import DistillationConfig
 from pruning.training.distillation import Distillation, distillation_loss
+from pruning.training.distillation_config import DistillationConfig
 from tests.pruning.tiny_models import make_tiny, padded_batch
+from tests.pruning.training.tiny_tasks import make_headed
 
 LABELS = torch.tensor([0, 1, 2])
 
@@ -42,3 +43,37 @@ def test_the_teacher_learns_nothing() -> None:
     student.train()(**padded_batch(), labels=LABELS).loss.backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert not teacher.training
+
+
+def test_one_mean_over_several_batches_is_the_sum_of_their_shares() -> None:
+    """With `num_items_in_batch`, as the Trainer gives it, rows may be parted at will."""
+    student, teacher = make_headed("causal-lm"), make_headed("causal-lm")
+    for parameter in student.parameters():
+        parameter.data += 0.02
+    ids = torch.randint(5, 14, (4, 7), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[0, 2:5], labels[3, :1] = -100, -100
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    Distillation(teacher, DistillationConfig(weight=0.5)).attach(student.train())
+    whole = student(**batch).loss
+    parts = [{k: v[part] for k, v in batch.items()} for part in (slice(0, 1), slice(1, 4))]
+    num_items = (labels[:, 1:] != -100).sum()
+    torch.testing.assert_close(
+        sum(student(**part, num_items_in_batch=num_items).loss for part in parts), whole
+    )
+
+
+def test_tokens_without_a_label_are_not_taught() -> None:
+    student, teacher = make_headed("masked-lm"), make_headed("masked-lm")
+    for parameter in student.parameters():
+        parameter.data += 0.02
+    ids = torch.randint(5, 14, (4, 7), generator=torch.Generator().manual_seed(0))
+    labels = torch.full_like(ids, -100)
+    labels[:, 2] = ids[:, 2]
+    for module in student.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    Distillation(teacher, DistillationConfig(weight=1.0)).attach(student.train())
+    logits = [model(input_ids=ids).logits[:, 2] for model in (student, teacher)]
+    loss = student(input_ids=ids, labels=labels).loss
+    torch.testing.assert_close(loss, distillation_loss(*logits, 2.0))

@@ -1,0 +1,96 @@
+"""Gates for a Trainer of the user's own: put in by one call, taken out as a plan by another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from pruning.activations.block_walk import Batch
+from pruning.checkpoints.dense_source import read_dense
+from pruning.cutting.repack import plan_for
+from pruning.errors import NirvanaError
+from pruning.gates.gate_kinds import HardConcrete
+from pruning.gates.gate_registry import GateRegistry
+from pruning.gates.one_shot_start import find_one_shot_start, start_at_budget
+from pruning.gates.projection import check_projectable
+from pruning.gates.prune_config import BudgetConstraint, PruneConfig
+from pruning.gates.pruning_callback import PruningCallback
+from pruning.gates.start_scores import make_start_task
+from pruning.gates.warm_start import warm_start
+from pruning.plans.cost import make_cost_model
+from pruning.plans.plan import PruningPlan
+from pruning.saliencies.known_saliencies import find_saliency, score_units
+from pruning.training.data_config import DataConfig
+from pruning.training.loss_scale import settle_loss_scale
+
+
+def attach_gates(
+    model: PreTrainedModel,
+    config: PruneConfig,
+    *,
+    batches: Iterable[Batch] | None = None,
+    data: DataConfig | None = None,
+) -> PruningCallback:
+    """Put gates into a dense model, in place, and return the callback that makes them learn.
+
+    Call it before the Trainer is made. Of `config`, what a Trainer has arguments for (epochs,
+    learning rate, batch size, seed, ...) is the Trainer's. With `batches` of labelled rows, without
+    padding, the gates start from the ranking of `config.warm_start`; without, all alike. With the
+    schedule "at_budget" the model's weights are repaired, in place.
+
+    Raises:
+        NirvanaError: the model cannot be pruned or was pruned before, the budget is out of reach,
+            or the schedule wants batches and gets none.
+    """
+    source = read_dense(model)
+    cost = make_cost_model(config.cost, config.sequence_length)
+    check_projectable(source.dims, cost, config.budget, config.constraints, config.units)
+    scores = start = None
+    if batches is not None and config.warm_start is not None:
+        task = make_start_task(model, list(batches))
+        scores = score_units(find_saliency(config.warm_start), task)
+        if config.schedule.kind == "at_budget":
+            budget, constraints = config.budget, config.constraints
+            start = find_one_shot_start(task, source.dims, scores, cost, budget, constraints)
+    registry = GateRegistry.attach(model, cost, config.gate_kind, config.units)
+    settle_loss_scale(model)
+    if start is not None:
+        start_at_budget(registry, start)
+    elif scores is not None:
+        warm_start(registry, scores)
+    return PruningCallback(registry, config, source.current, data)
+
+
+def finish_gates(model: PreTrainedModel, callback: PruningCallback) -> PruningPlan:
+    """Take the gates out of a trained model, in place, and return what they keep.
+
+    Until `repack(model, plan)` the model still has what they had closed.
+
+    Raises:
+        NirvanaError: training ended before the last pruning stage, so the budget is not met.
+    """
+    registry = callback.registry
+    if not registry.frozen:
+        raise NirvanaError(
+            f"The gates still learn: {float(registry.kept_density()):.1%} is kept of a budget of "
+            f"{callback.config.budget:.1%}. Train to the end before they are taken out."
+        )
+    registry.detach(model)
+    return plan_for(model, registry.kept_layers(), **describe_making(callback.config))
+
+
+def describe_making(config: PruneConfig) -> dict[str, Any]:
+    """Return what a plan says of how gates made it."""
+    constrained = isinstance(config.objective, BudgetConstraint)
+    hard_concrete = isinstance(config.gate_kind, HardConcrete)
+    return {
+        "method": "gates",
+        "objective": "budget_constraint" if constrained else "fixed_penalty",
+        "gates": "hard_concrete" if hard_concrete else "straight_through",
+        "budget": config.budget,
+        "cost": config.cost,
+        "sequence_length": config.sequence_length if config.cost == "macs" else None,
+        "seed": config.seed,
+    }

@@ -1,0 +1,89 @@
+"""Keeps a recipe beside each Trainer checkpoint, and refuses to go on from one with another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pruning.errors import NirvanaError
+
+RECIPE_FILE = "recipe.json"
+
+
+class RecipeGuard(TrainerCallback):
+    """Saves what a training obeys, and compares it on resuming.
+
+    Beside `recipe` these are the learning rate, the seed, the number of steps, and the rows a step
+    over all processes; how many processes share them may change.
+    """
+
+    def __init__(self, recipe: Mapping[str, Any]) -> None:
+        self._recipe = recipe
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Compare, where this goes on from a checkpoint.
+
+        Raises:
+            NirvanaError: the recipe is another one, naming each key with what it was and is now.
+        """
+        if state.global_step == 0:
+            return
+        path = checkpoint_folder(args, state) / RECIPE_FILE
+        if not path.is_file():
+            raise NirvanaError(
+                f"Expected {path} to resume from: gates go on only from a checkpoint of "
+                f"args.output_dir ({args.output_dir}) that was saved with this callback."
+            )
+        differences = list(_compare(json.loads(path.read_text()), self._describe(args, state)))
+        if differences:
+            raise NirvanaError(
+                f"The checkpoint {path.parent} was made by another recipe: "
+                f"{'; '.join(differences)}. Set them back to go on, or train into another folder."
+            )
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the recipe into the checkpoint."""
+        if state.is_world_process_zero:
+            text = json.dumps(self._describe(args, state), indent=2, sort_keys=True)
+            (checkpoint_folder(args, state) / RECIPE_FILE).write_text(text + "\n")
+
+    def _describe(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+        num_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        training = {
+            "learning_rate": args.learning_rate,
+            "seed": args.seed,
+            "num_steps": state.max_steps,
+            "rows_per_step": num_rows,
+        }
+        described: dict[str, Any] = json.loads(json.dumps({**self._recipe, "training": training}))
+        return described
+
+
+def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Return the folder of the Trainer's checkpoint at the present step."""
+    assert args.output_dir is not None
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def _compare(was: Any, now: Any, key: str = "") -> Iterator[str]:
+    """Yield each dotted key whose values differ, with both."""
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        if was != now:
+            yield f"{key} was {json.dumps(was)}, now {json.dumps(now)}"
+        return
+    for name in [*now, *(name for name in was if name not in now)]:
+        inner = f"{key}.{name}" if key else name
+        if name not in now:
+            yield f"{inner} was {json.dumps(was[name])}, now unset"
+        elif name not in was:
+            yield f"{inner} was unset, now {json.dumps(now[name])}"
+        else:
+            yield from _compare(was[name], now[name], inner)
