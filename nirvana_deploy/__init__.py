@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pruning.errors import MissingExtraError as MissingExtraError
     from pruning.errors import NirvanaError as NirvanaError
     from pruning.gates.prune_config import BudgetConstraint as BudgetConstraint
-    from pruning.gates.prune_config import DistillationConfig as DistillationConfig
     from pruning.gates.prune_config import FixedPenalty as FixedPenalty
     from pruning.gates.prune_config import PruneConfig as PruneConfig
     from pruning.gates.prune_config import ScheduleConfig as ScheduleConfig
@@ -43,6 +42,9 @@ if TYPE_CHECKING:
     from pruning.plans.plan import PruningPlan as PruningPlan
     from pruning.training.baseline_config import BaselineConfig as BaselineConfig
     from pruning.training.data_config import DataConfig as DataConfig
+    from pruning.training.distillation_config import DistillationConfig as DistillationConfig
+    from pruning.training.recovery_config import LoraConfig as LoraConfig
+    from pruning.training.recovery_config import RecoveryConfig as RecoveryConfig
 
 _HOMES = {
     "nirvana_deploy.api": (
@@ -67,11 +69,12 @@ _HOMES = {
     "profiles.profile_config": ("ProfileConfig",),
     "pruning.training.baseline_config": ("BaselineConfig",),
     "pruning.training.data_config": ("DataConfig",),
+    "pruning.training.distillation_config": ("DistillationConfig",),
+    "pruning.training.recovery_config": ("LoraConfig", "RecoveryConfig"),
     "pruning.errors": ("MissingExtraError", "NirvanaError"),
     "pruning.plans.plan": ("LayerPlan", "PruningPlan"),
     "pruning.gates.prune_config": (
         "BudgetConstraint",
-        "DistillationConfig",
         "FixedPenalty",
         "PruneConfig",
         "ScheduleConfig",

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pruning.errors import NirvanaError
 from pruning.training.baseline_config import require_one_of, require_positive
+from pruning.training.distillation_config import DistillationConfig as DistillationConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,21 +57,6 @@ class ScheduleConfig:
             raise NirvanaError(
                 f"prune_fraction must be above 0 and below 1, got {self.prune_fraction}."
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistillationConfig:
-    """Teach the pruned model with the fine-tuned dense one."""
-
-    weight: float = field(
-        default=0.9, metadata={"help": "share of the distillation loss, 0 turns it off"}
-    )
-    temperature: float = field(default=2.0, metadata={"help": "softens both distributions"})
-
-    def __post_init__(self) -> None:
-        require_positive(self, "temperature")
-        if not 0 <= self.weight <= 1:
-            raise NirvanaError(f"weight must be between 0 and 1, got {self.weight}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from pruning.gates.prune_config import DistillationConfig
+from pruning.training.distillation_config import DistillationConfig
 
 
 class Distillation:

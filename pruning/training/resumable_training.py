@@ -97,15 +97,18 @@ def make_trainer(
     out_dir: Path,
     callbacks: list[TrainerCallback],
     name: str,
+    max_steps: int | None = None,
 ) -> Trainer:
     """Build the Trainer for `out_dir`, which holds its resumable checkpoints.
 
-    `name` is what the progress is reported under. Parameters that no checkpoint keeps are frozen.
+    `name` is what the progress is reported under. `max_steps` overrides the number of epochs.
+    Parameters that no checkpoint keeps are frozen.
     """
     freeze_unsaved(model)
     arguments = TrainingArguments(
         output_dir=str(out_dir),
         num_train_epochs=settings.num_epochs,
+        max_steps=max_steps or -1,
         learning_rate=settings.learning_rate,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=text.task.evaluation_batch_size,

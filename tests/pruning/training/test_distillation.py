@@ -1,7 +1,7 @@
 import torch
 
-from pruning.gates.prune_config import DistillationConfig
 from pruning.training.distillation import Distillation, distillation_loss
+from pruning.training.distillation_config import DistillationConfig
 from tests.pruning.tiny_models import make_tiny, padded_batch
 
 LABELS = torch.tensor([0, 1, 2])

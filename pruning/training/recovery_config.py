@@ -1,0 +1,49 @@
+"""How a model that is smaller already is trained again. No torch here."""
+
+from dataclasses import dataclass, field
+
+from pruning.errors import NirvanaError
+from pruning.training.baseline_config import require_positive
+from pruning.training.distillation_config import DistillationConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """Train low-rank additions to the linear maps instead of the weights (Hu et al. 2021)."""
+
+    rank: int = field(default=8, metadata={"help": "rank of each addition"})
+    alpha: float = field(default=16.0, metadata={"help": "each addition is scaled by alpha / rank"})
+    dropout: float = field(default=0.0, metadata={"help": "of an addition's input"})
+
+    def __post_init__(self) -> None:
+        require_positive(self, "rank", "alpha")
+        if not 0 <= self.dropout < 1:
+            raise NirvanaError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryConfig:
+    """Set the training of a model after it was cut."""
+
+    num_epochs: float = field(default=1.0, metadata={"help": "passes over the training rows"})
+    max_steps: int | None = field(
+        default=None, metadata={"help": "number of steps, instead of num_epochs"}
+    )
+    learning_rate: float = field(
+        default=2e-4, metadata={"help": "peak, then linear decay; LoRA takes about ten times more"}
+    )
+    batch_size: int = field(default=32, metadata={"help": "rows a step"})
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    lora: LoraConfig | None = field(
+        default=None, metadata={"help": "train low-rank additions; unset: all weights"}
+    )
+    seed: int = field(default=0, metadata={"help": "of row order and dropout"})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "train in bf16; unset: where the hardware has it"}
+    )
+    save_steps: int = field(default=40, metadata={"help": "steps between resumable checkpoints"})
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise NirvanaError(f"max_steps must be 1 or more, got {self.max_steps}.")
