@@ -170,7 +170,8 @@ def refuse_textless(model: PreTrainedModel) -> None:
     if model.main_input_name != "input_ids":
         raise NirvanaError(
             f"Calibration shows a model text; {type(model).__name__} takes "
-            f"{model.main_input_name}. Cut it by a plan of your own (`nirvana prune MODEL --plan FILE`)."
+            f"{model.main_input_name}. Cut it by a plan of your own: `nirvana prune MODEL "
+            "--plan FILE`."
         )
 
 

@@ -13,6 +13,7 @@ from pruning.oneshot.repair_config import LeastSquares, Repair
 from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.plans.cost import CostModel, make_cost_model
 from pruning.training.baseline_config import require_one_of, require_positive
+from pruning.training.recovery_config import RecoveryConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,10 @@ class OneShotConfig:
     constraints: Constraints = field(default_factory=Constraints)
     repair: Repair = field(
         default_factory=LeastSquares, metadata={"help": "how what stays stands in for what goes"}
+    )
+    recovery: RecoveryConfig | None = field(
+        default=None,
+        metadata={"help": "train what is left, with the dense model as teacher; unset: not at all"},
     )
 
     def __post_init__(self) -> None:

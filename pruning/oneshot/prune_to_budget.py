@@ -13,9 +13,7 @@ from pruning.plans.plan import LayerPlan
 from pruning.saliencies.saliency import ScoringTask
 
 
-def allocate_budget(
-    run: ScoringRun, config: OneShotConfig, budget: float
-) -> tuple[LayerPlan, ...]:
+def allocate_budget(run: ScoringRun, config: OneShotConfig, budget: float) -> tuple[LayerPlan, ...]:
     """Return what each layer keeps at a budget; no model is needed.
 
     Raises:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from pruning.allocation.allocation_config import KlKnapsack
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
@@ -23,17 +25,22 @@ from pruning.errors import NirvanaError
 from pruning.gates.prune_stage import describe_layers
 from pruning.oneshot.fidelity import compare_with_dense, predict, prove_equal
 from pruning.oneshot.oneshot_config import OneShotConfig, check_budgets
+from pruning.oneshot.oneshot_figures import describe_budget, describe_size
 from pruning.oneshot.prune_to_budget import allocate_budget, prune_to_budget
 from pruning.oneshot.score_model import DenseModel, load_dense
 from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.oneshot.scoring_run import ScoringRun
 from pruning.oneshot.scoring_settings import describe_scoring, refuse_difference
-from pruning.plans.cost import MacCost, ParameterCost, dense_cost, plan_cost
 from pruning.plans.plan import PruningPlan
 from pruning.saliencies.saliency import ScoringTask
+from pruning.training.data_config import DataConfig
+from pruning.training.recovery import recover
+from pruning.training.tasks import check_classes, check_head, recognise_task
+from pruning.training.text_data import LabelledText, load_text
 
 FIGURES_FILE = "figures.json"
 CHECKPOINT_FOLDER = "checkpoint"
+RECOVERY_FOLDER = "trainer"
 
 Place = Callable[[float], AbstractContextManager[Path]]
 Say = Callable[[str, int, int], None]
@@ -46,6 +53,7 @@ def prune_with_scores(
     place: Place,
     *,
     model: str | None = None,
+    data: DataConfig | None = None,
     say: Say | None = None,
 ) -> dict[float, dict[str, Any]]:
     """Prune the model of a scoring run to each budget, and return the figures of each.
@@ -55,6 +63,7 @@ def prune_with_scores(
 
     Args:
         model: where the run's model is now, if it has moved.
+        data: what recovery trains on; only it needs some.
 
     Raises:
         NirvanaError: a budget is no fraction, is there twice or cannot be reached; the model is
@@ -69,10 +78,12 @@ def prune_with_scores(
         {"weights": dense.weights_hash},
         f"The scoring run {run.folder} is of another model than {source}: it",
     )
+    text = None if config.recovery is None else load_task_text(dense, data or DataConfig())
     figures = {}
     for budget in budgets:
         with place(budget) as folder:
-            figures[budget] = prune_once(dense, run, config, budget, folder, say)
+            figures[budget], _ = prune_once(dense, run, config, budget, folder, text=text, say=say)
+            shutil.rmtree(folder / RECOVERY_FOLDER, ignore_errors=True)
     return figures
 
 
@@ -110,9 +121,15 @@ def prune_once(
     config: OneShotConfig,
     budget: float,
     folder: Path,
+    *,
+    text: LabelledText | None = None,
     say: Say | None = None,
-) -> dict[str, Any]:
-    """Prune to one budget into `folder`; the dense model is as it was afterwards."""
+) -> tuple[dict[str, Any], PreTrainedModel]:
+    """Prune to one budget into `folder`; the dense model is as it was afterwards.
+
+    Returns the figures and the model as it was saved. Recovery resumes from what it left in
+    `folder` under RECOVERY_FOLDER.
+    """
     started = time.monotonic()
     task = dense.task(run.calibration)
     batch = task.batches[0]
@@ -124,8 +141,16 @@ def prune_once(
         plan = plan_for(dense.model, layers, **_describe_making(run, config, budget))
         smaller = repack(dense.model, plan)
     dtype = dense.model.dtype
+    proofs = [
+        prove_equal("repacked", "masked", predict(smaller, batch), masked_logits, batch, dtype)
+    ]
+    curve: list[dict[str, Any]] = []
+    if config.recovery is not None:
+        assert text is not None
+        work = folder / RECOVERY_FOLDER
+        curve = recover(smaller, dense.model, text, dense.tokenizer, config.recovery, work)
+        smaller.eval()
     smaller_logits = predict(smaller, batch)
-    proofs = [prove_equal("repacked", "masked", smaller_logits, masked_logits, batch, dtype)]
     save_pruned(smaller, folder / CHECKPOINT_FOLDER, dense.tokenizer)
     plan.save(folder / "plan.json")
     loaded = load_pruned(folder / CHECKPOINT_FOLDER, dtype="auto").eval().to(smaller.device)
@@ -138,6 +163,8 @@ def prune_once(
         "saliency": run.config.saliency,
         "allocation": type(config.allocation or run.config.allocation).__name__,
         "repair": type(config.repair).__name__,
+        "recovered": config.recovery is not None,
+        "curve": curve,
         # Blocks that add up in a way of their own: their residual error was not made up for.
         "uncorrected_layers": [n for n, style in styles.items() if style == "other"],
         "budget": describe_budget(plan, config, budget),
@@ -152,7 +179,15 @@ def prune_once(
         "seconds": time.monotonic() - started,
     }
     (folder / FIGURES_FILE).write_text(json.dumps(figures, indent=1) + "\n")
-    return figures
+    return figures, loaded
+
+
+def load_task_text(dense: DenseModel, data: DataConfig) -> LabelledText:
+    """Load the rows of the dense model's own task, and hold their classes against its head."""
+    text = load_text(data, dense.tokenizer, recognise_task(dense.model))
+    check_head(text.task, dense.model, fine_tuned=True)
+    check_classes(text.task, text.labels, dense.model)
+    return text
 
 
 @contextlib.contextmanager
@@ -169,48 +204,6 @@ def restored_outputs(task: ScoringTask) -> Iterator[None]:
         with torch.no_grad():
             for parameter, before in kept:
                 parameter.copy_(before)
-
-
-def describe_budget(plan: PruningPlan, config: OneShotConfig, budget: float) -> dict[str, Any]:
-    """Return what was asked and what is kept, and how far the one is below the other."""
-    cost = config.cost_model
-    kept, whole = plan_cost(plan, cost), dense_cost(plan.dims, cost)
-    return {
-        "cost": config.cost,
-        "asked_kept_fraction": budget,
-        "kept_fraction": kept / whole,
-        "spare_fraction": budget - kept / whole,
-        "kept_cost": kept,
-        "dense_cost": whole,
-        "unit_cost": _largest_step(plan, config),
-        "sequence_length": config.sequence_length if config.cost == "macs" else None,
-    }
-
-
-def describe_size(model: Any, plan: PruningPlan, config: OneShotConfig) -> dict[str, int]:
-    """Return sizes; block MACs are those of one sequence of `config.sequence_length` tokens."""
-    length = config.sequence_length
-    return {
-        "num_parameters": sum(p.numel() for p in model.parameters()),
-        "block_parameters": plan_cost(plan, ParameterCost()),
-        "block_macs": plan_cost(plan, MacCost(length)) * length,
-        "size_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-    }
-
-
-def _largest_step(plan: PruningPlan, config: OneShotConfig) -> int:
-    """Return what the next larger step of one sub-block costs at most: the spare is below it."""
-    cost, constraints = config.cost_model, config.constraints
-    groups = max(constraints.min_groups, constraints.tensor_parallel)
-    steps = []
-    for stack in plan.dims.stacks:
-        times = stack.num_layers if constraints.uniform else 1
-        num_groups = min(groups, stack.num_kv_heads)
-        one = cost.attention_cost(stack, num_groups * stack.heads_per_group, num_groups)
-        neurons = min(2 * constraints.neuron_multiple, stack.intermediate_size)
-        neurons = max(neurons, min(constraints.min_neurons, stack.intermediate_size))
-        steps += [times * one, times * cost.mlp_cost(stack, neurons)]
-    return max(steps)
 
 
 def _describe_making(run: ScoringRun, config: OneShotConfig, budget: float) -> dict[str, Any]:
@@ -230,28 +223,3 @@ def _describe_making(run: ScoringRun, config: OneShotConfig, budget: float) -> d
 
 def _name(say: Say | None, what: str) -> Callable[[int, int], None] | None:
     return None if say is None else lambda done, whole: say(what, done, whole)
-
-
-def summarise(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the first figures as (what, value) for a person to read."""
-    budget = figures["budget"]
-    rows = [
-        (
-            f"kept of the blocks' {'MACs' if budget['cost'] == 'macs' else budget['cost']}",
-            f"{budget['kept_fraction']:.2%} (asked: {budget['asked_kept_fraction']:.2%}, "
-            f"{budget['spare_fraction']:.3%} below)",
-        )
-    ]
-    for name in ("calibration", "held_out"):
-        part = figures[name]
-        if part is not None:
-            rows.append((f"KL to dense, {name.replace('_', ' ')}", _show_part(part)))
-    sizes = [figures[name]["size_bytes"] / 1e6 for name in ("dense", "pruned")]
-    return [*rows, ("checkpoint size", f"{sizes[0]:.1f} MB -> {sizes[1]:.1f} MB")]
-
-
-def _show_part(part: Mapping[str, Any]) -> str:
-    text = f"{part['kl_divergence']:.4f} nats"
-    if part["dense_loss"] is not None:
-        text += f" (loss {part['dense_loss']:.3f} -> {part['pruned_loss']:.3f})"
-    return text

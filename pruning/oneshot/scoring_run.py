@@ -78,7 +78,7 @@ def load_run(folder: Path | str) -> ScoringRun:
         )
     if not manifest["finished"]:
         raise NirvanaError(
-            f"The scoring run {folder} was interrupted. Run the `nirvana score` that made it again: "
+            f"The scoring run {folder} was interrupted. Run its `nirvana score` again: "
             "it goes on from there."
         )
     _check_files(folder, manifest["files"])
