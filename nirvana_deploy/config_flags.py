@@ -89,7 +89,7 @@ def _add_fields(
         nested = list_configs(hint)
         text = about + str(field.metadata.get("help") or ("" if nested else describe_type(hint)))
         named = name_members(hint)
-        if named and key not in seen:
+        if len(named) > 1 and key not in seen:
             seen.add(key)
             group.add_argument(
                 f"--{key}",
@@ -106,7 +106,7 @@ def _add_fields(
                 skip=(),
                 seen=seen,
                 default=own_default,
-                about=f"{text}: " if text else "",
+                about=f"{text.removesuffix(': ')}: " if text else "",
             )
         if not nested:
             seen.add(key)

@@ -79,6 +79,14 @@ def read_config(
         raise NirvanaError(_place_message(str(error), hints, key, origin)) from error
 
 
+def read_union(config_types: tuple[type[Any], ...], data: Mapping[str, Any], *, name: str) -> Any:
+    """Make the one of several config types that the keys of `data` are for.
+
+    `name` is what a message calls them all together.
+    """
+    return read_config(_choose(config_types, data, name, Origin()), data)
+
+
 def find_default(field: dataclasses.Field[Any]) -> Any:
     """Return a field's default, made if need be; `dataclasses.MISSING` when it is required."""
     if field.default_factory is not dataclasses.MISSING:

@@ -35,15 +35,13 @@ class OneShotConfig:
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     allocation: Allocation | None = field(
         default=None,
-        metadata={"help": "how the budget is shared; unset: as the scoring run was made for"},
+        metadata={"help": "how the budget is shared; unset: as it was scored for"},
     )
     constraints: Constraints = field(default_factory=Constraints)
-    repair: Repair = field(
-        default_factory=LeastSquares, metadata={"help": "how what stays stands in for what goes"}
-    )
+    repair: Repair = field(default_factory=LeastSquares, metadata={"help": "repair of what stays"})
     recovery: RecoveryConfig | None = field(
         default=None,
-        metadata={"help": "train what is left, with the dense model as teacher; unset: not at all"},
+        metadata={"help": "training of what is left, by the dense model"},
     )
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ class ScoringConfig:
     )
     allocation: Allocation = field(
         default_factory=KlKnapsack,
-        metadata={"help": "how a budget is shared; damage curves are measured where it needs them"},
+        metadata={"help": "how budgets are to be shared"},
     )
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(

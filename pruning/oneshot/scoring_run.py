@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -61,6 +60,22 @@ class ScoringRun:
     calibration: Calibration
     held_out: Calibration | None
     figures: Mapping[str, Any]
+
+    def headline(self) -> list[tuple[str, str]]:
+        """Return the first figures as (what, value) for a person to read."""
+        num_units = sum(len(values) for values in self.scores.values())
+        told, draws = self.figures, self.config.calibration.num_draws
+        return [
+            ("scored by", self.config.saliency),
+            ("units", f"{num_units:,} in {len(self.scores)} sub-blocks"),
+            (
+                "calibration",
+                f"{told['num_sequences']:,} sequences, {told['num_tokens']:,} tokens, draw "
+                f"{told['draw'] + 1} of {draws}",
+            ),
+            ("damage curves", "none" if self.curves is None else f"{len(self.curves)}"),
+            ("time", f"{told['seconds']:.1f} s"),
+        ]
 
 
 def load_run(folder: Path | str) -> ScoringRun:
@@ -164,11 +179,6 @@ def load_unfinished_scores(path: Path) -> tuple[Scores, dict[str, str]] | None:
         return load_scores(path) if path.is_file() else None
     except (OSError, SafetensorError, ValueError):
         return None
-
-
-def same_scores(one: Scores, other: Scores) -> bool:
-    """Tell whether two sets of scores are equal to the bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 def _check_files(folder: Path, files: Mapping[str, str]) -> None:
