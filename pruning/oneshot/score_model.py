@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from pruning.oneshot.scoring_run import (
     MANIFEST_FILE,
     SCORES_FILE,
     ScoringRun,
+    load_curves,
     load_run,
     load_unfinished_scores,
     read_manifest,
@@ -255,7 +257,12 @@ def _hold_out(folder: Path, dense: DenseModel, config: ScoringConfig) -> None:
 def _measure(
     folder: Path, task: ScoringTask, scores: Scores, config: ScoringConfig, say: Say
 ) -> None:
+    """Measure the damage curves, but for those that an interrupted run has measured."""
     assert isinstance(config.allocation, KlKnapsack)
+    path = folder / CURVES_FILE
+    known = load_curves(path) if path.is_file() else {}
+    if known:
+        say("damage curves", len(known), len(task.sites))
     curves = measure_curves(
         task,
         scores,
@@ -263,8 +270,10 @@ def _measure(
         damping=config.damping,
         num_measured=config.allocation.num_measured,
         say=lambda done, whole: say("damage curves", done, whole),
+        known=known,
+        keep=partial(save_curves, path),
     )
-    save_curves(folder / CURVES_FILE, curves)
+    save_curves(path, dict(sorted(curves.items())))
 
 
 def _say_nothing(what: str, done: int, whole: int) -> None:
