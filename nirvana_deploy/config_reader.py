@@ -141,7 +141,7 @@ def describe_type(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
     if len(_members(hint)) > 1:
-        return " or ".join(describe_type(member) for member in _members(hint))
+        return " or ".join(dict.fromkeys(describe_type(member) for member in _members(hint)))
     if get_origin(hint) in (tuple, list):
         items = [item for item in get_args(hint) if item is not Ellipsis]
         if get_origin(hint) is tuple and Ellipsis not in get_args(hint):
