@@ -2,12 +2,12 @@
 
     python benchmarks/scoring.py [--work DIR] [--layers 22] [--sequences 4] [--dtype float32]
 
-Three parts. Peak memory: a checkpoint of TinyLlama's dimensions (1.1B parameters at 22 layers; 4.4 GB
-in float32) is written once to --work, then scored in a process of its own with the default saliency,
-one calibration draw of --sequences x 128 tokens, and damage curves of two levels, which hold as much
-as those of twelve. The peak is that of the whole process, interpreter, libraries and mapped weights
-included. Time: MiniLM-L6 with a fresh head is scored with the default settings, and its budgets are
-allocated. The knapsack alone: 32 layers x 64 levels.
+Three parts. Peak memory: a checkpoint of TinyLlama's dimensions (1.1B parameters at 22 layers, in
+float32 4.4 GB) is written once to --work, then scored in a process of its own with the default
+saliency, one calibration draw of --sequences x 128 tokens, and damage curves of two levels, which
+hold as much as those of twelve. The peak is that of the whole process, interpreter, libraries and
+mapped weights included. Time: MiniLM-L6 with a fresh head is scored with the default settings, and
+its budgets are allocated. The knapsack alone: 32 layers x 64 levels.
 
 Writes benchmarks/results/scoring.json.
 """
