@@ -94,7 +94,9 @@ def check_run(run: ScoringRun, budgets: Sequence[float], config: OneShotConfig) 
     if config.scoring != ScoringConfig():
         what = f"The scoring run {run.folder}"
         refuse_difference(describe_scoring(run.config), describe_scoring(config.scoring), what)
-    if isinstance(asked, KlKnapsack) and asked != run.config.allocation:
+    # By its name alone it is the one that the run has curves for.
+    same = asked in (run.config.allocation, KlKnapsack()) and run.curves is not None
+    if isinstance(asked, KlKnapsack) and not same:
         raise NirvanaError(
             f"The scoring run {run.folder} was made for {run.config.allocation}, and has no damage "
             f"curves as {asked} reads them. Score the model again with that allocation, or leave "

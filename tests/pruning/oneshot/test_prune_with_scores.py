@@ -17,7 +17,7 @@ from pruning.oneshot.divergence import divergence, predictions_of
 from pruning.oneshot.fidelity import prove_equal
 from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.oneshot.oneshot_figures import summarise
-from pruning.oneshot.prune_with_scores import prune_with_scores
+from pruning.oneshot.prune_with_scores import check_run, prune_with_scores
 from pruning.oneshot.repair_config import LeastSquares, MeanShift, NoRepair
 from pruning.oneshot.score_model import load_dense, score_model
 from pruning.oneshot.scoring_config import ScoringConfig
@@ -117,6 +117,19 @@ def test_another_allocation_takes_the_same_scores(
     config = oneshot(allocation=allocation)
     told = prune_with_scores(runs["causal-lm"], [0.5], config, placed_in(tmp_path))[0.5]
     assert told["allocation"] == type(allocation).__name__
+
+
+def test_damage_curves_serve_their_allocation_by_its_name_alone(
+    tmp_path: Path, runs: dict[str, ScoringRun], text: Path
+) -> None:
+    named = oneshot(allocation=KlKnapsack())
+    allocation = KlKnapsack(num_levels=4)
+    source = runs["causal-lm"].source
+    curved = score_model(source, scoring(text, allocation=allocation), tmp_path / "curved")
+    check_run(curved, [0.5], named)
+    flat = score_model(source, scoring(text, allocation=Uniform()), tmp_path / "flat")
+    with pytest.raises(NirvanaError, match=r"was made for Uniform\(\), and has no damage curves"):
+        check_run(flat, [0.5], named)
 
 
 def test_recovery_trains_what_is_left(
