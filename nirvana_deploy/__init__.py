@@ -23,15 +23,22 @@ if TYPE_CHECKING:
     from nirvana_deploy.api import profile as profile
     from nirvana_deploy.api import prove as prove
     from nirvana_deploy.api import prune as prune
+    from nirvana_deploy.api import prune_from_scores as prune_from_scores
     from nirvana_deploy.api import repack as repack
     from nirvana_deploy.api import save_pruned as save_pruned
+    from nirvana_deploy.api import score as score
     from nirvana_deploy.deploy_result import DeployResult as DeployResult
     from nirvana_deploy.deploy_result import ExportResult as ExportResult
+    from nirvana_deploy.deploy_result import OneShotResult as OneShotResult
     from nirvana_deploy.deploy_result import PruneResult as PruneResult
     from nirvana_deploy.recipe import Recipe as Recipe
     from nirvana_deploy.recipe import load_recipe as load_recipe
     from nirvana_deploy.serving.package_config import PackageConfig as PackageConfig
     from profiles.profile_config import ProfileConfig as ProfileConfig
+    from pruning.allocation.allocation_config import GlobalThreshold as GlobalThreshold
+    from pruning.allocation.allocation_config import KlKnapsack as KlKnapsack
+    from pruning.allocation.allocation_config import Uniform as Uniform
+    from pruning.allocation.constraints import Constraints as Constraints
     from pruning.errors import MissingExtraError as MissingExtraError
     from pruning.errors import NirvanaError as NirvanaError
     from pruning.gates.attach_gates import attach_gates as attach_gates
@@ -45,6 +52,12 @@ if TYPE_CHECKING:
     from pruning.gates.prune_config import PruneConfig as PruneConfig
     from pruning.gates.prune_config import ScheduleConfig as ScheduleConfig
     from pruning.gates.pruning_callback import PruningCallback as PruningCallback
+    from pruning.oneshot.calibration_config import CalibrationConfig as CalibrationConfig
+    from pruning.oneshot.oneshot_config import OneShotConfig as OneShotConfig
+    from pruning.oneshot.repair_config import LeastSquares as LeastSquares
+    from pruning.oneshot.repair_config import MeanShift as MeanShift
+    from pruning.oneshot.repair_config import NoRepair as NoRepair
+    from pruning.oneshot.scoring_config import ScoringConfig as ScoringConfig
     from pruning.plans.plan import LayerPlan as LayerPlan
     from pruning.plans.plan import PruningPlan as PruningPlan
     from pruning.training.baseline_config import BaselineConfig as BaselineConfig
@@ -68,10 +81,17 @@ _HOMES = {
         "profile",
         "prove",
         "prune",
+        "prune_from_scores",
         "repack",
         "save_pruned",
+        "score",
     ),
-    "nirvana_deploy.deploy_result": ("DeployResult", "ExportResult", "PruneResult"),
+    "nirvana_deploy.deploy_result": (
+        "DeployResult",
+        "ExportResult",
+        "OneShotResult",
+        "PruneResult",
+    ),
     "nirvana_deploy.recipe": ("Recipe", "load_recipe"),
     "nirvana_deploy.serving.package_config": ("PackageConfig",),
     "exporters.engine_config": ("EngineConfig",),
@@ -81,6 +101,12 @@ _HOMES = {
     "pruning.training.data_config": ("DataConfig",),
     "pruning.training.distillation_config": ("DistillationConfig",),
     "pruning.training.recovery_config": ("LoraConfig", "RecoveryConfig"),
+    "pruning.allocation.allocation_config": ("GlobalThreshold", "KlKnapsack", "Uniform"),
+    "pruning.allocation.constraints": ("Constraints",),
+    "pruning.oneshot.calibration_config": ("CalibrationConfig",),
+    "pruning.oneshot.oneshot_config": ("OneShotConfig",),
+    "pruning.oneshot.repair_config": ("LeastSquares", "MeanShift", "NoRepair"),
+    "pruning.oneshot.scoring_config": ("ScoringConfig",),
     "pruning.errors": ("MissingExtraError", "NirvanaError"),
     "pruning.plans.plan": ("LayerPlan", "PruningPlan"),
     "pruning.gates.attach_gates": ("attach_gates", "finish_gates"),

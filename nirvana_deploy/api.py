@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
-from nirvana_deploy.deploy_result import DeployResult, ExportResult, PruneResult
+from nirvana_deploy.deploy_result import DeployResult, ExportResult, OneShotResult, PruneResult
 from nirvana_deploy.full_disk import explain_full_disk
 from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
 from nirvana_deploy.pipeline import Say, run_stages
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.step_progress import Progress
 from profiles.profile_config import ProfileConfig
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.gates.prune_config import PruneConfig
+from pruning.oneshot.oneshot_config import OneShotConfig
+from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from profiles.profile_result import ProfileResult
     from pruning.cutting.proof import Proof
     from pruning.cutting.repack_checkpoint import RepackResult
+    from pruning.oneshot.scoring_run import ScoringRun
     from pruning.plans.plan import LayerPlan, PruningPlan
 
 
@@ -46,7 +50,7 @@ def deploy(
         NirvanaError: the recipe or the output folder does not fit, or a stage failed.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    from nirvana_deploy.deploy_stages import STAGES
+    from nirvana_deploy.deploy_stages import list_stages
     from nirvana_deploy.report import write_report
 
     if find_spec("onnxruntime") is None:  # it verifies the export: said now, not after the training
@@ -55,7 +59,9 @@ def deploy(
         recipe = load_recipe(recipe)
     if out is not None:
         recipe = dataclasses.replace(recipe, out=str(out))
-    outcome = run_stages(recipe, recipe.out_dir, STAGES, say or _say_on_stderr, write_report)
+    outcome = run_stages(
+        recipe, recipe.out_dir, list_stages(recipe), say or _say_on_stderr, write_report
+    )
     assert outcome.report is not None
     return DeployResult(
         out=outcome.out,
@@ -68,7 +74,7 @@ def deploy(
 
 def prune(
     model: str | Path,
-    config: PruneConfig | None = None,
+    config: PruneConfig | OneShotConfig | None = None,
     *,
     out: Path | str,
     data: DataConfig | None = None,
@@ -78,10 +84,11 @@ def prune(
 ) -> PruneResult:
     """Fine-tune a model and prune it to the budget, in the run folder `out`.
 
+    It is pruned by gates that learn what goes; with an OneShotConfig by scores, without training.
     With `fine_tuned` the model does the data set's task already and is pruned as it is.
     Called again with the same `out`, it goes on where it was interrupted.
     """
-    from nirvana_deploy.deploy_stages import BASELINE, PRUNE, PRUNE_FINE_TUNED
+    from nirvana_deploy.deploy_stages import list_pruning_stages
 
     recipe = Recipe(
         model=str(model),
@@ -90,7 +97,7 @@ def prune(
         baseline=baseline or BaselineConfig(),
         prune=config or PruneConfig(),
     )
-    stages = (PRUNE_FINE_TUNED,) if fine_tuned else (BASELINE, PRUNE)
+    stages = list_pruning_stages(recipe, fine_tuned=fine_tuned)
     outcome = run_stages(recipe, recipe.out_dir, stages, say or _say_on_stderr)
     folder = outcome.folders["prune"]
     return PruneResult(
@@ -125,6 +132,77 @@ def apply_plan(
         refuse_used_folder(Path(out))
     with explain_full_disk("prune", Path(out), ()):
         return repack_checkpoint(str(model), given, out, replace=replace, progress=progress)
+
+
+def score(
+    model: str | Path,
+    config: ScoringConfig | None = None,
+    *,
+    out: Path | str,
+    progress: Progress | None = None,
+) -> ScoringRun:
+    """Score the units of a dense model, once for any number of budgets, into the folder `out`.
+
+    Called again with the same arguments, it goes on where it was interrupted. `progress` gets what
+    is done, how much of it, and of how much.
+
+    Raises:
+        NirvanaError: the model cannot be pruned or takes no text, there is too little text to
+            calibrate on, or `out` holds something else, or a run with other settings.
+    """
+    from pruning.oneshot.score_model import score_model
+
+    with explain_full_disk("score", Path(out), ()):
+        return score_model(str(model), config or ScoringConfig(), out, say=progress)
+
+
+def prune_from_scores(
+    run: ScoringRun | Path | str,
+    budgets: Sequence[float],
+    config: OneShotConfig | None = None,
+    *,
+    out: Path | str,
+    model: str | Path | None = None,
+    data: DataConfig | None = None,
+    progress: Progress | None = None,
+) -> tuple[OneShotResult, ...]:
+    """Prune the model of a scoring run to each budget; a budget's folder appears when it is whole.
+
+    One budget goes into `out`, several into `out/0.7`, `out/0.5` and so on: a checkpoint, its plan
+    and the figures. Of `config`, `budget` is not looked at. `model` says where the run's model is
+    now, if it has moved; `data` is what `config.recovery` trains on.
+
+    Raises:
+        NirvanaError: a budget cannot be reached or is there twice, the run is damaged or of another
+            model, or a folder is not free. All of that is looked at before any work.
+    """
+    from pruning.oneshot.oneshot_config import check_budgets
+    from pruning.oneshot.prune_with_scores import prune_with_scores
+    from pruning.oneshot.scoring_run import ScoringRun, load_run
+
+    found = run if isinstance(run, ScoringRun) else load_run(run)
+    check_budgets(budgets)
+    folders = {b: Path(out) if len(budgets) == 1 else Path(out) / f"{b:g}" for b in budgets}
+    for folder in (Path(out), *folders.values()):
+        refuse_used_folder(folder)
+    figures = prune_with_scores(
+        found,
+        budgets,
+        config or OneShotConfig(),
+        lambda budget: write_new_folder(folders[budget], "prune"),
+        model=None if model is None else str(model),
+        data=data,
+        say=progress,
+    )
+    return tuple(
+        OneShotResult(
+            budget=budget,
+            checkpoint=folder / "checkpoint",
+            plan=folder / "plan.json",
+            figures=figures[budget],
+        )
+        for budget, folder in folders.items()
+    )
 
 
 def export(

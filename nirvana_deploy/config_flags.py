@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
+from nirvana_deploy.config_reader import config_types as list_configs
 from nirvana_deploy.config_reader import (
-    config_types,
     convert_value,
     describe_type,
     find_default,
     join_key,
+    member_name,
+    name_members,
     to_plain,
 )
 from nirvana_deploy.yaml_text import dump_yaml, parse_scalar
+from pruning.errors import NirvanaError
 
 # Marks the flags of a config in the argparse namespace; no other destination can start so.
 _MARK = "config:"
@@ -23,15 +26,20 @@ _MARK = "config:"
 
 def add_flags(
     parser: argparse.ArgumentParser,
-    config_type: type[Any],
-    *,
+    *config_types: type[Any],
     prefix: str = "",
     skip: tuple[str, ...] = (),
     title: str | None = None,
 ) -> None:
-    """Add a flag for each field, and for each field of a nested config, to `parser` in place."""
-    group = parser.add_argument_group(title or prefix or "settings", _first_line(config_type))
-    _add_fields(group, config_type, prefix=prefix, skip=skip, seen=set(), default=None, about="")
+    """Add a flag for each field, and for each field of a nested config, to `parser` in place.
+
+    A field that several of `config_types` have gets one flag, as the first of them has it.
+    """
+    about = " Or: ".join(_first_line(config_type) for config_type in config_types)
+    group = parser.add_argument_group(title or prefix or "settings", about)
+    seen: set[str] = set()
+    for config_type in config_types:
+        _add_fields(group, config_type, prefix=prefix, skip=skip, seen=seen, default=None, about="")
 
 
 def collect_flags(namespace: argparse.Namespace) -> dict[str, Any]:
@@ -42,10 +50,22 @@ def collect_flags(namespace: argparse.Namespace) -> dict[str, Any]:
             continue
         target = nested
         *parents, name = destination.removeprefix(_MARK).split(".")
-        for parent in parents:
+        for number, parent in enumerate(parents):
             target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                _refuse_both(".".join(parents[: number + 1]), destination.removeprefix(_MARK))
+        if isinstance(target.get(name), dict):
+            key = destination.removeprefix(_MARK)
+            _refuse_both(key, join_key(key, next(iter(target[name]))))
         target[name] = value
     return nested
+
+
+def _refuse_both(name: str, setting: str) -> NoReturn:
+    raise NirvanaError(
+        f"--{name} and --{setting} do not go together: a setting says which kind it is for. Give "
+        "one of them."
+    )
 
 
 def _add_fields(
@@ -66,8 +86,18 @@ def _add_fields(
             continue
         given = type(default) is config_type
         own_default = getattr(default, field.name) if given else find_default(field)
-        nested = config_types(hint)
+        nested = list_configs(hint)
         text = about + str(field.metadata.get("help") or ("" if nested else describe_type(hint)))
+        named = name_members(hint)
+        if len(named) > 1 and key not in seen:
+            seen.add(key)
+            group.add_argument(
+                f"--{key}",
+                dest=f"{_MARK}{key}",
+                default=argparse.SUPPRESS,
+                choices=tuple(named),
+                help=_name_help(text, own_default),
+            )
         for member in nested:
             _add_fields(
                 group,
@@ -76,7 +106,7 @@ def _add_fields(
                 skip=(),
                 seen=seen,
                 default=own_default,
-                about=f"{text}: " if text else "",
+                about=f"{text.removesuffix(': ')}: " if text else "",
             )
         if not nested:
             seen.add(key)
@@ -128,6 +158,12 @@ def _metavar(hint: Any) -> str:
 def _help_text(text: str, default: Any) -> str:
     end = "required" if default is dataclasses.MISSING else f"default: {_show(default)}"
     return f"{text} ({end})".replace("%", "%%")
+
+
+def _name_help(text: str, default: Any) -> str:
+    """Return the help of a flag that chooses a member of a union by its name."""
+    named = "none" if default is None else member_name(type(default))
+    return f"{text or 'kind'}, by name (default: {named})".replace("%", "%%")
 
 
 def _show(value: Any) -> str:

@@ -7,6 +7,7 @@ Why not jsonargparse: 4.53 cannot take a slotted dataclass as the default of a u
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -52,7 +53,8 @@ def read_config(
 ) -> T:
     """Make a `config_type` of a mapping; raise NirvanaError with the dotted key when it is wrong.
 
-    A union of dataclasses is decided by the keys that are given. `default` is a `config_type` from
+    A union of dataclasses is decided by the keys that are given, or by the name of a member that
+    needs none: `repair: mean_shift`. `default` is a `config_type` from
     which the fields that are not given come.
     """
     origin = origin or Origin()
@@ -77,6 +79,14 @@ def read_config(
         raise NirvanaError(_place_message(str(error), hints, key, origin)) from error
 
 
+def read_union(config_types: tuple[type[Any], ...], data: Mapping[str, Any], *, name: str) -> Any:
+    """Make the one of several config types that the keys of `data` are for.
+
+    `name` is what a message calls them all together.
+    """
+    return read_config(_choose(config_types, data, name, Origin()), data)
+
+
 def find_default(field: dataclasses.Field[Any]) -> Any:
     """Return a field's default, made if need be; `dataclasses.MISSING` when it is required."""
     if field.default_factory is not dataclasses.MISSING:
@@ -87,6 +97,8 @@ def find_default(field: dataclasses.Field[Any]) -> Any:
 def to_plain(value: Any) -> Any:
     """Turn a config into what JSON and YAML can hold; `read_config` turns it back."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if not dataclasses.fields(value):  # no keys would tell it from the others of its union
+            return member_name(type(value))
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(name): to_plain(item) for name, item in value.items()}
@@ -113,12 +125,23 @@ def config_types(hint: Any) -> tuple[type[Any], ...]:
     return tuple(m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m))
 
 
+def member_name(config_type: type[Any]) -> str:
+    """Return the name by which a member of a union is chosen: mean_shift for MeanShift."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", config_type.__name__).lower()
+
+
+def name_members(hint: Any) -> dict[str, type[Any]]:
+    """Return the members of a union of dataclasses that a name is enough for, by name."""
+    configs = config_types(hint)
+    return {member_name(c): c for c in configs if len(configs) > 1 and not _required_keys(c)}
+
+
 def describe_type(hint: Any) -> str:
     """Say in words what a type hint accepts."""
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
     if len(_members(hint)) > 1:
-        return " or ".join(describe_type(member) for member in _members(hint))
+        return " or ".join(dict.fromkeys(describe_type(member) for member in _members(hint)))
     if get_origin(hint) in (tuple, list):
         items = [item for item in get_args(hint) if item is not Ellipsis]
         if get_origin(hint) is tuple and Ellipsis not in get_args(hint):
@@ -161,6 +184,13 @@ def _convert(value: Any, hint: Any, key: str, origin: Origin, default: Any) -> A
         return read_config(chosen, value, key=key, origin=origin, default=default)
     if configs and type(value) in configs:
         return value
+    if configs and isinstance(value, str) and (names := name_members(hint)):
+        if value not in names:
+            raise NirvanaError(
+                f"{origin.locate(key)}: expected keys and values or a name, came {value!r}; "
+                f"{suggest(value, names)}"
+            )
+        return read_config(names[value], {}, key=key, origin=origin, default=default)
     try:
         return convert_value(value, hint)
     except ValueError as error:
@@ -174,9 +204,7 @@ def _choose(
         return configs[0]
     names = {config: {field.name for field in dataclasses.fields(config)} for config in configs}
     for config in configs:
-        fields = dataclasses.fields(config)
-        required = {field.name for field in fields if find_default(field) is dataclasses.MISSING}
-        if required <= set(data) <= names[config]:
+        if _required_keys(config) <= set(data) <= names[config]:
             return config
     # Nothing fits as a whole: let the one that shares the most keys say what is wrong with it,
     # unless the keys are all known, but of different members.
@@ -189,6 +217,11 @@ def _choose(
             f"expected {shapes}."
         )
     return best
+
+
+def _required_keys(config_type: type[Any]) -> set[str]:
+    fields = dataclasses.fields(config_type)
+    return {field.name for field in fields if find_default(field) is dataclasses.MISSING}
 
 
 def _convert_union(value: Any, hint: Any) -> Any:

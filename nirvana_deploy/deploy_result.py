@@ -63,6 +63,22 @@ class PruneResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OneShotResult:
+    """Hold what a scoring run gave at one budget: checkpoint, plan, and figures (plain data)."""
+
+    budget: float
+    checkpoint: Path
+    plan: Path
+    figures: Mapping[str, Any]
+
+    def headline(self) -> list[tuple[str, str]]:
+        """Return the first figures as (what, value) for a person to read."""
+        from pruning.oneshot.oneshot_figures import summarise
+
+        return [*summarise(self.figures), ("checkpoint", str(self.checkpoint))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
     """Hold the ONNX file, and what its comparison with torch found (plain data)."""
 

@@ -1,4 +1,4 @@
-"""The stages of a deployment: what each obeys, reads and does. The order is the order of the tuple.
+"""The stages of a deployment: what each obeys, reads and does, and their order.
 
 Each stage imports its work where it runs, so that a skipped stage costs nothing.
 """
@@ -6,6 +6,7 @@ Each stage imports its work where it runs, so that a skipped stage costs nothing
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from nirvana_deploy.fingerprints import describe_processor, fingerprint_dataset,
 from nirvana_deploy.recipe import Recipe
 from nirvana_deploy.stage import Stage, StageInputs
 from pruning.errors import MissingExtraError
+from pruning.gates.prune_config import PruneConfig
+from pruning.oneshot.oneshot_config import OneShotConfig
 
 _ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 _TRAINING_PACKAGES = ("torch", "transformers", "datasets", "accelerate")
@@ -30,15 +33,32 @@ def _prune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     from pruning.gates.prune_stage import run_prune
 
     recipe = inputs.recipe
-    return run_prune(inputs.folders["baseline"] / "checkpoint", recipe.data, recipe.prune, out_dir)
+    assert isinstance(recipe.prune, PruneConfig)
+    return run_prune(_find_dense(inputs), recipe.data, recipe.prune, out_dir)
 
 
-def _prune_fine_tuned(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+def _score(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    from pruning.oneshot.oneshot_stage import run_score
+
+    assert isinstance(inputs.recipe.prune, OneShotConfig)
+    return run_score(_find_dense(inputs), inputs.recipe.prune, out_dir)
+
+
+def _prune_by_scores(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    from pruning.oneshot.oneshot_stage import run_oneshot
+
+    recipe, scores = inputs.recipe, inputs.folders["score"] / "scores"
+    assert isinstance(recipe.prune, OneShotConfig)
+    return run_oneshot(_find_dense(inputs), scores, recipe.data, recipe.prune, out_dir)
+
+
+def _find_dense(inputs: StageInputs) -> Path:
+    """Return the fine-tuned model: the baseline's, or in a run without one the model as it is."""
+    if "baseline" in inputs.folders:
+        return inputs.folders["baseline"] / "checkpoint"
     from pruning.checkpoints.model_source import resolve_model
-    from pruning.gates.prune_stage import run_prune
 
-    recipe = inputs.recipe
-    return run_prune(Path(resolve_model(recipe.model)), recipe.data, recipe.prune, out_dir)
+    return Path(resolve_model(inputs.recipe.model))
 
 
 def _export(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
@@ -110,6 +130,11 @@ def _model_and_data(recipe: Recipe) -> dict[str, Any]:
     return {"model": fingerprint_model(recipe.model), **_data_only(recipe)}
 
 
+def _read_calibration(recipe: Recipe) -> dict[str, Any]:
+    assert isinstance(recipe.prune, OneShotConfig)
+    return {"calibration": fingerprint_dataset(recipe.prune.scoring.calibration.source)}
+
+
 def _data_only(recipe: Recipe) -> dict[str, Any]:
     return {"data": fingerprint_dataset(recipe.data.dataset)}
 
@@ -119,6 +144,22 @@ def _settings(*sections: str) -> Any:
         return {section: to_plain(getattr(recipe, section)) for section in sections}
 
     return select
+
+
+def _scoring_settings(recipe: Recipe) -> dict[str, Any]:
+    assert isinstance(recipe.prune, OneShotConfig)
+    return {"prune": {"scoring": to_plain(recipe.prune.scoring)}}
+
+
+def _budget_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return what a scoring run serves many of: a change needs no new scores."""
+    plain = to_plain(recipe.prune)
+    del plain["scoring"]
+    return {"data": to_plain(recipe.data), "prune": plain}
+
+
+def _with_model(sources: Any) -> Any:
+    return lambda recipe: {"model": fingerprint_model(recipe.model), **sources(recipe)}
 
 
 BASELINE = Stage(
@@ -139,13 +180,31 @@ PRUNE = Stage(
     scratch=("trainer",),
 )
 # For a model that is fine-tuned already; it takes the place of the two above.
-PRUNE_FINE_TUNED = Stage(
+PRUNE_FINE_TUNED = replace(
+    PRUNE, reads=(), settings=_settings("model", "data", "prune"), sources=_model_and_data
+)
+# Without training: these two take the place of PRUNE.
+SCORE = Stage(
+    name="score",
+    reads=("baseline",),
+    settings=_scoring_settings,
+    sources=_read_calibration,
+    run=_score,
+    packages=_TRAINING_PACKAGES,
+    scratch=("scoring",),
+)
+PRUNE_BY_SCORES = Stage(
     name="prune",
-    settings=_settings("model", "data", "prune"),
-    sources=_model_and_data,
-    run=_prune_fine_tuned,
+    reads=("baseline", "score"),
+    settings=_budget_settings,
+    sources=_data_only,
+    run=_prune_by_scores,
     packages=_TRAINING_PACKAGES,
     scratch=("trainer",),
+)
+SCORE_FINE_TUNED = replace(SCORE, reads=(), sources=_with_model(_read_calibration))
+PRUNE_FINE_TUNED_BY_SCORES = replace(
+    PRUNE_BY_SCORES, reads=("score",), sources=_with_model(_data_only)
 )
 EXPORT = Stage(
     name="export",
@@ -177,4 +236,17 @@ PACKAGE = Stage(
     packages=("tritonclient",),
 )
 
-STAGES = (BASELINE, PRUNE, EXPORT, BUILD, PROFILE, PACKAGE)
+_SERVING = (EXPORT, BUILD, PROFILE, PACKAGE)
+
+
+def list_stages(recipe: Recipe) -> tuple[Stage, ...]:
+    """Return the stages from the model to the server folder, in order."""
+    return (*list_pruning_stages(recipe, fine_tuned=False), *_SERVING)
+
+
+def list_pruning_stages(recipe: Recipe, *, fine_tuned: bool) -> tuple[Stage, ...]:
+    """Return the stages to the pruned model: by gates or by scores, as the recipe says."""
+    if isinstance(recipe.prune, OneShotConfig):
+        by_scores = (SCORE_FINE_TUNED, PRUNE_FINE_TUNED_BY_SCORES)
+        return by_scores if fine_tuned else (BASELINE, SCORE, PRUNE_BY_SCORES)
+    return (PRUNE_FINE_TUNED,) if fine_tuned else (BASELINE, PRUNE)

@@ -17,6 +17,7 @@ from nirvana_deploy.yaml_text import read_yaml
 from profiles.profile_config import ProfileConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
+from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig
 
@@ -34,7 +35,8 @@ class Recipe:
     )
     data: DataConfig = field(default_factory=DataConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
-    prune: PruneConfig = field(default_factory=PruneConfig)
+    # By gates, or by scores and without training: the keys tell which, such as `scoring`.
+    prune: PruneConfig | OneShotConfig = field(default_factory=PruneConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     build: EngineConfig = field(default_factory=EngineConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)

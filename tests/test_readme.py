@@ -61,6 +61,9 @@ def test_the_quickstart_makes_every_folder(quickstart: Path) -> None:
     "command", [c for c in COMMANDS if not c.startswith(("make", "nirvana deploy"))]
 )
 def test_the_commands_work(quickstart: Path, monkeypatch, command: str) -> None:
+    if command.startswith("nirvana score"):
+        command += " --calibration.num_sequences 8 --calibration.sequence_length 24"
+        command += " --calibration.num_draws 1 --allocation.num_levels 3"
     if command.startswith("nirvana profile"):
         command += " --min_seconds 0.1 --warmup_seconds 0.1 --min_samples 8"
     assert run_in(quickstart, monkeypatch, command) == 0

@@ -10,7 +10,7 @@ from nirvana_deploy.report.numbers import (
     subtract,
 )
 from nirvana_deploy.report.results import Run
-from nirvana_deploy.report.training_results import Prune
+from nirvana_deploy.report.training_results import Fidelity, Prune
 
 _OBJECTIVES = {
     "budget_constraint": "budget constraint on the hard density",
@@ -31,12 +31,7 @@ def draw_budget(run: Run, prune: Prune) -> Html:
         ("Asked to keep", f"{asked} of the {counted}"),
         ("Kept", kept),
         ("Sparsity", format_percent(subtract(1.0, budget.kept_fraction), 2)),
-        ("Pruning stages", format_count(prune.num_pruning_stages)),
-        ("Objective", _OBJECTIVES.get(prune.objective or "", prune.objective or MISSING)),
-        (
-            "Gates undecided before the budget was enforced",
-            format_percent(prune.undecided_fraction),
-        ),
+        *(_oneshot_facts(prune) if prune.is_one_shot else _gate_facts(prune)),
         ("Time in pruning", format_duration(prune.train_seconds)),
         ("Hardware", hardware_phrase(run.profile) or MISSING),
         *_data_facts(run),
@@ -50,6 +45,40 @@ def draw_budget(run: Run, prune: Prune) -> Html:
             folded("The labels", paragraph(", ".join(labels))) if labels else "",
         ]
     )
+
+
+def _gate_facts(prune: Prune) -> list[tuple[str, str]]:
+    return [
+        ("Pruning stages", format_count(prune.num_pruning_stages)),
+        ("Objective", _OBJECTIVES.get(prune.objective or "", prune.objective or MISSING)),
+        (
+            "Gates undecided before the budget was enforced",
+            format_percent(prune.undecided_fraction),
+        ),
+    ]
+
+
+def _oneshot_facts(prune: Prune) -> list[tuple[str, str]]:
+    none = "not applicable: pruned in one step by scores"
+    layers = ", ".join(str(layer) for layer in prune.uncorrected_layers)
+    return [
+        ("Pruning stages", none),
+        ("Gates undecided before the budget was enforced", none),
+        ("Scored by", prune.saliency or MISSING),
+        ("Budget shared by", prune.allocation or MISSING),
+        ("Repair", prune.repair or MISSING),
+        ("Blocks whose residual error was not made up for", layers or "none"),
+        ("Trained after pruning", "yes" if prune.recovered else "no"),
+        ("Divergence from dense, calibration text", _divergence(prune.calibration)),
+        ("Divergence from dense, held-out text", _divergence(prune.held_out)),
+    ]
+
+
+def _divergence(fidelity: Fidelity) -> str:
+    if fidelity.kl_divergence is None:
+        return MISSING
+    counted = format_count(fidelity.num_sequences)
+    return f"{fidelity.kl_divergence:.4f} nats (KL), {counted} sequences"
 
 
 def _data_facts(run: Run) -> list[tuple[str, str]]:

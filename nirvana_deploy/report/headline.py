@@ -16,7 +16,7 @@ from nirvana_deploy.report.serving_results import Profile, ProfileCase, Speedup
 from nirvana_deploy.report.training_results import Budget, Prune
 
 _WORDS = {0.25: "A quarter of", 0.5: "Half", 0.75: "Three quarters of"}
-_COSTS = {"macs": "MACs", "parameters": "parameters"}
+_COSTS = {"macs": "MACs", "parameters": "parameters", "bytes": "bytes"}
 _CPU_KEYS = ("cpu", "cpu_model", "cpu_name", "processor", "model_name", "gpu", "gpu_name", "device")
 _THREAD_KEYS = ("num_threads", "threads", "intra_op_num_threads", "num_cpus")
 # Kept fractions are sums of floats: a billionth is rounding, not overspending.

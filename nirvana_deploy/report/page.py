@@ -124,6 +124,9 @@ def _absent(run: Run, stage: str) -> Html:
 def _training(run: Run) -> Html:
     dense = draw_baseline_curve(run.baseline) if run.baseline else _absent(run, "baseline")
     pruned = draw_pruning_curves(run.prune) if run.prune else _absent(run, "prune")
+    if run.prune and run.prune.is_one_shot and not run.prune.recovered:
+        words = "Pruned without training: there is no curve of it."
+        pruned = paragraph(words, class_="note")
     return join([pruned, dense]) or paragraph("No training curve is stored.", class_="note")
 
 

@@ -4,6 +4,7 @@ The shapes are those of each stage's `manifest.json`; nothing is computed here.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,8 @@ from nirvana_deploy.report.serving_results import Build, Export, Package, Profil
 from nirvana_deploy.report.training_results import Baseline, Prune
 from pruning.errors import NirvanaError
 
-STAGES = ("baseline", "prune", "export", "build", "profile", "package")
+# Only a run that prunes by scores has "score".
+ALL_STAGES = ("baseline", "score", "prune", "export", "build", "profile", "package")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,9 @@ def read_run(run_dir: Path) -> Run:
             f"Expected a run folder at {run_dir}, found none. "
             "Give the folder that `nirvana deploy` wrote (its --out)."
         )
-    manifests = {name: _read_manifest(run_dir / name / "manifest.json") for name in STAGES}
+    manifests = {name: _read_manifest(run_dir / name / "manifest.json") for name in ALL_STAGES}
+    if not _is_scored(manifests):
+        del manifests["score"]
     states = {name: _state(name, manifest) for name, manifest in manifests.items()}
     done = {
         name: manifest.part("result")
@@ -72,6 +76,13 @@ def read_run(run_dir: Path) -> Run:
         profile=Profile.read(done["profile"]) if "profile" in done else None,
         package=Package.read(done["package"]) if "package" in done else None,
     )
+
+
+def _is_scored(manifests: Mapping[str, Fields | None]) -> bool:
+    """Tell whether the scores are of this run, and not left from before its recipe changed."""
+    prune = manifests["prune"]
+    made_by = None if prune is None else prune.part("result").text("method")
+    return manifests["score"] is not None and (prune is None or made_by == "one-shot")
 
 
 def _read_manifest(path: Path) -> Fields | None:

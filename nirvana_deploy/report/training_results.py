@@ -164,12 +164,28 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fidelity:
+    """How far a one-shot model's predictions are from the dense ones on some text."""
+
+    kl_divergence: float | None
+    num_sequences: int | None
+
+    @classmethod
+    def read(cls, part: Fields) -> "Fidelity":
+        """Read `calibration` or `held_out`."""
+        return cls(
+            kl_divergence=part.number("kl_divergence"), num_sequences=part.count("num_sequences")
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
     """The pruning itself: budget, both models, what is kept, how it went.
 
     `metric` is what the task is judged by first.
     """
 
+    method: str | None
     metric: str
     budget: Budget
     dense: ModelFigures
@@ -182,6 +198,18 @@ class Prune:
     curve: tuple[CurvePoint, ...]
     validations: tuple[CurvePoint, ...]
     proofs: tuple[Proof, ...]
+    saliency: str | None
+    allocation: str | None
+    repair: str | None
+    recovered: bool | None
+    calibration: Fidelity
+    held_out: Fidelity
+    uncorrected_layers: tuple[int, ...]
+
+    @property
+    def is_one_shot(self) -> bool:
+        """Tell whether it was pruned by scores; then there were no gates and no pruning stages."""
+        return self.method == "one-shot"
 
     @classmethod
     def read(cls, result: Fields) -> "Prune":
@@ -192,6 +220,7 @@ class Prune:
             name for name in dict.fromkeys((*METRICS, *result.texts("scores"))) if name != "loss"
         ]
         return cls(
+            method=result.text("method"),
             metric=result.text("metric") or "accuracy",
             budget=Budget(
                 cost=budget.text("cost"),
@@ -211,4 +240,11 @@ class Prune:
             curve=CurvePoint.read_all(result.rows("curve")),
             validations=CurvePoint.read_all(result.rows("validations")),
             proofs=tuple(Proof.read(row) for row in result.rows("proofs")),
+            saliency=result.text("saliency"),
+            allocation=result.text("allocation"),
+            repair=result.text("repair"),
+            recovered=result.flag("recovered"),
+            calibration=Fidelity.read(result.part("calibration")),
+            held_out=Fidelity.read(result.part("held_out")),
+            uncorrected_layers=tuple(round(n) for n in result.numbers("uncorrected_layers")),
         )

@@ -22,10 +22,16 @@ from pruning.oneshot.calibration_documents import Document, load_documents
 from pruning.oneshot.calibration_labels import LabelOrigin, label_groups
 from pruning.oneshot.calibration_rows import cut_chunks, group_rows
 from pruning.training.position_limit import check_length
-from pruning.training.task import Task
 from pruning.training.tasks import find_task
 
-__all__ = ["Calibration", "draw_batches", "draw_calibration", "load_documents", "select_draw"]
+__all__ = [
+    "Calibration",
+    "draw_batches",
+    "draw_calibration",
+    "load_documents",
+    "refuse_textless",
+    "select_draw",
+]
 
 _FORMAT = "nirvana-calibration-1"
 
@@ -117,7 +123,8 @@ def draw_calibration(
         NirvanaError: there is too little text, the model takes no text, has no head for a known
             task or too few positions, or the tokenizer lacks a token that the task needs.
     """
-    task = _find_text_task(model)
+    refuse_textless(model)
+    task = find_task(model)
     check_length(model, config.sequence_length, "calibration.sequence_length")
     luck = random.Random(f"{config.seed}/{draw}")
     if task.name == "causal-lm":
@@ -158,13 +165,14 @@ def select_draw(
     return measures.index(min(measures))
 
 
-def _find_text_task(model: PreTrainedModel) -> Task:
+def refuse_textless(model: PreTrainedModel) -> None:
+    """Raise NirvanaError for a model that takes no text; it may be on the meta device."""
     if model.main_input_name != "input_ids":
         raise NirvanaError(
             f"Calibration shows a model text; {type(model).__name__} takes "
-            f"{model.main_input_name}. Prune it by 'magnitude' or by gates, which need none."
+            f"{model.main_input_name}. Cut it by a plan of your own: `nirvana prune MODEL "
+            "--plan FILE`."
         )
-    return find_task(model)
 
 
 def _batch_chunks(chunks: list[list[int]], batch_size: int) -> tuple[Batch, ...]:

@@ -28,6 +28,8 @@ def measure_curves(
     damping: float,
     num_measured: int | None = None,
     say: Callable[[int, int], None] | None = None,
+    known: Mapping[SubBlock, DamageCurve] | None = None,
+    keep: Callable[[Mapping[SubBlock, DamageCurve]], None] | None = None,
 ) -> dict[SubBlock, DamageCurve]:
     """Return `d[u, k] = KL(dense || dense with only u at level k, repaired)` (METHODS section 3).
 
@@ -37,19 +39,21 @@ def measure_curves(
     Args:
         num_measured: batches on which the divergence is measured; all are used for the repair.
         say: gets the sub-blocks done, and of all.
+        known: curves that were measured before; they are not measured again.
+        keep: gets all curves so far after each sub-block, for another time.
     """
     walk = BlockWalk(task.model, task.sites, task.batches)
     measured = len(walk.inputs) if num_measured is None else min(num_measured, len(walk.inputs))
     last = _record_last(walk)
     dense = _DensePredictions(walk, last[:measured])
-    curves: dict[SubBlock, DamageCurve] = {}
+    curves: dict[SubBlock, DamageCurve] = dict(known or {})
     hidden: list[torch.Tensor] = []
     for layer in range(len(walk.blocks)):
         if layer in walk.stack_starts:
             hidden = walk.record(layer)
         sites = walk.sites_of(layer)
         grams, following = _collect(walk, layer, sites, hidden)
-        for site in sites:
+        for site in [site for site in sites if site.sub_block not in curves]:
             gram = grams[site.sub_block]
             weight = site.output_weight().detach().clone()
             gram.targets_OC = weight.to(gram.products_CC.dtype) @ gram.products_CC
@@ -61,6 +65,8 @@ def measure_curves(
                 for count in counts[:-1]
             ]
             curves[site.sub_block] = DamageCurve(tuple(counts), (*damage, 0.0))
+            if keep is not None:
+                keep(curves)
             if say is not None:
                 say(len(curves), len(task.sites))
         hidden = following

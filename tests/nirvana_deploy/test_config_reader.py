@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from nirvana_deploy.config_flags import add_flags, collect_flags
-from nirvana_deploy.config_reader import Origin, read_config, to_plain
+from nirvana_deploy.config_reader import Origin, read_config, read_union, to_plain
 from pruning.errors import NirvanaError
 
 
@@ -226,3 +226,58 @@ def test_help_says_what_a_flag_is_and_its_default() -> None:
     assert "--prune.cost {macs,parameters}" in text
     assert "--prune.batch.high N rows: a whole number (default: 32)" in text
     assert "--prune.objective.beta X a number (required)" in text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plain:
+    """Nothing to set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithRate:
+    rate: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kinds:
+    kind: WithRate | Plain = field(default_factory=WithRate)
+    other: Plain | WithRate | None = None
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"kind": "plain"}, Kinds(kind=Plain())),
+        ({"kind": "with_rate", "other": "plain"}, Kinds(other=Plain())),
+        (
+            {"kind": {"rate": 2}, "other": {"rate": 3}},
+            Kinds(kind=WithRate(rate=2.0), other=WithRate(rate=3.0)),
+        ),
+    ],
+)
+def test_a_member_that_needs_no_key_goes_by_its_name(data: dict[str, Any], expected: Kinds) -> None:
+    assert read_config(Kinds, data) == expected
+    assert read_config(Kinds, to_plain(expected)) == expected
+
+
+def test_an_unknown_name_of_a_member_has_its_nearest() -> None:
+    message = r"^kind: expected keys and values or a name, came 'plan'; did you mean 'plain'"
+    with pytest.raises(NirvanaError, match=message):
+        read_config(Kinds, {"kind": "plan"})
+
+
+def test_the_keys_choose_between_configs() -> None:
+    found = read_union((WithRate, Kinds), {"other": "plain"}, name="thing")
+    assert found == Kinds(other=Plain())
+    with pytest.raises(NirvanaError, match=r"^thing: the keys other, rate do not go together"):
+        read_union((WithRate, Kinds), {"other": "plain", "rate": 1}, name="thing")
+
+
+def test_a_kind_is_a_flag_as_well() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Kinds)
+    found = collect_flags(parser.parse_args(["--kind", "plain", "--other.rate", "2"]))
+    assert found == {"kind": "plain", "other": {"rate": 2.0}}
+    for flags in (["--kind", "plain", "--kind.rate", "2"], ["--kind.rate", "2", "--kind", "plain"]):
+        with pytest.raises(NirvanaError, match=r"--kind and --kind\.rate do not go together"):
+            collect_flags(parser.parse_args(flags))

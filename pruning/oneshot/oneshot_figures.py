@@ -1,0 +1,70 @@
+"""What one-shot pruning did to a model, in numbers. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from pruning.allocation.levels import list_items
+from pruning.oneshot.oneshot_config import OneShotConfig
+from pruning.plans.cost import MacCost, ParameterCost, dense_cost, plan_cost
+from pruning.plans.plan import PruningPlan
+
+
+def describe_budget(plan: PruningPlan, config: OneShotConfig, budget: float) -> dict[str, Any]:
+    """Return what was asked and what is kept, and how far the one is below the other."""
+    cost = config.cost_model
+    kept, whole = plan_cost(plan, cost), dense_cost(plan.dims, cost)
+    return {
+        "cost": config.cost,
+        "asked_kept_fraction": budget,
+        "kept_fraction": kept / whole,
+        "spare_fraction": budget - kept / whole,
+        "kept_cost": kept,
+        "dense_cost": whole,
+        "unit_cost": _largest_step(plan, config),
+        "sequence_length": config.sequence_length if config.cost == "macs" else None,
+    }
+
+
+def describe_size(model: Any, plan: PruningPlan, config: OneShotConfig) -> dict[str, int]:
+    """Return sizes; block MACs are those of one sequence of `config.sequence_length` tokens."""
+    length = config.sequence_length
+    return {
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "block_parameters": plan_cost(plan, ParameterCost()),
+        "block_macs": plan_cost(plan, MacCost(length)) * length,
+        "size_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+    }
+
+
+def _largest_step(plan: PruningPlan, config: OneShotConfig) -> int:
+    """Return the most that raising one sub-block by one level costs: the spare is less."""
+    items = list_items(plan.dims, config.cost_model, config.constraints)
+    return max(more - less for item in items for less, more in pairwise(item.costs))
+
+
+def summarise(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the first figures as (what, value) for a person to read."""
+    budget = figures["budget"]
+    rows = [
+        (
+            f"kept of the blocks' {'MACs' if budget['cost'] == 'macs' else budget['cost']}",
+            f"{budget['kept_fraction']:.2%} (asked: {budget['asked_kept_fraction']:.2%}, "
+            f"{budget['spare_fraction']:.3%} below)",
+        )
+    ]
+    for name in ("calibration", "held_out"):
+        part = figures[name]
+        if part is not None:
+            rows.append((f"KL to dense, {name.replace('_', ' ')}", _show_part(part)))
+    sizes = [figures[name]["size_bytes"] / 1e6 for name in ("dense", "pruned")]
+    return [*rows, ("checkpoint size", f"{sizes[0]:.1f} MB -> {sizes[1]:.1f} MB")]
+
+
+def _show_part(part: Mapping[str, Any]) -> str:
+    text = f"{part['kl_divergence']:.4f} nats"
+    if part["dense_loss"] is not None:
+        text += f" (loss {part['dense_loss']:.3f} -> {part['pruned_loss']:.3f})"
+    return text

@@ -1,0 +1,66 @@
+"""The stages of a run that prunes without training: score, then prune; each into its folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pruning.oneshot.oneshot_config import OneShotConfig
+from pruning.oneshot.prune_with_scores import (
+    check_model,
+    check_run,
+    load_task_text,
+    prune_once,
+)
+from pruning.oneshot.score_model import load_dense, score_model
+from pruning.oneshot.scoring_run import load_run
+from pruning.training.data_config import DataConfig
+from pruning.training.evaluation import evaluate_text
+
+RUN_FOLDER = "scores"
+UNFINISHED_FOLDER = "scoring"  # an interrupted stage goes on from it
+
+
+def run_score(model: Path, config: OneShotConfig, out_dir: Path) -> dict[str, Any]:
+    """Score the dense model in `model` into `out_dir/scores`.
+
+    Called again with the same `out_dir`, it goes on from what it finds there.
+
+    Raises:
+        NirvanaError: see `score_model`.
+    """
+    run = score_model(str(model), config.scoring, out_dir / UNFINISHED_FOLDER)
+    (out_dir / UNFINISHED_FOLDER).rename(out_dir / RUN_FOLDER)
+    return {"saliency": config.scoring.saliency, **run.figures}
+
+
+def run_oneshot(
+    model: Path, scores: Path, data: DataConfig, config: OneShotConfig, out_dir: Path
+) -> dict[str, Any]:
+    """Prune the dense model in `model` by the scoring run in `scores`, into `out_dir/checkpoint`.
+
+    Both models are scored on the validation rows of `data`.
+
+    Raises:
+        NirvanaError: the budget is out of reach, the run is not of this model, or the rows do not
+            fit its task.
+    """
+    started = time.monotonic()
+    run = load_run(scores)
+    check_run(run, (config.budget,), config)
+    check_model(run, str(model))
+    dense = load_dense(str(model), run.config.dtype)
+    text = load_task_text(dense, data)
+    figures, pruned = prune_once(dense, run, config, config.budget, out_dir, text=text)
+    before = evaluate_text(dense.model, text, dense.tokenizer)
+    after = evaluate_text(pruned, text, dense.tokenizer)
+    return {
+        **figures,
+        "task": text.task.name,
+        "metric": text.task.metric,
+        "scores": list(before),
+        "dense": {**before, **figures["dense"]},
+        "pruned": {**after, **figures["pruned"]},
+        "train_seconds": time.monotonic() - started,
+    }

@@ -1,0 +1,47 @@
+"""From scores to a pruned model in memory, at one budget: allocate, cut, repair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pruning.allocation.allocation_config import allocate
+from pruning.oneshot.oneshot_config import OneShotConfig
+from pruning.oneshot.repair import prune_in_place
+from pruning.oneshot.residual_style import ResidualStyle
+from pruning.oneshot.scoring_run import ScoringRun
+from pruning.plans.plan import LayerPlan
+from pruning.saliencies.saliency import ScoringTask
+
+
+def allocate_budget(run: ScoringRun, config: OneShotConfig, budget: float) -> tuple[LayerPlan, ...]:
+    """Return what each layer keeps at a budget; no model is needed.
+
+    Raises:
+        NirvanaError: the budget cannot be reached; the message has the least that can.
+    """
+    return allocate(
+        config.allocation or run.config.allocation,
+        run.dims,
+        {sub_block: values.tolist() for sub_block, values in run.scores.items()},
+        cost=config.cost_model,
+        budget=budget,
+        constraints=config.constraints,
+        curves=run.curves,
+    )
+
+
+def prune_to_budget(
+    task: ScoringTask,
+    run: ScoringRun,
+    config: OneShotConfig,
+    budget: float,
+    say: Callable[[int, int], None] | None = None,
+) -> tuple[tuple[LayerPlan, ...], dict[int, ResidualStyle]]:
+    """Zero what a budget does not keep, and repair what it keeps, in place.
+
+    Returns:
+        what each layer keeps, and how each block adds to its residual stream (see
+        `prune_in_place`).
+    """
+    layers = allocate_budget(run, config, budget)
+    return layers, prune_in_place(task, layers, config.repair, say=say)

