@@ -5,13 +5,21 @@
 Its own pruner scores, ranks, thresholds and rounds, set up as in its examples for BERT and LLMs:
 `num_heads`, `prune_num_heads`, no pruned head dimensions, groups' mean of L2 norms or Taylor terms.
 The hidden size is ignored, so that it cuts the units that all methods here cut. What it chooses is
-read off its pruning groups and cut by `repack`, which also puts heads of T5 out (see `_trace`).
+read off its pruning groups, and cut by `repack`.
+
+As it is (1.6.1) it cuts no heads of the decoder and few of T5. It gets help, and the notes say so:
+- Rotary embeddings are hidden while it traces: their halves send its index mapping in circles.
+- T5's table of position biases is hidden likewise: it ties the heads of all layers together.
+- With grouped queries KV groups are declared as its heads. Its own way to thin the query heads of
+  a group gives up when a group of two loses one, since it then takes the model for ungrouped.
+- Its check against emptying a layer counts a key's row once for each of its query heads; here once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -28,8 +36,9 @@ from pruning.saliencies.model_passes import read_loss
 from pruning.saliencies.saliency import ScoringTask
 from pruning.wirings.sites import Site
 
-_GRID = 48  # ratios that are tried, before the rest of the budget goes to neurons
-_HALVINGS = 12
+_GRID = 40  # ratios that are tried, before the rest of the budget goes to neurons
+_HALVINGS = 10
+_MOST = 0.99  # of the neurons, where heads alone do not do
 
 Layers = tuple[LayerPlan, ...]
 
@@ -49,7 +58,8 @@ def prune_torch_pruning(
     task = _prepare(subject, seed, taylor)
     choose = partial(_choose, task, taylor, is_global)
     layers, note = search_ratios(subject, budget, choose)
-    return Pruned(subject.cut(subject.model, layers).model, layers, note)
+    notes = "; ".join(filter(None, [_describe_help(task), note]))
+    return Pruned(subject.cut(subject.model, layers).model, layers, notes)
 
 
 def search_ratios(
@@ -72,17 +82,15 @@ def search_ratios(
         return subject.kept_fraction(layers), layers
 
     ratios = [step / _GRID for step in range(_GRID)]
-    fits = [ratio for ratio in ratios if keep(ratio, ratio)[0] <= budget]
-    note = ""
-    if fits:
-        heads, high = fits[0], fits[0]
-    else:
+    note, high = "", next((r for r in ratios if keep(r, r)[0] <= budget), None)
+    if high is None:
         # Beyond some ratio it leaves an attention whole rather than empty: cut neurons instead.
-        fits = [ratio for ratio in reversed(ratios) if keep(ratio, 0.99)[0] <= budget]
-        if not fits:
+        heads, high = _search_heads(ratios, lambda ratio: keep(ratio, _MOST)[0] <= budget), _MOST
+        if heads is None:
             raise NirvanaError(_describe_failure(budget, failures))
-        heads, high = fits[0], 0.99
-        note = f"one ratio for heads and neurons cannot meet the budget; heads have {heads:.3f}"
+        note = f"one ratio for heads and neurons cannot meet the budget; that of heads is {heads}"
+    else:
+        heads = high
     low = 0.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -93,6 +101,11 @@ def search_ratios(
     layers = keep(heads, high)[1]
     assert layers is not None
     return layers, "; ".join(filter(None, [note, _count_failures(failures)]))
+
+
+def _search_heads(ratios: list[float], fits: Callable[[float], bool]) -> float | None:
+    """Return the largest ratio that fits, None where none does."""
+    return next((ratio for ratio in reversed(ratios) if fits(ratio)), None)
 
 
 def _prepare(subject: Subject, seed: int, taylor: bool) -> ScoringTask:
@@ -112,7 +125,7 @@ def _choose(
     kind = tp.importance.GroupTaylorImportance if taylor else tp.importance.GroupMagnitudeImportance
     num_heads = _list_heads(task)
     units = {module for site in task.sites.values() for _, module in site.inputs}
-    with _trace(task.model):
+    with _hide_positions(task.model):
         pruner = tp.pruner.BasePruner(
             task.model,
             _example(task),
@@ -129,7 +142,8 @@ def _choose(
             ignored_layers=[m for m in task.model.modules() if _is_layer(m) and m not in units],
             output_transform=lambda output: output.logits.sum(),
         )
-        removed = _read_removed(pruner.step(interactive=True))
+    pruner.DG.check_pruning_group = partial(_leaves_some, pruner.DG)
+    removed = _read_removed(pruner.step(interactive=True))
     return tuple(_read_layer(task, number, removed) for number in range(_count_layers(task)))
 
 
@@ -142,12 +156,12 @@ def _load_package() -> Any:
 
 
 def _list_heads(task: ScoringTask) -> dict[nn.Module, int]:
-    """Return the package's `num_heads`: of each query, key and value projection."""
+    """Return the package's `num_heads`: of each query, key and value projection its KV groups."""
     return {
-        module: site.dims.num_heads if "query" in projection.parts else site.dims.num_kv_heads
+        module: site.num_units
         for site in task.sites.values()
         if site.sub_block.part != "mlp"
-        for projection, module in site.inputs
+        for _, module in site.inputs
     }
 
 
@@ -163,20 +177,49 @@ def _example(task: ScoringTask) -> dict[str, torch.Tensor]:
 
 
 @contextlib.contextmanager
-def _trace(model: hf.PreTrainedModel) -> Iterator[None]:
-    """Hide T5's table of position biases, in place, until the block ends.
-
-    All layers add the bias that the first one makes, head by head. The package would tie the heads
-    of all layers together by it, and has no way to cut each layer's part of it.
-    """
+def _hide_positions(model: hf.PreTrainedModel) -> Iterator[None]:
+    """Run attention without rotary embeddings and position tables, in place, until the end."""
     tables = [m for m in model.modules() if getattr(m, "has_relative_attention_bias", False)]
+    source = sys.modules[type(model).__module__]
+    rotate = getattr(source, "apply_rotary_pos_emb", None)
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # it follows grouped queries through this one only
     for table in tables:
         table.has_relative_attention_bias = False
+    if rotate is not None:
+        source.apply_rotary_pos_emb = lambda query, key, *_, **__: (query, key)
     try:
         yield
     finally:
+        model.set_attn_implementation(attention)
         for table in tables:
             table.has_relative_attention_bias = True
+        if rotate is not None:
+            source.apply_rotary_pos_emb = rotate
+
+
+def _leaves_some(graph: Any, group: Any) -> bool:
+    """Tell whether a group leaves something of each layer; a row that is listed twice goes once."""
+    for dependency, rows in group:
+        is_out = graph.is_out_channel_pruning_fn(dependency.handler)
+        count = graph.get_out_channels if is_out else graph.get_in_channels
+        channels = count(dependency.target.module)
+        if channels is not None and channels <= len(set(rows)):
+            return False
+    return True
+
+
+def _describe_help(task: ScoringTask) -> str:
+    model = task.model
+    stacks = {site.dims for site in task.sites.values()}
+    helps = []
+    if any(dims.heads_per_group > 1 for dims in stacks):
+        helps.append("KV groups declared as heads, rows counted once")
+    if any(getattr(m, "has_relative_attention_bias", False) for m in model.modules()):
+        helps.append("position table hidden while tracing")
+    if hasattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb"):
+        helps.append("rotary embeddings hidden while tracing")
+    return f"helped: {'; '.join(helps)}" if helps else ""
 
 
 def _read_removed(groups: Any) -> dict[nn.Module, set[int]]:
@@ -184,7 +227,7 @@ def _read_removed(groups: Any) -> dict[nn.Module, set[int]]:
     removed: dict[nn.Module, set[int]] = {}
     for group in groups:
         for dependency, rows in group:
-            if "out" in dependency.handler.__name__:
+            if "out_channels" in dependency.handler.__name__:
                 removed.setdefault(dependency.target.module, set()).update(rows)
     return removed
 
