@@ -1,4 +1,4 @@
-"""Fine-tuning that is the same for every method, and the methods that learn what to cut."""
+"""Fine-tuning that is the same for every method."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import numpy as np
 import transformers as hf
 from datasets import Dataset
 from method_models import Example, make_examples, read_rows
-from method_subjects import NEURON_MULTIPLE, Pruned, Subject
+from method_subjects import Pruned, Subject
 
-from pruning.errors import NirvanaError
-from pruning.gates.learn_gates import learn_gates
-from pruning.gates.prune_config import DistillationConfig, PruneConfig
+from pruning.gates.prune_config import DistillationConfig
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.distillation import Distillation
 from pruning.training.resumable_training import make_trainer, train_resumably
@@ -26,7 +24,8 @@ TRAINING = (
     "transformers.Trainer: AdamW with weight decay 0.01, 6 % of warm-up, then a linear fall; for a "
     "seed the same rows in the same order; loss 0.1 * task + 0.9 * T^2 * KL(dense || pruned), T = 2"
 )
-_NEVER = 10**9  # steps between checkpoints: a cell is run again rather than resumed
+_NUM_VALIDATION = 64  # rows that gates look at after each of their stages
+NEVER = 10**9  # steps between checkpoints: a cell is run again rather than resumed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ def fine_tune(subject: Subject, pruned: Pruned, seed: int, steps: int) -> None:
         batch_size=recipe.batch_size,
         seed=seed,
         bf16=False,
-        save_steps=_NEVER,
+        save_steps=NEVER,
     )
     hf.set_seed(seed)
     teaching = Distillation(copy.deepcopy(subject.model), DistillationConfig()).attach(pruned.model)
@@ -73,61 +72,11 @@ def fine_tune(subject: Subject, pruned: Pruned, seed: int, steps: int) -> None:
     teaching.remove()
 
 
-def prune_gates(subject: Subject, budget: float, seed: int, steps: int) -> Pruned:
-    """Learn this project's gates by its defaults; `steps` are all, fine-tuning among them."""
-    recipe = RECIPES[subject.name]
-    return _learn(
-        subject,
-        seed,
-        steps,
-        PruneConfig(
-            budget=budget,
-            cost="parameters",
-            neuron_multiple=NEURON_MULTIPLE,
-            num_epochs=1.0,
-            learning_rate=recipe.learning_rate,
-            batch_size=recipe.batch_size,
-            warm_start_rows=16 * recipe.batch_size,
-            seed=seed,
-            bf16=False,
-            save_steps=_NEVER,
-        ),
-    )
-
-
-def prune_hard_concrete(subject: Subject, budget: float, seed: int, steps: int) -> Pruned:
-    """CoFi: learn hard concrete gates; `steps` are all, fine-tuning among them.
-
-    Raises:
-        NirvanaError: this checkout has no gates of that kind.
-    """
-    raise NirvanaError(
-        f"Gates of the hard concrete kind are not in this checkout yet: {subject.name} was not "
-        f"pruned to {budget} with seed {seed} in {steps} steps."
-    )
-
-
-def _learn(subject: Subject, seed: int, steps: int, config: PruneConfig) -> Pruned:
-    model, teacher = copy.deepcopy(subject.model), copy.deepcopy(subject.model)
-    with tempfile.TemporaryDirectory() as folder:
-        registry, _, _ = learn_gates(
-            model,
-            teacher,
-            read_text(subject, seed, steps),
-            subject.tokenizer,
-            config,
-            Path(folder),
-        )
-    layers = registry.kept_layers()
-    registry.detach(model)
-    return subject.cut(model, layers)
-
-
 def read_text(subject: Subject, seed: int, steps: int) -> LabelledText:
     """Return the rows of `steps` steps, drawn by the seed, and a few of validation."""
     recipe = RECIPES[subject.name]
     train = _draw(subject, "train", seed, steps * recipe.batch_size)
-    validation = _draw(subject, "validation", 0, 2 * recipe.batch_size)
+    validation = _draw(subject, "validation", 0, _NUM_VALIDATION)
     labels = tuple(subject.model.config.id2label.values()) if subject.name == "encoder" else ()
     return LabelledText(
         train=Dataset.from_list(train),

@@ -43,7 +43,7 @@ from method_peers import (
 )
 from method_report import make_bars, print_tables
 from method_subjects import Pruned, Subject
-from method_training import TRAINING, fine_tune, prune_gates, prune_hard_concrete
+from method_training import TRAINING, fine_tune
 from torch_pruning_peer import prune_torch_pruning
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +70,18 @@ class Method:
     looks_at_data: bool = True
 
 
+def _prune_gates(*asked: Any) -> Pruned:
+    from method_gates import prune_gates
+
+    return prune_gates(*asked)
+
+
+def _prune_hard_concrete(*asked: Any) -> Pruned:
+    from method_gates import prune_hard_concrete
+
+    return prune_hard_concrete(*asked)
+
+
 _TP = partial(Method, source="torch_pruning_peer")
 METHODS: dict[str, Method] = {
     "ours": Method(prune_ours, "method_ours"),
@@ -87,8 +99,8 @@ METHODS: dict[str, Method] = {
         for name in ("magnitude", "taylor")
         for scope in ("local", "global")
     },
-    "gates": Method(prune_gates, "method_training", learns=True),
-    "cofi-hard-concrete": Method(prune_hard_concrete, "method_training", learns=True),
+    "gates": Method(_prune_gates, "method_gates", learns=True),
+    "cofi-hard-concrete": Method(_prune_hard_concrete, "method_gates", learns=True),
 }
 
 
