@@ -7,6 +7,7 @@ they import from this repository. A change to another method leaves it valid.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -49,8 +50,7 @@ class CellFile:
         if not self.path.is_file():
             return
         for line in self.path.read_text().splitlines():
-            # A killed run may leave half a line.
-            if line.endswith("}"):
+            with contextlib.suppress(json.JSONDecodeError):  # a killed run leaves half a line
                 entry = json.loads(line)
                 self._cells[Key(**entry["key"])] = entry["cell"]
 
@@ -63,7 +63,8 @@ class CellFile:
         self._cells[key] = cell
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            file.write(json.dumps({"key": asdict(key), "cell": cell}) + "\n")
+            # On a line of its own, also behind half a line.
+            file.write("\n" + json.dumps({"key": asdict(key), "cell": cell}))
 
 
 def hash_sources(*names: str) -> str:

@@ -46,6 +46,8 @@ from method_subjects import Pruned, Subject
 from method_training import TRAINING, fine_tune
 from torch_pruning_peer import prune_torch_pruning
 
+from pruning.errors import NirvanaError
+
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "methods.json"
 CELLS = ROOT / "runs" / "methods.jsonl"
@@ -156,6 +158,9 @@ def measure(subject: Subject, method: str, budget: float, seed: int, steps: int)
             prune_seconds = time.monotonic() - started
             if steps:
                 fine_tune(subject, pruned, seed, steps)
+        kept = subject.kept_fraction(pruned.layers)
+        if kept > budget:
+            raise NirvanaError(f"It keeps {kept:.4f} of the blocks' parameters, above {budget}.")
         figures = subject.measure(pruned.model)
     except Exception as error:  # whatever stops a method is told in its cell
         traceback.print_exc()
@@ -164,7 +169,7 @@ def measure(subject: Subject, method: str, budget: float, seed: int, steps: int)
         "loss": figures["loss"],
         "loss_increase": figures["loss"] - subject.dense["loss"],
         "accuracy": figures["accuracy"],
-        "kept_fraction": subject.kept_fraction(pruned.layers),
+        "kept_fraction": kept,
         "prune_seconds": round(prune_seconds, 2),
         "seconds": round(time.monotonic() - started, 2),
         "note": pruned.note,
