@@ -64,7 +64,7 @@ class CellFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             # On a line of its own, also behind half a line.
-            file.write("\n" + json.dumps({"key": asdict(key), "cell": cell}))
+            file.write("\n" + json.dumps({"key": asdict(key), "cell": cell}) + "\n")
 
 
 def hash_sources(*names: str) -> str:
