@@ -13,9 +13,9 @@ from typing import Any
 
 from method_subjects import NEURON_MULTIPLE, Pruned, Subject
 from method_training import NEVER, RECIPES, read_text
-from pruning.gates.gate_kinds import HardConcrete
 
 from pruning.allocation.constraints import Constraints
+from pruning.gates.gate_kinds import HardConcrete
 from pruning.gates.learn_gates import learn_gates
 from pruning.gates.prune_config import PruneConfig, ScheduleConfig
 

@@ -109,12 +109,7 @@ _HOMES = {
     "pruning.oneshot.scoring_config": ("ScoringConfig",),
     "pruning.errors": ("MissingExtraError", "NirvanaError"),
     "pruning.plans.plan": ("LayerPlan", "PruningPlan"),
-    "pruning.gates.attach_gates": ("attach_gates", "finish_gates"),
     "pruning.gates.canary_config": ("CanaryConfig",),
-    "pruning.gates.pruning_callback": ("PruningCallback",),
-    "pruning.training.distillation": ("Distillation",),
-    "pruning.training.recovery": ("recover",),
-    "pruning.training.text_data": ("load_text",),
     "pruning.gates.gate_kinds": ("GateUnits", "HardConcrete", "StraightThrough"),
     "pruning.gates.prune_config": (
         "BudgetConstraint",
@@ -123,9 +118,17 @@ _HOMES = {
         "ScheduleConfig",
     ),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+# What a training script of one's own needs brings torch along: it is had by its name, not by `*`.
+_TRAINING_HOMES = {
+    "pruning.gates.attach_gates": ("attach_gates", "finish_gates"),
+    "pruning.gates.pruning_callback": ("PruningCallback",),
+    "pruning.training.distillation": ("Distillation",),
+    "pruning.training.recovery": ("recover",),
+    "pruning.training.text_data": ("load_text",),
+}
+_HOME_OF = {name: home for home, names in {**_HOMES, **_TRAINING_HOMES}.items() for name in names}
 
-__all__ = sorted(_HOME_OF)
+__all__ = sorted(name for names in _HOMES.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ import torch
 # T tokens, C channels at an output projection's input, O its outputs.
 
 _EXACT_CHANNELS = 2048  # beyond it float64 would take too much memory
-_ROUNDING = 1.2e-7  # of float32, in which products are made; a matrix of C channels errs C times it
+_ROUNDING = 1.2e-7  # of float32, in which products are made; C channels err about sqrt(C) times it
 
 
 class Gram:
@@ -58,7 +58,7 @@ class Gram:
         if len(kept):
             # Where inputs hardly vary, the centred sums are mostly rounding: they may be negative.
             diagonal = self.products_CC.diagonal()[kept]
-            rounding = _ROUNDING * len(kept) * diagonal.mean().clamp(min=1e-12)
+            rounding = _ROUNDING * len(kept) ** 0.5 * diagonal.mean().clamp(min=1e-12)
             strength = (damping * products.diagonal().mean()).clamp(min=rounding)
             products = products + strength * torch.eye(len(kept), device=products.device)
             factor = torch.linalg.cholesky(products)

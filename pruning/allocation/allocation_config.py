@@ -46,7 +46,7 @@ class KlKnapsack:
         default=12, metadata={"help": "counts at which each sub-block is measured, 0 and all too"}
     )
     num_measured: int | None = field(
-        default=None, metadata={"help": "calibration batches it is measured on; unset: all"}
+        default=4, metadata={"help": "calibration batches it is measured on; null: all"}
     )
 
     def __post_init__(self) -> None:

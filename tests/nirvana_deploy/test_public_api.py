@@ -11,7 +11,17 @@ import nirvana_deploy
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "datasets")
 
 
-@pytest.mark.parametrize("name", nirvana_deploy.__all__)
+TRAINING = (
+    "attach_gates",
+    "finish_gates",
+    "PruningCallback",
+    "Distillation",
+    "recover",
+    "load_text",
+)
+
+
+@pytest.mark.parametrize("name", (*nirvana_deploy.__all__, *TRAINING))
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(nirvana_deploy, name).__name__ == name
 
