@@ -7,25 +7,31 @@ optimiser, learning rate and the teacher's loss are those of `method_training`.
 from __future__ import annotations
 
 import copy
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from method_subjects import NEURON_MULTIPLE, Pruned, Subject
-from method_training import NEVER, RECIPES, read_text
+from method_training import NEVER, RECIPES, train
 
 from pruning.allocation.constraints import Constraints
+from pruning.gates.attach_gates import attach_gates
 from pruning.gates.gate_kinds import HardConcrete
-from pruning.gates.learn_gates import learn_gates
 from pruning.gates.prune_config import PruneConfig, ScheduleConfig
 
-_RANKED_BATCHES = 16  # that the warm start looks at, as a calibration draw has
+PRUNE_FRACTION = 0.3  # of the steps in which units near the budget may change places
+GATE_LEARNING_RATE = 0.02
 
 
 def prune_gates(subject: Subject, budget: float, seed: int, steps: int) -> Pruned:
-    """Learn straight-through gates by this project's defaults."""
-    ranked = _RANKED_BATCHES * RECIPES[subject.name].batch_size
-    return _learn(subject, budget, seed, steps, warm_start_rows=ranked)
+    """Learn straight-through gates that start where one-shot pruning ends, at the budget."""
+    return _learn(
+        subject,
+        budget,
+        seed,
+        steps,
+        warm_start="obs",
+        schedule=ScheduleConfig(kind="at_budget", num_stages=1, prune_fraction=PRUNE_FRACTION),
+        gate_learning_rate=GATE_LEARNING_RATE,
+    )
 
 
 def prune_hard_concrete(subject: Subject, budget: float, seed: int, steps: int) -> Pruned:
@@ -57,11 +63,13 @@ def _learn(subject: Subject, budget: float, seed: int, steps: int, **settings: A
         seed=seed,
         bf16=False,
         save_steps=NEVER,
+        canary=None,  # it keeps a checkpoint a stage
         **settings,
     )
-    model, teacher = copy.deepcopy(subject.model), copy.deepcopy(subject.model)
-    text = read_text(subject, seed, steps)
-    with tempfile.TemporaryDirectory() as folder:
-        registry, _, _ = learn_gates(model, teacher, text, subject.tokenizer, config, Path(folder))
+    model = copy.deepcopy(subject.model)
+    batches = subject.draw(seed) if config.starts_from_data else None
+    callback = attach_gates(model, config, batches=batches)
+    train(subject, model, config, seed, steps, [callback])
+    registry = callback.registry
     registry.detach(model)  # first: what gates say between 0 and 1 is folded into the weights
     return subject.cut(model, registry.kept_layers())

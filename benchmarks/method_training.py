@@ -13,10 +13,10 @@ from datasets import Dataset
 from method_models import Example, make_examples, read_rows
 from method_subjects import Pruned, Subject
 
-from pruning.gates.prune_config import DistillationConfig
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.distillation import Distillation
-from pruning.training.resumable_training import make_trainer, train_resumably
+from pruning.training.distillation_config import DistillationConfig
+from pruning.training.resumable_training import TrainingSettings, make_trainer, train_resumably
 from pruning.training.tasks import TASKS
 from pruning.training.text_data import LabelledText
 
@@ -38,7 +38,7 @@ class Recipe:
 
 
 RECIPES = {
-    "encoder": Recipe(batch_size=16, learning_rate=2e-4, task="classification"),
+    "encoder": Recipe(batch_size=16, learning_rate=5e-5, task="classification"),
     "decoder": Recipe(batch_size=8, learning_rate=6e-4, task="causal-lm"),
     "seq2seq": Recipe(batch_size=10, learning_rate=6e-4, task="seq2seq"),
 }
@@ -55,17 +55,24 @@ def fine_tune(subject: Subject, pruned: Pruned, seed: int, steps: int) -> None:
         bf16=False,
         save_steps=NEVER,
     )
+    train(subject, pruned.model, settings, seed, steps, [])
+
+
+def train(
+    subject: Subject,
+    model: hf.PreTrainedModel,
+    settings: TrainingSettings,
+    seed: int,
+    steps: int,
+    callbacks: list[hf.TrainerCallback],
+) -> None:
+    """Train a model, in place, with the dense one as its teacher."""
+    teaching = Distillation(copy.deepcopy(subject.model), DistillationConfig()).attach(model)
+    text = read_text(subject, seed, steps)
     hf.set_seed(seed)
-    teaching = Distillation(copy.deepcopy(subject.model), DistillationConfig()).attach(pruned.model)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
-            pruned.model,
-            read_text(subject, seed, steps),
-            subject.tokenizer,
-            settings,
-            Path(folder),
-            [],
-            "fine-tune",
+            model, text, subject.tokenizer, settings, Path(folder), callbacks, "train"
         )
         trainer.args.save_strategy = "no"
         train_resumably(trainer)
