@@ -67,47 +67,60 @@ def order_removals(
     damping: float,
     num_steps: int,
 ) -> torch.Tensor:
-    """Return each unit's place in the order of removal, [U] in float32."""
+    """Return each unit's place in the order of removal, [U] in float32.
+
+    Removed channels are carried along, as zeros, until they are a quarter: copies cost more.
+    """
     num_units = len(moments_CC) // unit_width
     at_once = max(1, -(-num_units // num_steps))
     weight = weight_OC.to(moments_CC.dtype).clone()
-    strength = damping * moments_CC.diagonal().mean().clamp(min=1e-12)
-    damped = moments_CC + strength * torch.eye(len(moments_CC), device=moments_CC.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    left = torch.arange(num_units, device=moments_CC.device)
+    inverse = _invert(moments_CC, damping)
+    units = torch.arange(num_units, device=moments_CC.device)  # those that are carried along
+    is_left = torch.ones_like(units, dtype=torch.bool)
     places = torch.zeros(num_units, device=moments_CC.device)
     for start in range(0, num_units, at_once):
-        order = _price_removals(weight, inverse, unit_width).argsort()
-        gone, stay = order[:at_once], order[at_once:].sort().values
-        places[left[gone]] = torch.arange(start, start + len(gone), device=places.device).float()
-        weight, inverse = _remove(
-            weight, inverse, _spread(gone, unit_width), _spread(stay, unit_width)
-        )
-        left = left[stay]
+        left = is_left.nonzero().flatten()
+        order = _price_removals(weight, inverse, unit_width, left).argsort()
+        gone = left[order[:at_once]]
+        places[units[gone]] = torch.arange(start, start + len(gone), device=places.device).float()
+        _remove(weight, inverse, _spread(gone, unit_width))
+        is_left[gone] = False
+        if is_left.sum() <= 0.75 * len(units):
+            stay = is_left.nonzero().flatten()
+            channels = _spread(stay, unit_width)
+            weight, inverse = weight[:, channels], inverse[channels][:, channels]
+            units, is_left = units[stay], is_left[stay]
     return places
 
 
+def _invert(moments_CC: torch.Tensor, damping: float) -> torch.Tensor:
+    """Return the inverse of the damped moments, with no more copies than it needs."""
+    damped = moments_CC.clone()
+    damped.diagonal().add_(damping * moments_CC.diagonal().mean().clamp(min=1e-12))
+    factor = torch.linalg.cholesky(damped)
+    del damped
+    return torch.cholesky_inverse(factor)
+
+
 def _price_removals(
-    weight_OC: torch.Tensor, inverse_CC: torch.Tensor, unit_width: int
+    weight_OC: torch.Tensor, inverse_CC: torch.Tensor, unit_width: int, left: torch.Tensor
 ) -> torch.Tensor:
     """Return rho of each unit that is left, [N]."""
     if unit_width == 1:
-        return weight_OC.square().sum(dim=0) / inverse_CC.diagonal()
-    num_left = len(inverse_CC) // unit_width
-    blocks = inverse_CC.view(num_left, unit_width, num_left, unit_width)
-    own_NWW = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    columns_NWO = weight_OC.T.reshape(num_left, unit_width, -1)
+        return weight_OC[:, left].square().sum(dim=0) / inverse_CC.diagonal()[left]
+    num_units = len(inverse_CC) // unit_width
+    blocks = inverse_CC.view(num_units, unit_width, num_units, unit_width)
+    own_NWW = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)[left]
+    columns_NWO = weight_OC.T.reshape(num_units, unit_width, -1)[left]
     return (columns_NWO * torch.linalg.solve(own_NWW, columns_NWO)).sum(dim=(1, 2))
 
 
-def _remove(
-    weight_OC: torch.Tensor, inverse_CC: torch.Tensor, gone: torch.Tensor, stay: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Remove the channels `gone`, with the update of what stays."""
-    own, beside = inverse_CC[gone][:, gone], inverse_CC[gone][:, stay]
-    spread = torch.linalg.solve(own, beside)
-    weight = weight_OC[:, stay] - weight_OC[:, gone] @ spread
-    return weight, inverse_CC[stay][:, stay] - beside.T @ spread
+def _remove(weight_OC: torch.Tensor, inverse_CC: torch.Tensor, gone: torch.Tensor) -> None:
+    """Remove the channels `gone`, with the update of what stays, in place: they become zeros."""
+    beside = inverse_CC[gone]
+    spread = torch.linalg.solve(beside[:, gone], beside)
+    weight_OC.sub_(weight_OC[:, gone] @ spread)
+    inverse_CC.addmm_(beside.T, spread, alpha=-1)
 
 
 def _spread(units: torch.Tensor, width: int) -> torch.Tensor:
