@@ -160,6 +160,11 @@ def _prune_from_scores(args: argparse.Namespace, given: dict[str, Any]) -> int:
             "or leave out --scores. Training after pruning is set by --recovery.*."
         )
     config = read_config(OneShotConfig, given)
+    if data is not None and config.recovery is None:
+        raise NirvanaError(
+            f"--data.{next(iter(data))} is for training after pruning, and none is asked for. Set "
+            "--recovery.num_epochs or --recovery.max_steps, or leave it out."
+        )
     with show_steps() as progress:
         results = api.prune_from_scores(
             args.scores,

@@ -82,6 +82,7 @@ def test_one_budget_goes_into_the_folder_itself(tmp_path: Path, run: Path, model
             ["--num_epochs", "1"],
             "--num_epochs sets how gates are learned, and --scores learns none",
         ),
+        (["--data.max_length", "16"], "--data.max_length is for training after pruning, and none"),
         (["--plan", "p.json"], "--scores is a setting for learning what to keep"),
     ],
 )
