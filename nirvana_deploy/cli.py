@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():  # a bar that is redrawn is noise in a log
         os.environ.setdefault("TQDM_DISABLE", "1")
     try:
-        with _plain_warnings():
+        with _plain_warnings(), _import_from_here():
             code = _run(arguments)
         sys.stdout.flush()
         return code
@@ -121,6 +121,16 @@ def _plain_warnings() -> Iterator[None]:
 
         warnings.showwarning = show  # type: ignore[assignment]
         yield
+
+
+@contextlib.contextmanager
+def _import_from_here() -> Iterator[None]:
+    """Let import paths name modules of the current folder, after all that is installed."""
+    sys.path.append("")  # wherever that is by then
+    try:
+        yield
+    finally:
+        sys.path.remove("")
 
 
 def _complain(message: str) -> None:

@@ -102,6 +102,14 @@ def _find_finished(
     return manifest
 
 
+def _describe_start(interrupted: Mapping[str, Any] | None, parts: Mapping[str, Any]) -> str:
+    """Say that a stage starts, and of interrupted work that is let go why."""
+    if interrupted is None:
+        return "starts"
+    change = describe_change(interrupted.get("key_parts", {}), parts)
+    return f"starts anew; what was interrupted had another recipe ({change})"
+
+
 def _run_stage(
     stage: Stage,
     folder: StageFolder,
@@ -111,8 +119,9 @@ def _run_stage(
     say: Say,
 ) -> dict[str, Any]:
     key = hash_key_parts(parts)
-    num_attempts, started = folder.open_partial(key, now())
-    say(f"{stage.name}: " + ("resumes" if num_attempts else "starts"))
+    interrupted = folder.read_interrupted()
+    num_attempts, started = folder.open_partial(key, parts, now())
+    say(f"{stage.name}: " + ("resumes" if num_attempts else _describe_start(interrupted, parts)))
     clock = time.monotonic()
     inputs = StageInputs(
         recipe=recipe,

@@ -95,15 +95,20 @@ class StageFolder:
                 return f"{name} was changed"
         return None
 
-    def open_partial(self, key: str, started: str) -> tuple[int, str]:
+    def read_interrupted(self) -> dict[str, Any] | None:
+        """Return what the working folder of an interrupted attempt says of it; None without one."""
+        return _read_json(self.partial / KEY_FILE)
+
+    def open_partial(self, key: str, key_parts: Mapping[str, Any], started: str) -> tuple[int, str]:
         """Prepare the working folder; return how often it was begun before, and since when.
 
         One of the same key keeps its scratch and nothing else; one of another key is discarded.
+        `key_parts` are kept to tell later how another key differs.
 
         Raises:
             NirvanaError: the folder holds something that is not a stage's.
         """
-        marker = _read_json(self.partial / KEY_FILE)
+        marker = self.read_interrupted()
         if self.partial.exists() and marker is None:
             unwritten = {KEY_FILE, f".{KEY_FILE}.tmp", MANIFEST_FILE}
             if not {path.name for path in self.partial.iterdir()} <= unwritten:
@@ -120,7 +125,13 @@ class StageFolder:
         self.partial.mkdir(exist_ok=True)
         write_json(
             self.partial / KEY_FILE,
-            {"stage": self.name, "key": key, "started": started, "num_attempts": num_attempts + 1},
+            {
+                "stage": self.name,
+                "key": key,
+                "started": started,
+                "num_attempts": num_attempts + 1,
+                "key_parts": key_parts,
+            },
         )
         return num_attempts, started
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -151,7 +151,20 @@ def _prune_from_scores(args: argparse.Namespace, given: dict[str, Any]) -> int:
             f"--{name} has no use with --scores: the run has scored a model as it was. Leave it "
             "out, or score the model again."
         )
+    taken = {field.name for field in fields(OneShotConfig)}
+    strange = [name for name in given if name not in taken]
+    if strange:
+        flag = f"{strange[0]}.*" if isinstance(given[strange[0]], dict) else strange[0]
+        raise NirvanaError(
+            f"--{flag} sets how gates are learned, and --scores learns none. Leave it out, "
+            "or leave out --scores. Training after pruning is set by --recovery.*."
+        )
     config = read_config(OneShotConfig, given)
+    if data is not None and config.recovery is None:
+        raise NirvanaError(
+            f"--data.{next(iter(data))} is for training after pruning, and none is asked for. Set "
+            "--recovery.num_epochs or --recovery.max_steps, or leave it out."
+        )
     with show_steps() as progress:
         results = api.prune_from_scores(
             args.scores,

@@ -89,5 +89,6 @@ def _allowed_groups(num_groups: int, heads_per_group: int, constraints: Constrai
 
 def describe_constraints(constraints: Constraints) -> str:
     """Return the constraints that force something to stay, in words."""
-    names = ("neuron_multiple", "min_groups", "min_neurons", "may_drop", "avoid_one_head")
+    names = ["neuron_multiple", "min_groups", "min_neurons", "may_drop", "avoid_one_head"]
+    names += ["tensor_parallel"] if constraints.tensor_parallel > 1 else []
     return ", ".join(f"{name}={getattr(constraints, name)}" for name in names)

@@ -74,7 +74,8 @@ def _require_single_choice(model: PreTrainedModel) -> None:
         raise NirvanaError(
             f"Calibration needs a classifier that chooses one of two or more classes; this "
             f"{type(model).__name__} has num_labels {config.num_labels} and problem_type "
-            f"{config.problem_type!r}. Prune it by 'magnitude', which needs no calibration."
+            f"{config.problem_type!r}. Cut it by a plan of your own: `nirvana prune MODEL --plan "
+            "FILE`."
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,13 @@ class ScoringRun:
     folder: Path
     source: str
     config: ScoringConfig
-    dims: DenseDims
+    dims: DenseDims = field(repr=False)
     config_hash: str
     weights_hash: str
-    scores: Scores
-    curves: Curves | None
-    calibration: Calibration
-    held_out: Calibration | None
+    scores: Scores = field(repr=False)
+    curves: Curves | None = field(repr=False)
+    calibration: Calibration = field(repr=False)
+    held_out: Calibration | None = field(repr=False)
     figures: Mapping[str, Any]
 
     def headline(self) -> list[tuple[str, str]]:

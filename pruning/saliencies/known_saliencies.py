@@ -58,7 +58,7 @@ def _import_saliency(path: str) -> Saliency:
     except (ImportError, AttributeError, ValueError) as error:
         raise NirvanaError(
             f"The saliency {path!r} cannot be imported: {error}. Expected {_OWN}; install the "
-            "package, or put its folder on PYTHONPATH."
+            "package, put its folder on PYTHONPATH, or run `nirvana` in that folder."
         ) from error
     if isinstance(found, type):
         found = _make_instance(found, path)

@@ -105,7 +105,13 @@ def _load_local(path: Path, config: DataConfig) -> DatasetDict:
         return DatasetDict({s: _load_file(Path(file), config) for s, file in files.items()})
     if path.suffix not in _FORMATS:
         raise NirvanaError(f"Expected a file ending in {', '.join(_FORMATS)}, got {path}.")
-    halves = _load_file(path, config).train_test_split(test_size=_HELD_OUT, seed=0)
+    rows = _load_file(path, config)
+    if len(rows) < 2:
+        raise NirvanaError(
+            f"{path} has {len(rows)} rows: too few to leave some out for validation. Expected 2 or "
+            "more (in a txt file a row is a line), or a folder with train.* and validation.*."
+        )
+    halves = rows.train_test_split(test_size=_HELD_OUT, seed=0)
     return DatasetDict(
         {config.train_split: halves["train"], config.validation_split: halves["test"]}
     )

@@ -63,7 +63,9 @@ class LossWatch(TrainerCallback):
             if model.training and loss is not None:
                 self._num_batches += 1
                 if not bool(torch.isfinite(loss).all()):
-                    raise NirvanaError(self._explain(float(loss), inputs, output, args, state))
+                    raise NirvanaError(
+                        self._explain(float(loss.detach()), inputs, output, args, state)
+                    )
 
         model: Any = kwargs["model"]
         self._handle = model.register_forward_hook(look, with_kwargs=True)

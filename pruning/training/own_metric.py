@@ -23,7 +23,7 @@ def load_metric(path: str) -> Metric:
     except (ImportError, AttributeError, ValueError) as error:
         raise NirvanaError(
             f"The metric {path!r} cannot be imported: {error}. Expected package.module:function; "
-            "install the package, or put its folder on PYTHONPATH."
+            "install the package, put its folder on PYTHONPATH, or run `nirvana` in that folder."
         ) from error
     if not callable(found):
         raise NirvanaError(

@@ -195,10 +195,15 @@ def check_classes(task: Task, labels: tuple[str, ...], model: PreTrainedModel) -
     names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
     if len(names) != len(labels) or (set(names) == set(labels) and names != labels):
         raise NirvanaError(
-            f"The model tells apart {len(names)} classes, {', '.join(names)[:120]}; the data has "
-            f"{len(labels)}, {', '.join(labels)[:120]}. They must be the same in the same order: "
-            "fine-tune the model on this data first (without fine_tuned)."
+            f"The model tells apart {len(names)} classes, {_list_first(names)}; the data has "
+            f"{len(labels)}, {_list_first(labels)}. They must be the same in the same order (names "
+            "in the data are sorted): fine-tune the model on this data first (without fine_tuned), "
+            "or give the data's classes as the model's numbers."
         )
+
+
+def _list_first(names: tuple[str, ...], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")
 
 
 def _classes(task: Task, model: PreTrainedModel) -> tuple[Any, ...]:

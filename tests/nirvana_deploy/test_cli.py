@@ -208,3 +208,15 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     assert process.stderr is not None
     assert process.stderr.read() == ""
     assert process.wait() == 1
+
+
+def test_import_paths_name_modules_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_code_here.py").write_text("Thing = 3")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    flags = ["--out", "o", "--saliency", "own_code_here:Thing"]
+    assert main(["score", "m", *flags]) == 1
+    assert "'own_code_here:Thing' (int) has no method `score`" in capsys.readouterr().err
+    assert sys.path == before

@@ -192,9 +192,13 @@ def test_a_killed_stage_of_another_recipe_starts_anew(tmp_path: Path) -> None:
     wait_for((tmp_path / ".cut.partial" / "trainer" / "step-3").exists)
     process.kill()
     process.communicate()
-    outcome = run_fake(tmp_path, budget=0.25)
+    said: list[str] = []
+    outcome = run_fake(tmp_path, budget=0.25, say=said.append)
     assert outcome.skipped == ("train",)
     assert outcome.results["cut"] == {"text": "seed 0, cut 0.25", "first_step": 0}
+    told = next(line for line in said if line.startswith("cut: starts anew"))
+    assert "another recipe (" in told
+    assert "budget: 0.5 -> 0.25" in told
 
 
 def make_run_with_leftover(out: Path) -> None:

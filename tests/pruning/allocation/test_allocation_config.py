@@ -119,6 +119,13 @@ def test_what_cannot_be_reached_is_told(method) -> None:
 
 
 @METHOD
+def test_devices_that_keep_it_from_being_reached_are_told(method) -> None:
+    limits = Constraints(may_drop=False, neuron_multiple=8, tensor_parallel=4)
+    with pytest.raises(NirvanaError, match=r"cannot be reached: .*tensor_parallel=4 and"):
+        run(method, PLAIN, MacCost(16), 0.05, limits)
+
+
+@METHOD
 def test_scores_are_checked(method) -> None:
     with pytest.raises(NirvanaError, match=r"4 finite scores for 0\.attention, got none"):
         allocate(method, PLAIN, {}, cost=MacCost(16), budget=0.5, curves=draw_curves(PLAIN))

@@ -284,7 +284,7 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
     refuse(make_headed("classification", num_labels=1), "num_labels 1")
     refuse(
         make_headed("classification", problem_type="multi_label_classification"),
-        "'multi_label_classification'",
+        r"'multi_label_classification'\. Cut it by a plan .*--plan FILE",
     )
     few = r"needs 12 sequences, and .* has 5 documents that give one. Lower .* to at most 5"
     refuse(make_tiny("bert"), few, documents=[*documents[:5], Document("")])

@@ -79,6 +79,15 @@ def test_the_draw_that_prunes_nearest_to_the_dense_model_is_kept(
     assert len(set(measures)) == 3
 
 
+def test_a_run_shows_its_settings_and_not_its_tensors(
+    tmp_path: Path, text: Path, model: str
+) -> None:
+    shown = repr(score_model(model, scoring(text), tmp_path / "run"))
+    assert "ScoringConfig(saliency=" in shown
+    assert "tensor(" not in shown
+    assert "DamageCurve(" not in shown
+
+
 def test_a_finished_run_is_read_and_not_made_again(
     tmp_path: Path, text: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ def fail_at(model, call: int, rows: tuple[int, ...]) -> None:
     model.register_forward_hook(spoil)
 
 
+@pytest.mark.filterwarnings("error:Converting a tensor with requires_grad")
 def test_a_loss_that_is_no_number_stops_at_once_and_names_its_rows(tmp_path) -> None:
     tokenizer, text, _, model = make_case("classification", tmp_path)
     seen = []

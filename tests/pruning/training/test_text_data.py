@@ -55,6 +55,13 @@ def test_a_single_file_is_split(tmp_path: Path, tokenizer) -> None:
     assert (len(text.train), len(text.validation)) == (27, 3)
 
 
+def test_a_single_file_of_one_row_is_refused(tmp_path: Path, tokenizer) -> None:
+    path = tmp_path / "all.csv"
+    pd.DataFrame({"description": ["a"], "section": ["b"]}).to_csv(path, index=False)
+    with pytest.raises(NirvanaError, match=r"all\.csv has 1 rows: too few to leave some out"):
+        load_text(DataConfig(dataset=str(path)), tokenizer)
+
+
 def test_rows_are_cut_and_padded(tmp_path: Path, tokenizer) -> None:
     pd.concat([pd.DataFrame(ROWS)] * 10).to_csv(tmp_path / "all.csv", index=False)
     config = DataConfig(dataset=str(tmp_path / "all.csv"), max_train_rows=5, max_length=3)
