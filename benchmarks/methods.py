@@ -2,7 +2,7 @@
 
     pip install 'nirvana-deploy[bench]'
     python benchmarks/methods.py [--models encoder ...] [--methods ours ...] [--budgets 0.5 ...]
-                                 [--seeds 0 ...] [--steps 0 100] [--minutes 60] [--quick] [--report]
+                                 [--seeds 0 ...] [--steps 0 60] [--minutes 60] [--quick] [--report]
 
 Models are those of `method_models.py`; a budget is the share of the blocks' parameters that is
 kept. Every method gets the same calibration draw for a seed (128 sequences of 128 tokens), cuts
@@ -52,7 +52,7 @@ ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "methods.json"
 CELLS = ROOT / "runs" / "methods.jsonl"
 BUDGETS = (0.5, 0.35, 0.65, 0.8)  # the first is the one that bars are about
-STEPS = 100
+STEPS = 60
 PACKAGES = ("torch", "transformers", "torch-pruning", "numpy")
 
 
