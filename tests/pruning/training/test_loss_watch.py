@@ -74,7 +74,7 @@ def test_what_is_watched_is_a_training_loss_batch_by_batch(tmp_path) -> None:
     with pytest.raises(NirvanaError, match="became inf in step 1, batch 2 of that step"):
         model(loss=float("inf"))
     (tmp_path / "checkpoint-1").mkdir()  # made by the step that is told of
-    with pytest.raises(NirvanaError, match="batch 3 .*No checkpoint was saved before it"):
+    with pytest.raises(NirvanaError, match=r"batch 3 .*No checkpoint was saved before it"):
         model(loss=float("nan"))
     watch.on_train_end(args, state, TrainerControl())
     model(loss=float("nan"))
