@@ -46,9 +46,9 @@ def main(file: str, way: str, rank: int, num_processes: int) -> None:
     for step in range(NUM_STEPS):
         sharded(input_ids=rows[step, mine], labels=labels[step, mine]).loss.backward()
         average_gradients(registry)
-        penalise(registry, BudgetConstraint(), 0.5).backward()
         for name, gate in registry.named_parameters():
             saved[f"{step}.{name}.grad"] = gate.grad.detach().clone()
+        penalise(registry, BudgetConstraint(), 0.5).backward()
         for stepper in steppers:
             stepper.step()
             stepper.zero_grad()

@@ -43,7 +43,9 @@ def test_gates_get_the_gradients_of_one_process(way: str, alone, tmp_path) -> No
     first, second = run_steps(tmp_path, way, 2)
     assert first["held"] < alone["held"] > second["held"], "no weight is sharded"
     assert set(first) == set(second) == set(alone)
+    tasks = [float(grad.abs().max()) for name, grad in alone.items() if name.endswith("grad")]
+    assert max(tasks) > 1e-6, "the task says nothing of the gates"
     for name in set(alone) - {"held"}:
         assert torch.equal(first[name], second[name]), name
         # Up to the order of sums.
-        torch.testing.assert_close(first[name], alone[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(first[name], alone[name], rtol=1e-3, atol=1e-7)
