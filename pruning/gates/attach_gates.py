@@ -22,6 +22,7 @@ from pruning.gates.warm_start import warm_start
 from pruning.plans.cost import make_cost_model
 from pruning.plans.plan import PruningPlan
 from pruning.saliencies.known_saliencies import find_saliency, score_units
+from pruning.saliencies.model_passes import leave_as_found
 from pruning.training.data_config import DataConfig
 from pruning.training.loss_scale import settle_loss_scale
 
@@ -32,18 +33,26 @@ def attach_gates(
     *,
     batches: Iterable[Batch] | None = None,
     data: DataConfig | None = None,
+    resumes: bool = False,
 ) -> PruningCallback:
     """Put gates into a dense model, in place, and return the callback that makes them learn.
 
     Call it before the Trainer is made. Of `config`, what a Trainer has arguments for (epochs,
     learning rate, batch size, seed, ...) is the Trainer's. With `batches` of labelled rows, without
     padding, the gates start from the ranking of `config.warm_start`; without, all alike. With the
-    schedule "at_budget" the model's weights are repaired, in place.
+    schedule "at_budget" the model's weights are repaired, in place, unless the training `resumes`:
+    a checkpoint then has the weights and gates, and no batches are needed.
 
     Raises:
         NirvanaError: the model cannot be pruned or was pruned before, the budget is out of reach,
             or the schedule wants batches and gets none.
     """
+    at_budget = config.schedule.kind == "at_budget"
+    if at_budget and batches is None and not resumes:
+        raise NirvanaError(
+            "The schedule at_budget starts from scores, so it needs batches of labelled rows "
+            "without padding, got none. Pass batches=..., or choose another schedule.kind."
+        )
     source = read_dense(model)
     cost = make_cost_model(config.cost, config.sequence_length)
     check_projectable(source.dims, cost, config.budget, config.constraints, config.units)
@@ -51,9 +60,10 @@ def attach_gates(
     if batches is not None and config.warm_start is not None:
         task = make_start_task(model, list(batches))
         scores = score_units(find_saliency(config.warm_start), task)
-        if config.schedule.kind == "at_budget":
+        if at_budget and not resumes:
             budget, constraints = config.budget, config.constraints
-            start = find_one_shot_start(task, source.dims, scores, cost, budget, constraints)
+            with leave_as_found(model):
+                start = find_one_shot_start(task, source.dims, scores, cost, budget, constraints)
     registry = GateRegistry.attach(model, cost, config.gate_kind, config.units)
     settle_loss_scale(model)
     if start is not None:

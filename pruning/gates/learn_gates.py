@@ -36,11 +36,11 @@ def learn_gates(
             loss that is no number, or a held-out loss that rose too far.
     """
     set_seed(config.seed)
-    batches = None
-    if config.starts_from_data and find_whole_checkpoint(work_dir) is None:
+    batches, resumes = None, find_whole_checkpoint(work_dir) is not None
+    if config.starts_from_data and not resumes:
         num_rows, batch_size = config.warm_start_rows, config.batch_size
         batches = draw_start_batches(text, tokenizer, num_rows, batch_size)
-    callback = attach_gates(model, config, batches=batches, data=data)
+    callback = attach_gates(model, config, batches=batches, data=data, resumes=resumes)
     teaching = Distillation(teacher, config.distillation).attach(model)
     try:
         trainer = make_trainer(model, text, tokenizer, config, work_dir, [callback], "prune")

@@ -33,7 +33,8 @@ class OneShotStart:
 
     Attributes:
         layers: what is open at first: the budget, exactly.
-        survival: of each unit [U], the least budget that still keeps it, from 0 (kept by all) to 1.
+        survival: of each unit [U], the least budget of those tried that keeps it; 1 where none
+            does.
     """
 
     layers: tuple[LayerPlan, ...]

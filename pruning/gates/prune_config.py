@@ -126,8 +126,25 @@ class PruneConfig:
         require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")
         if self.warm_start_rows < 0:
             raise NirvanaError(f"warm_start_rows must be 0 or more, got {self.warm_start_rows}.")
-        if self.schedule.kind == "at_budget" and not self.starts_from_data:
+        if self.schedule.kind == "at_budget":
+            self._check_at_budget()
+
+    def _check_at_budget(self) -> None:
+        """Raise NirvanaError where gates cannot start with what one-shot pruning keeps."""
+        if not self.starts_from_data:
             raise NirvanaError(
                 "A schedule of kind at_budget starts from scores: set warm_start to a saliency and "
                 f"warm_start_rows above 0, got {self.warm_start!r} and {self.warm_start_rows}."
+            )
+        if not isinstance(self.gate_kind, StraightThrough):
+            raise NirvanaError(
+                "A schedule of kind at_budget starts with what one-shot pruning keeps, whole: "
+                f"expected straight-through gates, got {self.gate_kind}, which scale it. Leave "
+                "gate_kind unset, or choose another schedule.kind."
+            )
+        if not (self.units.heads and self.units.neurons):
+            raise NirvanaError(
+                "A schedule of kind at_budget starts with heads and neurons shut: expected gates "
+                f"for both, got {self.units}. Set units.heads and units.neurons to true, or choose "
+                "another schedule.kind."
             )

@@ -60,7 +60,15 @@ def test_decided_gates_are_exactly_open_or_shut() -> None:
     decided = torch.tensor([10.0, -10.0, 10.0])
     for training in (True, False):
         assert FUNCTION.mask(decided, training).tolist() == [1.0, 0.0, 1.0]
+    # A draw alone comes so near to 0 and 1 that it is rounded there, unless the stretch is small.
+    narrow = HardConcreteFunction(HardConcrete(temperature=5.0, stretch=1e-3))
+    assert narrow.mask(decided, training=True).tolist() == [1.0, 0.0, 1.0]
     assert FUNCTION.kept(decided).tolist() == [1.0, 0.0, 1.0]
+
+
+def test_units_start_open() -> None:
+    registry = GateRegistry.attach(make_tiny("bert"), ParameterCost(), HardConcrete())
+    assert float(registry.mlps[0].gate_N.probability().min().detach()) > 0.95
 
 
 def test_logits_are_kept_in_the_range_in_which_they_learn() -> None:

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from pruning.allocation.constraints import Constraints
 from pruning.checkpoints.checkpoint import load_plan, load_pruned
 from pruning.errors import NirvanaError
+from pruning.gates.gate_kinds import HardConcrete
 from pruning.gates.prune_config import FixedPenalty, PruneConfig, ScheduleConfig
 from pruning.gates.prune_stage import describe_layers, run_prune
 from pruning.plans.cost import MacCost, dense_cost, plan_cost
@@ -251,3 +252,49 @@ def test_a_baseline_resumes_from_its_last_checkpoint(tiny_model_dir, tiny_data, 
 def test_impossible_settings_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(NirvanaError, match=message):
         replace(CONFIG, **changes)
+
+
+def assert_budget_and_proofs(out_dir: Path, result: dict) -> None:
+    plan, cost = load_plan(out_dir / "checkpoint"), MacCost(16)
+    left = 0.5 * dense_cost(plan.dims, cost) - plan_cost(plan, cost)
+    assert 0 <= left < result["budget"]["unit_cost"]
+    assert [(p["left"], p["right"]) for p in result["proofs"]] == [
+        ("repacked", "masked"),
+        ("loaded", "saved"),
+    ]
+    assert all(proof["max_abs_difference"] < 1e-5 for proof in result["proofs"])
+
+
+def test_hard_concrete_gates_go_the_same_way(tiny_baseline, tiny_data, tmp_path) -> None:
+    """Their masks scale what they keep: repacked is masked only if that is worked in."""
+    config = replace(CONFIG, gate_kind=HardConcrete())
+    result = run_prune(tiny_baseline / "checkpoint", tiny_data, config, tmp_path)
+    assert_budget_and_proofs(tmp_path, result)
+    assert load_plan(tmp_path / "checkpoint").made_by["gates"] == "hard_concrete"
+    stages = result["validations"][:4]
+    assert [v["target_kept_fraction"] for v in stages] == [0.875, 0.75, 0.625, 0.5]
+
+
+def test_gates_that_start_at_the_budget_stay_there_and_resume(
+    pruned, tiny_baseline, tiny_data, tmp_path
+) -> None:
+    schedule = ScheduleConfig(kind="at_budget", num_stages=1)
+    # Nearer to the budget than one unit is from the start, as gates hardly move.
+    config = replace(CONFIG, schedule=schedule, warm_start="obs", gate_learning_rate=1e-12)
+    result = run_prune(tiny_baseline / "checkpoint", tiny_data, config, tmp_path)
+    assert_budget_and_proofs(tmp_path, result)
+    assert {c["target_kept_fraction"] for c in result["curve"]} == {0.5}
+    slack = result["budget"]["unit_cost"] / result["budget"]["dense_cost"]
+    assert all(0.5 - slack < c["kept_fraction"] <= 0.5 for c in result["curve"])
+    assert result["pruned"]["accuracy"] > 0.8, "the tiny task is easy"
+    assert result["dense"] == pruned[1]["dense"], "the repair reached the teacher"
+
+    once = load_pruned(tmp_path / "checkpoint").state_dict()
+    last = find_whole_checkpoint(tmp_path / "trainer")
+    shutil.rmtree(last)
+    assert find_whole_checkpoint(tmp_path / "trainer") is not None
+    shutil.rmtree(tmp_path / "checkpoint")
+    again = run_prune(tiny_baseline / "checkpoint", tiny_data, config, tmp_path)
+    assert again["curve"] == result["curve"]
+    found = load_pruned(tmp_path / "checkpoint").state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in once.items())

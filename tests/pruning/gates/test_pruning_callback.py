@@ -13,7 +13,7 @@ from pruning.checkpoints.checkpoint import load_pruned, save_pruned
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError, NirvanaWarning
 from pruning.gates.attach_gates import attach_gates, finish_gates
-from pruning.gates.canary import Canary, HeldOutLoss
+from pruning.gates.canary import Canary, HeldOutLoss, restore_weights
 from pruning.gates.canary_config import CanaryConfig
 from pruning.gates.prune_config import BudgetConstraint, ScheduleConfig
 from pruning.plans.plan import PruningPlan
@@ -253,6 +253,14 @@ def test_a_loss_that_is_no_number_is_never_good() -> None:
     assert not admits(6.1)
     assert not admits(float("inf"))
     assert canary.last_good.loss == 3.0
+    resumed = Canary(canary.config)
+    resumed.restore(json.loads(json.dumps(canary.to_json())))
+    assert resumed.losses == canary.losses
+
+
+def test_a_checkpoint_without_whole_weights_is_not_rolled_back_to(tmp_path) -> None:
+    with pytest.raises(NirvanaError, match=r"Cannot roll back: .* holds no model\*.safetensors"):
+        restore_weights(make_model(), tmp_path)
 
 
 @pytest.mark.parametrize(

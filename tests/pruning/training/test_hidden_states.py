@@ -39,6 +39,65 @@ def test_the_error_is_relative_and_without_padding() -> None:
     torch.testing.assert_close(match.compute(student, teacher, batch), torch.tensor(0.25))
 
 
+def make_apart(num_layers: int, step: float) -> tuple[torch.Tensor, ...]:
+    """The embeddings, then layers that are each a number of their own: 1, 2, ... times `step`."""
+    return tuple(torch.full((3, 17, 4), step * number) for number in range(num_layers + 1))
+
+
+def test_layers_are_spread_evenly_up_to_the_last_and_without_the_embeddings() -> None:
+    model = make_tiny("bert")
+    match = HiddenStateMatch(CONFIG, model, model)
+    # Of a teacher's 1, 2, 3, 4 two are wanted, 2 and 4; the student has 1 and 3.
+    student = (torch.zeros(3, 17, 4), torch.ones(3, 17, 4), 3 * torch.ones(3, 17, 4))
+    found = match.compute(
+        {"hidden_states": student}, {"hidden_states": make_apart(4, 1.0)}, padded_batch()
+    )
+    torch.testing.assert_close(found, torch.tensor((1 / 4 + 1 / 16) / 2))
+    # Its embeddings are what the teacher says, but they are no layer of it.
+    student = (2 * torch.ones(3, 17, 4), torch.zeros(3, 17, 4), torch.zeros(3, 17, 4))
+    found = match.compute(
+        {"hidden_states": student}, {"hidden_states": make_apart(4, 1.0)}, padded_batch()
+    )
+    torch.testing.assert_close(found, torch.tensor(1.0))
+
+
+def test_both_stacks_count_and_the_decoder_without_ignored_labels() -> None:
+    model = make_tiny("bert")
+    match = HiddenStateMatch(CONFIG, model, model)
+    labels = torch.full((3, 17), 5)
+    labels[:, 9:] = -100
+    teacher = {"encoder_hidden_states": make_apart(2, 1.0)}
+    teacher["decoder_hidden_states"] = make_apart(2, 1.0)
+    student = {"encoder_hidden_states": tuple(1.5 * s for s in make_apart(2, 1.0))}
+    decoder = tuple(2.0 * s for s in make_apart(2, 1.0))
+    for state in decoder:
+        state[labels == -100] = 100.0
+    # Teacher 1, 2; encoder 1.5, 3 (errors 1/4, 1/16 at 1.5 for both), decoder 2, 4.
+    student["decoder_hidden_states"] = decoder
+    encoder_error, decoder_error = (1 / 4 + 1 / 16) / 2, (1.0 + 0.0) / 2
+    batch = {"attention_mask": torch.ones(3, 17, dtype=torch.long), "labels": labels}
+    found = match.compute(student, teacher, batch)
+    torch.testing.assert_close(found, torch.tensor((encoder_error + decoder_error) / 2))
+    # Labels of whole rows say nothing of tokens: then the decoder reads the encoder's.
+    plain = {**batch, "labels": torch.tensor([0, 1, 2])}
+    assert float(match.compute(student, teacher, plain)) > 10
+
+
+def test_a_learned_projection_starts_as_the_identity() -> None:
+    model, states = make_tiny("bert"), {"hidden_states": (torch.ones(2, 3, 32),) * 3}
+    config = DistillationConfig(hidden_weight=1.0, hidden_projection="learned")
+    match = HiddenStateMatch(config, model, model)
+    assert float(match.compute(states, states, {}).detach()) == 0.0
+
+
+def test_a_config_without_hidden_size_is_refused() -> None:
+    class Bare:
+        config = object()
+
+    with pytest.raises(NirvanaError, match=r"config of Bare has no hidden_size.*hidden_weight"):
+        HiddenStateMatch(CONFIG, Bare(), Bare())
+
+
 def make_still(name: str):
     """A model that computes the same in training: T5 keeps its dropout as a number."""
     return make_tiny(name, **({"dropout_rate": 0.0} if name == "t5" else {}))

@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from pruning.errors import MissingExtraError, NirvanaError
+from pruning.training.loss_watch import LossWatch
 from pruning.training.recovery import recover
 from tests.pruning.training.test_recovery import FULL, make_case
 
@@ -57,6 +59,27 @@ def test_without_a_checkpoint_the_message_says_so(tmp_path) -> None:
     with pytest.raises(NirvanaError, match=r"nan in step 2, .*No checkpoint was saved before it"):
         recover(model, None, text, tokenizer, CONFIG, tmp_path / "work")
     assert len(model._forward_hooks) == 1, "only the test's own is left"
+
+
+class Loss(torch.nn.Module):
+    def forward(self, loss: float) -> dict[str, torch.Tensor]:
+        return {"loss": torch.tensor(loss)}
+
+
+def test_what_is_watched_is_a_training_loss_batch_by_batch(tmp_path) -> None:
+    model, watch = Loss(), LossWatch()
+    args, state = TrainingArguments(output_dir=str(tmp_path), use_cpu=True), TrainerState()
+    watch.on_train_begin(args, state, TrainerControl(), model=model)
+    model.eval()(loss=float("nan"))  # validation has its own watch
+    model.train()(loss=1.0)
+    with pytest.raises(NirvanaError, match="became inf in step 1, batch 2 of that step"):
+        model(loss=float("inf"))
+    (tmp_path / "checkpoint-1").mkdir()  # made by the step that is told of
+    with pytest.raises(NirvanaError, match=r"batch 3 .*No checkpoint was saved before it"):
+        model(loss=float("nan"))
+    watch.on_train_end(args, state, TrainerControl())
+    model(loss=float("nan"))
+    assert not model._forward_hooks
 
 
 def test_broken_weights_are_not_taken_for_a_good_checkpoint(tmp_path) -> None:

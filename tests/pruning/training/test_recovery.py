@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ def test_a_cut_model_comes_nearer_to_its_teacher_and_is_saved(kind, task, tmp_pa
     if kind == "lora":
         assert not [name for name in moved if "norm" in name.lower() or name.endswith("bias")]
     assert not smaller._forward_hooks
+    assert all(p.requires_grad for p in smaller.parameters()), "adapters had frozen them"
     save_pruned(smaller, tmp_path / "out", tokenizer)
     loaded = load_pruned(tmp_path / "out").state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in smaller.state_dict().items())
@@ -76,6 +78,27 @@ def test_an_interrupted_recovery_goes_on_to_the_same_bits(kind, tmp_path) -> Non
     assert recover(resumed, dense, text, tokenizer, CONFIGS[kind], tmp_path / "work") == curve
     pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_the_seed_draws_the_adapters(tmp_path) -> None:
+    curves = []
+    for number, seed in enumerate((3, 3, 4)):
+        tokenizer, text, dense, smaller = make_case("classification", tmp_path)
+        torch.manual_seed(number)  # what came before must not count
+        config = replace(LORA, seed=seed, max_steps=5)
+        work = tmp_path / f"work{number}"
+        curves.append(recover(smaller, dense, text, tokenizer, config, work))
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_the_weight_of_the_teacher_counts(tmp_path) -> None:
+    curves = []
+    for weight in (0.0, 1.0):
+        tokenizer, text, dense, smaller = make_case("classification", tmp_path)
+        config = replace(FULL, distillation=DistillationConfig(weight=weight), max_steps=5)
+        work = tmp_path / f"weight{weight}"
+        curves.append(recover(smaller, dense, text, tokenizer, config, work))
+    assert curves[0] != curves[1]
 
 
 def test_the_teacher_counts_and_may_be_missing(tmp_path) -> None:
