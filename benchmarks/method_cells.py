@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,15 @@ class CellFile:
     def find(self, key: Key) -> dict[str, Any] | None:
         """Return a cell, None where it was not measured yet."""
         return self._cells.get(key)
+
+    def find_older(self, key: Key) -> dict[str, Any] | None:
+        """Return the last cell that earlier sources made, with their hash in it."""
+        older = [
+            {**cell, "sources": found.sources}
+            for found, cell in self._cells.items()
+            if replace(found, sources=key.sources) == key
+        ]
+        return older[-1] if older else None
 
     def add(self, key: Key, cell: dict[str, Any]) -> None:
         """Keep a cell, here and in the file."""

@@ -69,3 +69,18 @@ def test_a_hash_covers_what_is_imported_and_nothing_else() -> None:
     found = {path.name for path in _list_imports(ROOT / "benchmarks" / "mask_tuning.py")}
     assert {"gram.py", "block_walk.py", "plan.py"} <= found
     assert "method_ours.py" not in found
+
+
+def test_older_cells_are_found_when_asked_for_and_say_so(tmp_path: Path) -> None:
+    from method_cells import CellFile, Key
+
+    key = Key(
+        model="m", method="ours", budget=0.5, seed=0, steps=0, settings="s", sources="earlier"
+    )
+    cells = CellFile(tmp_path / "cells.jsonl")
+    cells.add(key, {"loss": 1.0})
+    now = replace(key, sources="now")
+    assert cells.find(now) is None
+    assert cells.find_older(now) == {"loss": 1.0, "sources": "earlier"}
+    assert cells.find_older(replace(now, seed=1)) is None
+    assert cells.find_older(replace(now, settings="other")) is None
