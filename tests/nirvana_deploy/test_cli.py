@@ -159,7 +159,9 @@ def test_build_says_what_to_install(
 
 def test_interrupt_exits_130() -> None:
     code = (
-        "import time, nirvana_deploy.verbs as v, nirvana_deploy.doctor as d\n"
+        "import signal, time, nirvana_deploy.verbs as v, nirvana_deploy.doctor as d\n"
+        # A shell's background jobs have it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait():\n    print('ready', flush=True); time.sleep(30)\n"
         "d.examine_machine = wait\n"
         "from nirvana_deploy.cli import main\n"
