@@ -9,6 +9,7 @@ from typing import Any
 from figures import make_bar
 
 Cell = dict[str, Any]
+Increases = dict[str, dict[int, float]]  # of the loss, by method and seed
 OURS, GATES, COFI = "ours", "gates", "cofi-hard-concrete"
 _ONE_SHOT_BAR = 0.7
 
@@ -16,59 +17,70 @@ _ONE_SHOT_BAR = 0.7
 def make_bars(cells: Sequence[Cell], budget: float) -> list[dict[str, Any]]:
     """Hold the means over seeds at a budget against what they must reach.
 
+    Two methods are compared over the seeds that both were measured with.
+
     A bar whose cells were not all measured is left out; the result lists what is missing.
     """
     bars = []
     for model in _list_values(cells, "model"):
         mine = [c for c in cells if c["model"] == model and c["budget"] == budget]
-        bars += _make_one_shot_bar(model, budget, _average(mine, 0))
+        bars += _make_one_shot_bar(model, budget, _collect(mine, 0))
         for steps in _list_values([c for c in mine if c["steps"]], "steps"):
-            bars += _make_trained_bars(model, budget, steps, _average(mine, steps))
+            bars += _make_trained_bars(model, budget, steps, _collect(mine, steps))
     return bars
 
 
-def _make_one_shot_bar(model: str, budget: float, means: dict[str, float]) -> list[dict[str, Any]]:
-    peers = {method: mean for method, mean in means.items() if method != OURS}
-    if OURS not in means or not peers:
+def _make_one_shot_bar(model: str, budget: float, found: Increases) -> list[dict[str, Any]]:
+    peers = [method for method in found if method != OURS]
+    if OURS not in found or not peers:
         return []
-    best = min(peers, key=peers.__getitem__)
+    best = min(peers, key=lambda method: statistics.mean(found[method].values()))
+    ours, theirs = _average_both(found, OURS, best)
     name = f"{model}: loss increase at {budget}, ours over that of the best peer ({best})"
-    return [make_bar(name, means[OURS] / peers[best], _ONE_SHOT_BAR, "at_most")]
+    return [make_bar(name, ours / theirs, _ONE_SHOT_BAR, "at_most")]
 
 
 def _make_trained_bars(
-    model: str, budget: float, steps: int, means: dict[str, float]
+    model: str, budget: float, steps: int, found: Increases
 ) -> list[dict[str, Any]]:
     """Compare losses: gates with one-shot, and both with CoFi's and Torch-Pruning's."""
-    one_shot = {m: mean for m, mean in means.items() if m not in (GATES, COFI)}
-    package = {m: mean for m, mean in one_shot.items() if m.startswith("torch-pruning")}
-    others = {m: mean for m, mean in one_shot.items() if m not in package}
+
+    def mean(method: str) -> float:
+        return statistics.mean(found[method].values())
+
+    one_shot = [method for method in found if method not in (GATES, COFI)]
+    package = [method for method in one_shot if method.startswith("torch-pruning")]
+    others = [method for method in one_shot if method not in package]
     if not others:
         return []
-    best = min(others, key=others.__getitem__)
+    best = min(others, key=mean)
     pairs = [(GATES, best), (GATES, COFI), (best, COFI)]
     if package:
-        rival = min(package, key=package.__getitem__)
+        rival = min(package, key=mean)
         pairs += [(GATES, rival), (best, rival)]
-    return [
-        make_bar(
-            f"{model}: loss at {budget} after {steps} steps, {left} minus {right}",
-            means[left] - means[right],
-            0.0,
-            "at_most",
-        )
-        for left, right in pairs
-        if left in means and right in means
-    ]
+    bars = []
+    for left, right in pairs:
+        if left in found and right in found:
+            mine, theirs = _average_both(found, left, right)
+            name = f"{model}: loss at {budget} after {steps} steps, {left} minus {right}"
+            bars.append(make_bar(name, mine - theirs, 0.0, "at_most"))
+    return bars
 
 
-def _average(cells: Iterable[Cell], steps: int) -> dict[str, float]:
-    """Return the mean loss increase over the seeds, of each method that did not fail."""
-    found: dict[str, list[float]] = {}
+def _collect(cells: Iterable[Cell], steps: int) -> Increases:
+    """Return the loss increase of each method that did not fail, by seed."""
+    found: Increases = {}
     for cell in cells:
         if cell["steps"] == steps and "loss_increase" in cell:
-            found.setdefault(cell["method"], []).append(cell["loss_increase"])
-    return {method: statistics.mean(values) for method, values in found.items()}
+            found.setdefault(cell["method"], {})[cell["seed"]] = cell["loss_increase"]
+    return found
+
+
+def _average_both(found: Increases, left: str, right: str) -> tuple[float, float]:
+    """Return the means of two methods over the seeds that both were measured with."""
+    seeds = found[left].keys() & found[right].keys()
+    assert seeds, f"{left} and {right} have no seed in common"
+    return tuple(statistics.mean(found[m][seed] for seed in seeds) for m in (left, right))
 
 
 def _list_values(cells: Iterable[Cell], name: str) -> list[Any]:
@@ -83,7 +95,7 @@ def print_tables(result: dict[str, Any]) -> None:
             chosen = [c for c in cells if c["model"] == model and c["steps"] == steps]
             if chosen:
                 print(f"\n{model}, {f'{steps} steps' if steps else 'one-shot'}: loss increase over")
-                print(f"the dense {result['dense'][model]['loss']:.3f}, mean of seeds ± spread\n")
+                print(f"the dense {result['dense'][model]['loss']:.3f}, mean ± spread (seeds)\n")
                 print("\n".join(_make_table(chosen)))
     print(f"\n{len(result['not_measured'])} cells were not measured.")
     for bar in result["bars"]:
@@ -110,4 +122,4 @@ def _describe(cells: Sequence[Cell]) -> str:
     if not values:
         return "failed" if cells else ""
     spread = (max(values) - min(values)) / 2
-    return f"{statistics.mean(values):.3f} ± {spread:.3f}"
+    return f"{statistics.mean(values):.3f} ± {spread:.3f} ({len(values)})"
