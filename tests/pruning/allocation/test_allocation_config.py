@@ -17,6 +17,7 @@ from pruning.allocation.constraints import Constraints, allowed_counts
 from pruning.allocation.levels import least_cost, list_items, sub_block_cost
 from pruning.checkpoints.prunable_model import read_model
 from pruning.errors import NirvanaError
+from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.plans.cost import MacCost, dense_cost
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import count_units, kept_units, list_sub_blocks
@@ -138,8 +139,9 @@ def test_a_knapsack_needs_curves() -> None:
 
 @METHOD
 def test_a_recipe_can_say_it(method) -> None:
-    plain = to_plain(method)
-    assert read_config(type(method), plain) == method
+    asked = ScoringConfig(allocation=method)
+    plain = to_plain(asked)
+    assert read_config(ScoringConfig, plain) == asked
 
 
 def test_gamma_is_a_number_or_a_word() -> None:
