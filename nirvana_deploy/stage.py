@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nirvana_deploy.recipe import Recipe
+from pruning.flat_settings import flatten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ def hash_key_parts(parts: Mapping[str, Any]) -> str:
 
 def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Say which parts of the key changed, as a user would name them."""
-    before, after = _flatten(old), _flatten(new)
+    before, after = flatten(old), flatten(new)
     changes = []
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) == after.get(name):
@@ -90,12 +91,3 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         else:
             changes.append(f"{rest} changed")
     return "; ".join(changes)
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        flat.update(_flatten(item, f"{prefix}.{name}" if prefix else str(name)))
-    return flat

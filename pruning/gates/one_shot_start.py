@@ -23,7 +23,6 @@ from pruning.saliencies.saliency import Scores, ScoringTask
 
 # U units of a sub-block, C channels at an output projection's input.
 
-_NUM_MEASURED = 4  # batches that the damage curves are measured on
 _BUDGETS = tuple(step / 20 for step in range(19, 0, -1))  # at which survival is looked up
 
 
@@ -58,18 +57,19 @@ def find_one_shot_start(
     Raises:
         NirvanaError: the budget cannot be reached.
     """
+    allocation = KlKnapsack()
     curves = measure_curves(
         task,
         scores,
-        num_levels=KlKnapsack().num_levels,
+        num_levels=allocation.num_levels,
         damping=LeastSquares().damping,
-        num_measured=_NUM_MEASURED,
+        num_measured=allocation.num_measured,
     )
     numbers = {sub_block: values.tolist() for sub_block, values in scores.items()}
 
     def keep(share: float) -> tuple[LayerPlan, ...]:
         return allocate(
-            KlKnapsack(),
+            allocation,
             dims,
             numbers,
             cost=cost,

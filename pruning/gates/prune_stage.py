@@ -20,9 +20,9 @@ from pruning.gates.learn_gates import learn_gates
 from pruning.gates.projection import find_unit_cost
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
-from pruning.plans.cost import MacCost, ParameterCost, dense_cost, make_cost_model, plan_cost
-from pruning.plans.dense_dims import StackDims
-from pruning.plans.plan import LayerPlan, PruningPlan
+from pruning.plans.cost import make_cost_model
+from pruning.plans.plan import PruningPlan
+from pruning.plans.plan_figures import describe_budget, describe_layers, describe_size
 from pruning.training.data_config import DataConfig
 from pruning.training.evaluation import evaluate_text
 from pruning.training.task import Task
@@ -58,18 +58,20 @@ def run_prune(
     plan, loaded, proofs = _finalise(model, callback, batch, tokenizer, text.task, out_dir)
     whole = PruningPlan.dense(plan.dims, plan.config_hash)
     dense_scores = evaluate_text(teacher.to(device), text, tokenizer)
+    cost = make_cost_model(config.cost, config.sequence_length)
+    unit_cost = find_unit_cost(plan.dims, cost, config.constraints, config.units)
     return {
         "task": text.task.name,
         "metric": text.task.metric,
         "scores": list(dense_scores),
-        "budget": _describe_budget(plan, config),
+        "budget": describe_budget(plan, cost, config.budget, unit_cost, config.sequence_length),
         "dense": {
             **dense_scores,
-            **_describe_size(teacher, whole, config),
+            **describe_size(teacher, whole, config.sequence_length),
         },
         "pruned": {
             **evaluate_text(loaded.to(device), text, tokenizer),
-            **_describe_size(loaded, plan, config),
+            **describe_size(loaded, plan, config.sequence_length),
         },
         "num_pruning_stages": config.schedule.num_stages,
         "proofs": proofs,
@@ -144,59 +146,6 @@ def _prove_equal(
         "max_abs_difference": float((came - expected).abs().max()),
         "tolerance": 1e-5,
         "bitwise_equal": torch.equal(came, expected),
-    }
-
-
-def _describe_budget(plan: PruningPlan, config: PruneConfig) -> dict[str, Any]:
-    cost = make_cost_model(config.cost, config.sequence_length)
-    kept, dense = plan_cost(plan, cost), dense_cost(plan.dims, cost)
-    return {
-        "cost": config.cost,
-        "asked_kept_fraction": config.budget,
-        "kept_fraction": kept / dense,
-        "kept_cost": kept,
-        "dense_cost": dense,
-        "unit_cost": find_unit_cost(plan.dims, cost, config.constraints, config.units),
-        "sequence_length": config.sequence_length if config.cost == "macs" else None,
-    }
-
-
-def _describe_size(
-    model: PreTrainedModel, plan: PruningPlan, config: PruneConfig
-) -> dict[str, int]:
-    """Return sizes; block MACs are those of one sequence of `config.sequence_length` tokens."""
-    macs = plan_cost(plan, MacCost(config.sequence_length)) * config.sequence_length
-    return {
-        "num_parameters": sum(p.numel() for p in model.parameters()),
-        "block_parameters": plan_cost(plan, ParameterCost()),
-        "block_macs": macs,
-        "size_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-    }
-
-
-def describe_layers(plan: PruningPlan) -> list[dict[str, Any]]:
-    """Return what each layer keeps, for people and charts: the encoder's, then the decoder's."""
-    pairs = zip(plan.layers, plan.dims.layers, strict=True)
-    return [_describe_layer(i, layer, dims) for i, (layer, dims) in enumerate(pairs)]
-
-
-def _describe_layer(number: int, layer: LayerPlan, dims: StackDims) -> dict[str, Any]:
-    cross = {
-        "kept_cross_heads": list(layer.kept_cross_heads or ()),
-        "cross_attention_dropped": layer.kept_cross_heads is None,
-    }
-    return {
-        "layer": number,
-        "stack": dims.name,
-        "dropped": layer.dropped,
-        "num_heads": dims.num_heads,
-        "num_kv_heads": dims.num_kv_heads,
-        "kept_heads": list(layer.kept_heads or ()),
-        "num_neurons": dims.intermediate_size,
-        "num_kept_neurons": layer.num_kept_neurons,
-        "attention_dropped": layer.kept_heads is None,
-        "mlp_dropped": layer.kept_neurons is None,
-        **(cross if dims.cross_attention else {}),
     }
 
 

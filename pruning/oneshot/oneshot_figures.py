@@ -8,35 +8,15 @@ from typing import Any
 
 from pruning.allocation.levels import list_items
 from pruning.oneshot.oneshot_config import OneShotConfig
-from pruning.plans.cost import MacCost, ParameterCost, dense_cost, plan_cost
 from pruning.plans.plan import PruningPlan
+from pruning.plans.plan_figures import describe_budget
 
 
-def describe_budget(plan: PruningPlan, config: OneShotConfig, budget: float) -> dict[str, Any]:
+def describe_spare(plan: PruningPlan, config: OneShotConfig, budget: float) -> dict[str, Any]:
     """Return what was asked and what is kept, and how far the one is below the other."""
-    cost = config.cost_model
-    kept, whole = plan_cost(plan, cost), dense_cost(plan.dims, cost)
-    return {
-        "cost": config.cost,
-        "asked_kept_fraction": budget,
-        "kept_fraction": kept / whole,
-        "spare_fraction": budget - kept / whole,
-        "kept_cost": kept,
-        "dense_cost": whole,
-        "unit_cost": _largest_step(plan, config),
-        "sequence_length": config.sequence_length if config.cost == "macs" else None,
-    }
-
-
-def describe_size(model: Any, plan: PruningPlan, config: OneShotConfig) -> dict[str, int]:
-    """Return sizes; block MACs are those of one sequence of `config.sequence_length` tokens."""
-    length = config.sequence_length
-    return {
-        "num_parameters": sum(p.numel() for p in model.parameters()),
-        "block_parameters": plan_cost(plan, ParameterCost()),
-        "block_macs": plan_cost(plan, MacCost(length)) * length,
-        "size_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-    }
+    unit_cost = _largest_step(plan, config)
+    described = describe_budget(plan, config.cost_model, budget, unit_cost, config.sequence_length)
+    return {**described, "spare_fraction": budget - described["kept_fraction"]}
 
 
 def _largest_step(plan: PruningPlan, config: OneShotConfig) -> int:

@@ -22,16 +22,16 @@ from pruning.checkpoints.model_source import resolve_model
 from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
-from pruning.gates.prune_stage import describe_layers
 from pruning.oneshot.fidelity import compare_with_dense, predict, prove_equal
 from pruning.oneshot.oneshot_config import OneShotConfig, check_budgets
-from pruning.oneshot.oneshot_figures import describe_budget, describe_size
+from pruning.oneshot.oneshot_figures import describe_spare
 from pruning.oneshot.prune_to_budget import allocate_budget, prune_to_budget
 from pruning.oneshot.score_model import DenseModel, load_dense
 from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.oneshot.scoring_run import ScoringRun
 from pruning.oneshot.scoring_settings import describe_scoring, refuse_difference
 from pruning.plans.plan import PruningPlan
+from pruning.plans.plan_figures import describe_layers, describe_size
 from pruning.saliencies.saliency import ScoringTask
 from pruning.training.data_config import DataConfig
 from pruning.training.recovery import recover
@@ -169,9 +169,9 @@ def prune_once(
         "curve": curve,
         # Blocks that add up in a way of their own: their residual error was not made up for.
         "uncorrected_layers": [n for n, style in styles.items() if style == "other"],
-        "budget": describe_budget(plan, config, budget),
-        "dense": describe_size(dense.model, whole, config),
-        "pruned": describe_size(smaller, plan, config),
+        "budget": describe_spare(plan, config, budget),
+        "dense": describe_size(dense.model, whole, config.sequence_length),
+        "pruned": describe_size(smaller, plan, config.sequence_length),
         "calibration": compare_with_dense(dense.model, smaller, run.calibration),
         "held_out": None
         if run.held_out is None

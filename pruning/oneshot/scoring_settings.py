@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from pruning.allocation.allocation_config import Allocation
 from pruning.errors import NirvanaError
+from pruning.flat_settings import flatten
 from pruning.oneshot.calibration_config import CalibrationConfig
 from pruning.oneshot.scoring_config import ScoringConfig
 
@@ -34,7 +35,7 @@ def refuse_difference(found: Mapping[str, Any], asked: Mapping[str, Any], what: 
 
     `what` names the thing that has the settings `found`.
     """
-    before, after = _flatten(found), _flatten(asked)
+    before, after = flatten(found), flatten(asked)
     changes = [
         f"{name}: {before.get(name)} -> {after.get(name)}"
         for name in sorted(before.keys() | after.keys())
@@ -45,12 +46,3 @@ def refuse_difference(found: Mapping[str, Any], asked: Mapping[str, Any], what: 
             f"{what} was made with other settings ({'; '.join(changes)}). Give the same ones, or "
             "a new folder."
         )
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        flat.update(_flatten(item, f"{prefix}.{name}" if prefix else str(name)))
-    return flat

@@ -16,9 +16,10 @@ from pruning.checkpoints.checkpoint import load_plan, load_pruned
 from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import HardConcrete
 from pruning.gates.prune_config import FixedPenalty, PruneConfig, ScheduleConfig
-from pruning.gates.prune_stage import describe_layers, run_prune
+from pruning.gates.prune_stage import run_prune
 from pruning.plans.cost import MacCost, dense_cost, plan_cost
 from pruning.plans.plan import LayerPlan
+from pruning.plans.plan_figures import describe_layers
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.baseline_stage import run_baseline
 from pruning.training.resumable_training import COMPLETE_FILE, find_whole_checkpoint
