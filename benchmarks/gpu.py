@@ -204,7 +204,7 @@ def compare_onnx(
 ) -> dict[str, Any]:
     """Compare the two in ONNX Runtime's CUDA provider, fp32 graphs."""
     from exporters.export_config import ExportConfig
-    from exporters.trace import trace_onnx
+    from exporters.trace.trace_onnx import trace_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         runners = []

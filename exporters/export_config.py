@@ -1,8 +1,15 @@
 """How a checkpoint becomes ONNX. No torch, no onnx here."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pruning.errors import NirvanaError
+
+Form = Literal["portable", "ort-cpu", "ort-cuda", "tensorrt"]
+GraphPrecision = Literal["fp32", "fp16", "bf16", "int8", "int8-static"]
+
+FORMS: tuple[Form, ...] = ("portable", "ort-cpu", "ort-cuda", "tensorrt")
+GRAPH_PRECISIONS: tuple[GraphPrecision, ...] = ("fp32", "fp16", "bf16", "int8", "int8-static")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from exporters.compare.verify import verify_onnx
 from exporters.export_config import ExportConfig
-from exporters.trace import trace_onnx
-from exporters.verify import verify_onnx
+from exporters.trace.trace_onnx import trace_onnx
 from pruning.checkpoints.checkpoint import is_pruned, load_pruned
 from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.model_source import load_model

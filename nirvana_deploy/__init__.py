@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exporters.engine_config import EngineConfig as EngineConfig
+    from exporters.engines.engine_config import EngineConfig as EngineConfig
     from exporters.export_config import ExportConfig as ExportConfig
     from nirvana_deploy.api import apply_plan as apply_plan
     from nirvana_deploy.api import build as build
@@ -94,7 +94,7 @@ _HOMES = {
     ),
     "nirvana_deploy.recipe": ("Recipe", "load_recipe"),
     "nirvana_deploy.serving.package_config": ("PackageConfig",),
-    "exporters.engine_config": ("EngineConfig",),
+    "exporters.engines.engine_config": ("EngineConfig",),
     "exporters.export_config": ("ExportConfig",),
     "profiles.profile_config": ("ProfileConfig",),
     "pruning.training.baseline_config": ("BaselineConfig",),

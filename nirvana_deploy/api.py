@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.engine_config import EngineConfig
+from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy.deploy_result import DeployResult, ExportResult, OneShotResult, PruneResult
 from nirvana_deploy.full_disk import explain_full_disk
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from exporters.engine_manifest import EngineResult
+    from exporters.engines.engine_manifest import EngineResult
     from nirvana_deploy.serving.triton import PackageResult
     from profiles.profile_result import ProfileResult
     from pruning.cutting.proof import Proof
@@ -232,7 +232,7 @@ def build(
         MissingExtraError: no TensorRT flavour is installed.
         NirvanaError: the graph was refused; `OUT.build.log` beside `out` is the whole log.
     """
-    from exporters.engine import build_engine
+    from exporters.engines.build_engine import build_engine
 
     with write_new_folder(Path(out), "build") as folder:
         try:
@@ -244,7 +244,7 @@ def build(
 
 def _keep_build_log(folder: Path, out: Path) -> None:
     """Keep the log of a failed build beside the folder that does not come to be."""
-    from exporters.engine_manifest import LOG_NAME
+    from exporters.engines.engine_manifest import LOG_NAME
 
     if (folder / LOG_NAME).is_file():
         (folder / LOG_NAME).replace(out.with_name(f"{out.name}.{LOG_NAME}"))

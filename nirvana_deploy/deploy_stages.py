@@ -73,7 +73,7 @@ def _export(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
 
 
 def _build(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
-    from exporters.engine import build_engine
+    from exporters.engines.build_engine import build_engine
 
     try:
         result = build_engine(

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from exporters.engine_config import EngineConfig
+from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy.config_reader import Origin, read_config
 from nirvana_deploy.serving.package_config import PackageConfig

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from exporters.engine_config import EngineConfig
+from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy import api
 from nirvana_deploy.byte_progress import show_bytes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from exporters.engine_graph import list_external_data
+from exporters.engines.engine_graph import list_external_data
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:

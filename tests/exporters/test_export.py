@@ -7,11 +7,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from exporters.compare.verify import COMPARED_SHAPES, check_graph, verify_onnx
 from exporters.export_config import ExportConfig
 from exporters.export_stage import export_checkpoint, run_export
-from exporters.padded_batch import make_batch
-from exporters.trace import TRACED_BATCH, TRACED_LENGTH
-from exporters.verify import COMPARED_SHAPES, check_graph, verify_onnx
+from exporters.trace.padded_batch import make_batch
+from exporters.trace.trace_onnx import TRACED_BATCH, TRACED_LENGTH
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError

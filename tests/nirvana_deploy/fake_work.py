@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exporters.engine_config import EngineConfig
+from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.package_config import PackageConfig
@@ -120,7 +120,7 @@ HOMES = {
     "pruning.training.baseline_stage": run_baseline,
     "pruning.gates.prune_stage": run_prune,
     "exporters.export_stage": run_export,
-    "exporters.engine": build_engine,
+    "exporters.engines.build_engine": build_engine,
     "profiles.comparison": profile_onnx,
     "nirvana_deploy.serving.triton": package_triton,
     "nirvana_deploy.report": write_report,

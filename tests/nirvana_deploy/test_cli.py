@@ -150,7 +150,7 @@ def test_build_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without = SimpleNamespace(build_engine=fakes.build_engine_without_tensorrt)
-    monkeypatch.setitem(sys.modules, "exporters.engine", without)
+    monkeypatch.setitem(sys.modules, "exporters.engines.build_engine", without)
     command = ["build", "x.onnx", "--out", "e", "--num_attention_layers", "1"]
     assert main(command) == 1
     assert "pip install 'nirvana-deploy[rtx]'" in capsys.readouterr().err

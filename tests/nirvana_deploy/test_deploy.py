@@ -105,7 +105,7 @@ def test_another_processor_measures_again_and_nothing_else(
 def test_without_tensorrt_the_run_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     without = SimpleNamespace(build_engine=fakes.build_engine_without_tensorrt)
     with monkeypatch.context() as context:
-        context.setitem(sys.modules, "exporters.engine", without)
+        context.setitem(sys.modules, "exporters.engines.build_engine", without)
         result = deploy(Recipe(model="model"), "r", say=quiet)
     assert result.results["build"] == {
         "status": "skipped",

@@ -1,6 +1,6 @@
 import pytest
 
-from exporters.engine_config import EngineConfig, ShapeRange
+from exporters.engines.engine_config import EngineConfig, ShapeRange
 from pruning.errors import NirvanaError
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from exporters.padded_batch import make_batch
-from exporters.trace import find_input_names
+from exporters.trace.padded_batch import make_batch
+from exporters.trace.trace_onnx import find_input_names
 from pruning.errors import MissingExtraError, NirvanaError
 
 # Other than the traced shape, shorter and longer, with a batch of one.

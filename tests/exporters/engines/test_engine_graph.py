@@ -5,10 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.engine_config import EngineConfig
-from exporters.engine_graph import count_attentions, load_graph, plan_profile
+from exporters.engines.engine_config import EngineConfig
+from exporters.engines.engine_graph import count_attentions, load_graph, plan_profile
 from pruning.errors import NirvanaError
-from tests.exporters.engine_models import export_bert, save_op
+from tests.exporters.engines.engine_models import export_bert, save_op
 
 
 def test_profile_takes_named_dimensions_from_the_config_and_keeps_fixed_ones(

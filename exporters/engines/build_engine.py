@@ -11,24 +11,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.engine_audit import audit_build_log, list_warnings
-from exporters.engine_config import EngineConfig
-from exporters.engine_flavour import check_capabilities, import_flavour
-from exporters.engine_graph import (
+from exporters.engines.engine_audit import audit_build_log, list_warnings
+from exporters.engines.engine_config import EngineConfig
+from exporters.engines.engine_flavour import check_capabilities, import_flavour
+from exporters.engines.engine_graph import (
     Profile,
     count_attentions,
     list_external_data,
     load_graph,
     plan_profile,
 )
-from exporters.engine_manifest import (
+from exporters.engines.engine_manifest import (
     ENGINE_NAME,
     LOG_NAME,
     EngineManifest,
     EngineResult,
 )
-from exporters.engine_progress import BuildLog, make_logger, make_monitor, stop_on_interrupt
-from exporters.half_precision import convert_to_half
+from exporters.engines.engine_progress import BuildLog, make_logger, make_monitor, stop_on_interrupt
+from exporters.precision.half_precision import convert_to_half
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from exporters.engine_manifest import (
+from exporters.engines.engine_manifest import (
     EngineManifest,
     EngineResult,
     check_engine,

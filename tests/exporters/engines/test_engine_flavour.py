@@ -4,7 +4,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from exporters.engine_flavour import (
+from exporters.engines.engine_flavour import (
     check_capabilities,
     import_flavour,
     list_capabilities,

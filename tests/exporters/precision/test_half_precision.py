@@ -7,9 +7,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.half_precision import HALF_MASK, convert_to_half
+from exporters.precision.half_precision import HALF_MASK, convert_to_half
 from pruning.errors import MissingExtraError, NirvanaError
-from tests.exporters.engine_models import export_bert, make_batch
+from tests.exporters.engines.engine_models import export_bert, make_batch
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from exporters.engine import build_engine
-from exporters.engine_config import EngineConfig, ShapeRange
-from exporters.engine_manifest import EngineResult, check_engine
+from exporters.engines.build_engine import build_engine
+from exporters.engines.engine_config import EngineConfig, ShapeRange
+from exporters.engines.engine_manifest import EngineResult, check_engine
 from pruning.errors import NirvanaError
-from tests.exporters.engine_models import INPUTS, export_bert, save_op
+from tests.exporters.engines.engine_models import INPUTS, export_bert, save_op
 
 pytestmark = pytest.mark.tensorrt
 

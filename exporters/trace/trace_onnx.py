@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from exporters.export_config import ExportConfig
-from exporters.padded_batch import make_batch
+from exporters.trace.padded_batch import make_batch
 
 # The traced shape. Batch and length of 1 would be specialised into the graph, and a mask of ones
 # would drop attention_mask from it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.engine_config import EngineConfig, ShapeRange
+from exporters.engines.engine_config import EngineConfig, ShapeRange
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:

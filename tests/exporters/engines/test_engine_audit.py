@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters.engine_audit import EngineAudit, audit_build_log, list_warnings
+from exporters.engines.engine_audit import EngineAudit, audit_build_log, list_warnings
 
 LOG = Path(__file__).parent / "data" / "tensorrt_rtx_1_7_1_layers.log"
 

@@ -1,0 +1,1 @@
+"""Holds each artefact against its source."""

@@ -1,0 +1,1 @@
+"""Builds, audits and vouches for engines of TensorRT and TensorRT-RTX."""

@@ -1,0 +1,1 @@
+"""Changes the number formats of a graph."""
