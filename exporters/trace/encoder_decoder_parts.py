@@ -98,7 +98,7 @@ class DecoderOnly(nn.Module):
         if not self.with_past:
             return cache, rest[0]
         cache.is_updated = dict.fromkeys(range(self.num_layers), True)
-        # Keys and values are there, nothing reads these; that they are there makes it cross-attention.
+        # Keys and values are there: nothing reads these, but for their shape and that they exist.
         hidden_size = self.model.config.hidden_size
         return cache, torch.zeros((*mask_BE.shape, hidden_size), dtype=self.model.dtype)
 
