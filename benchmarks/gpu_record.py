@@ -49,6 +49,7 @@ class PartRecord:
         """
         if self.seconds_left() <= 0:
             self.data["not_run"].append({**what, "reason": "the part's time was used up"})
+            self.write()
             return None
         try:
             return step()

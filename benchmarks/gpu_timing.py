@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gpu_calls import DeviceCall
 
-from profiles.measurement import measure_in_turns
+from profiles.measurement import Clock, measure_in_turns
 from profiles.profile_config import ProfileConfig
 from profiles.stationarity import find_drift
 from profiles.statistics import Samples, estimate_speedup, find_variation
@@ -21,7 +21,11 @@ REHEARSAL = ProfileConfig(warmup_seconds=0.0, min_samples=4, min_seconds=0.0, ma
 
 
 def compare_calls(
-    dense: Callable[[], Any], pruned: Callable[[], Any], config: ProfileConfig
+    dense: Callable[[], Any],
+    pruned: Callable[[], Any],
+    config: ProfileConfig,
+    *,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Any]:
     """Return medians, and the speed-up with its interval: end to end, and on the device.
 
@@ -33,7 +37,7 @@ def compare_calls(
         *calls,
         config,
         draw=np.random.default_rng(_SEED),
-        clock=time.perf_counter,
+        clock=clock,
         watch=lambda _: None,
     )
     result: dict[str, Any] = {
