@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 
 Step = Callable[[], torch.Tensor]
 _WARM_RUNS = 3
+# Of the norm. Kernels chosen anew round otherwise, in bf16 by per cents after 32 layers; a graph
+# that reads stale or foreign memory is off by 100 %.
+_MAX_ERROR = 0.1
 
 
 @dataclass(slots=True)
@@ -26,15 +29,13 @@ class DeviceCall:
 
     step: Callable[[], Any]
     device_ms: list[float] = field(default_factory=list)
-    _events: Any = None
+    _events: Any = field(default_factory=lambda: _make_events())
 
     def __call__(self) -> dict[str, Any]:
         """Run once; see `Runner.bind`."""
-        if not torch.cuda.is_available():
+        if not self._events:
             self.step()
             return {}
-        if self._events is None:
-            self._events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
         start, end = self._events
         start.record()
         self.step()
@@ -42,6 +43,13 @@ class DeviceCall:
         end.synchronize()
         self.device_ms.append(start.elapsed_time(end))
         return {}
+
+
+def _make_events() -> tuple[Any, ...]:
+    """Return two events, none without a GPU: here, because even to ask for one takes time."""
+    if not torch.cuda.is_available():
+        return ()
+    return tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
 
 
 class FullCache:
@@ -190,9 +198,9 @@ def capture(step: Step) -> Step:
         output = step()
     graph.replay()
     torch.cuda.synchronize()
-    if not torch.allclose(output.float(), expected.float(), rtol=1e-2, atol=1e-2):
-        worst = (output.float() - expected.float()).abs().max().item()
-        raise RuntimeError(f"a replayed CUDA graph differs from the model by {worst:.3g}")
+    error = (output.float() - expected.float()).norm() / expected.float().norm()
+    if not error <= _MAX_ERROR:
+        raise RuntimeError(f"a replayed CUDA graph is off the model's output by {error:.2%}")
 
     def replay() -> torch.Tensor:
         graph.replay()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _RUNS_BEFORE_GRAPH = 3
 
 def write_graphs(record: PartRecord, folder: Path) -> None:
     """Write `<shape>/<form>-<precision>/<side>.onnx`, and a file `ready` beside each pair."""
+    torch.set_num_threads(1)  # others are being timed
     for name in _SHAPES:
         shape = find_shape(name, record.rehearse)
         record.attempt(lambda shape=shape: _write_shape(record, shape, folder), shape=name)  # type: ignore[misc]
@@ -149,29 +150,39 @@ def _wait_for(ready: Path, ended: Path, record: PartRecord) -> bool:
 
 
 def _compare_pair(record: PartRecord, shape: Shape, pair: Path, what: dict[str, Any]) -> None:
+    """Time all batches in one pair of sessions; then batch 1 as CUDA graphs, where fp16 is."""
+    _time_mode(record, pair, {**what, "mode": "plain"}, shape.cases)
+    gc.collect()
+    if record.device == "cuda" and what["precision"] == "fp16":
+        _time_mode(record, pair, {**what, "mode": "cuda_graph"}, shape.cases[:1])
+        gc.collect()
+
+
+def _time_mode(
+    record: PartRecord, pair: Path, what: dict[str, Any], cases: Sequence[tuple[int, int, int]]
+) -> None:
+    sessions = record.attempt(
+        lambda: [_open(record, pair / f"{side}.onnx", what["mode"]) for side in _SIDES], **what
+    )
+    if sessions is None:
+        return
     config = REHEARSAL if record.rehearse else TIMING
-    for mode in ("plain", "cuda_graph") if record.device == "cuda" else ("plain",):
-        for batch, length, _ in shape.cases:
-            tried = {**what, "mode": mode, "batch": batch, "length": length}
-            timed = record.attempt(
-                lambda batch=batch, length=length, mode=mode: compare_calls(  # type: ignore[misc]
-                    *(
-                        _bind(record, pair / f"{side}.onnx", (batch, length), mode)
-                        for side in _SIDES
-                    ),
-                    config,
-                ),
-                **tried,
-            )
-            if timed is not None:
-                if mode == "cuda_graph":  # replayed in a stream of its own, where no event is
-                    timed.pop("device", None)
-                record.add(**tried, **timed)
-            gc.collect()
+    for batch, length, _ in cases:
+        tried = {**what, "batch": batch, "length": length}
+        timed = record.attempt(
+            lambda size=(batch, length): compare_calls(  # type: ignore[misc]
+                *(_bind(record, session, size) for session in sessions), config
+            ),
+            **tried,
+        )
+        if timed is not None:
+            if what["mode"] == "cuda_graph":  # replayed in a stream of its own, where no event is
+                timed.pop("device", None)
+            record.add(**tried, **timed)
 
 
-def _bind(record: PartRecord, path: Path, size: tuple[int, int], mode: str) -> Step:
-    """Return a step with inputs and outputs on the device, in torch's own stream."""
+def _open(record: PartRecord, path: Path, mode: str) -> Any:
+    """Return a session that runs in torch's stream, or as a CUDA graph in one of its own."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -184,10 +195,11 @@ def _bind(record: PartRecord, path: Path, size: tuple[int, int], mode: str) -> S
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     if session.get_providers()[0] not in str(providers):
         raise RuntimeError(f"asked for {providers}, got {session.get_providers()}")
-    return _bind_inputs(record, session, size)
+    return session
 
 
-def _bind_inputs(record: PartRecord, session: Any, size: tuple[int, int]) -> Step:
+def _bind(record: PartRecord, session: Any, size: tuple[int, int]) -> Step:
+    """Return a step with inputs and outputs bound on the device."""
     binding = session.io_binding()
     held = list(_make_inputs(session, size, record.device))
     for name, tensor in held:

@@ -51,7 +51,7 @@ def _multiply(record: PartRecord, dtype: torch.dtype, tf32: bool) -> None:
 
 def _launch(record: PartRecord) -> None:
     """Time 200 tiny kernels one by one and as a graph: what a launch costs."""
-    value = torch.zeros(1, device=record.device)
+    value = torch.ones(1, device=record.device)
 
     def kernels() -> torch.Tensor:
         for _ in range(200):
