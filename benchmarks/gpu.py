@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=[p.name for p in PARTS], default=None)
     parser.add_argument("--rehearse", action="store_true", help="tiny, on whatever is here")
     parser.add_argument("--worker", choices=[p.name for p in (*PARTS, GRAPHS)], help="internal")
-    parser.add_argument("--seconds", type=float, help="internal")
+    parser.add_argument("--until", type=float, help="internal: seconds since the epoch")
     parser.add_argument("--graphs", type=Path, help="internal")
     arguments = parser.parse_args()
     if arguments.worker:
@@ -109,7 +109,14 @@ class Worker:
         self._kill_at = time.monotonic() + seconds + _GRACE_SECONDS
         self._ended = ""
         command = [sys.executable, str(Path(__file__)), "--out", str(self._record)]
-        command += ["--worker", part.name, "--seconds", str(seconds), "--graphs", str(graphs)]
+        command += [
+            "--worker",
+            part.name,
+            "--until",
+            str(time.time() + seconds),
+            "--graphs",
+            str(graphs),
+        ]
         if arguments.rehearse:
             command.append("--rehearse")
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -158,9 +165,8 @@ def run_worker(arguments: argparse.Namespace) -> None:
     if part is GRAPHS:
         os.nice(10)
     device = "cuda" if _has_gpu() else "cpu"
-    record = PartRecord(
-        arguments.out, seconds=arguments.seconds, device=device, rehearse=arguments.rehearse
-    )
+    left = arguments.until - time.time()  # less than was given: to import torch took its time
+    record = PartRecord(arguments.out, seconds=left, device=device, rehearse=arguments.rehearse)
     try:
         part.run(record, *([arguments.graphs] if part.needs_graphs else []))
     except Exception as error:
@@ -195,7 +201,7 @@ def _measure_sub_blocks(record: Any) -> None:
 
 
 def _write_graphs(record: Any, folder: Path) -> None:
-    from gpu_onnxruntime import write_graphs
+    from gpu_graphs import write_graphs
 
     write_graphs(record, folder)
 
@@ -247,7 +253,7 @@ def _run_gpu_tests(record: Any) -> None:
 
 # In the order in which they run: the most wanted first.
 PARTS: tuple[Part, ...] = (
-    Part(name="roofline", share=25, run=_measure_roofline),
+    Part(name="roofline", share=40, run=_measure_roofline),
     Part(name="torch-llama-8b", share=90, run=partial(_compare_in_torch, "llama-8b")),
     Part(name="torch-bert-base", share=60, run=partial(_compare_in_torch, "bert-base")),
     Part(name="sub-blocks", share=60, run=_measure_sub_blocks),

@@ -1,7 +1,6 @@
 """Dense against pruned in ONNX Runtime's CUDA provider: graph forms, fp32 and fp16, CUDA graphs.
 
-Tracing takes a minute of one CPU, so it is a part of its own that runs beside the others and
-leaves its files in a folder, where the timing finds them.
+The graphs come from `gpu_graphs`. Each session's logits are held against torch's first.
 """
 
 from __future__ import annotations
@@ -14,97 +13,14 @@ from typing import Any
 
 import torch
 from gpu_calls import Step
-from gpu_models import Shape, cut, find_shape, make_dense, make_plan
+from gpu_graphs import ENDED, EXPECTED, READY, SHAPES, SIDES
+from gpu_models import Shape, find_shape
 from gpu_record import PartRecord
 from gpu_timing import REHEARSAL, TIMING, compare_calls
-from transformers import PreTrainedModel
 
-_SHAPES = ("bert-base", "bert-large")
-_PERCENT = 50
-_FORMS = ("portable", "ort-cuda")
-_SIDES = ("dense", "pruned")
-_READY, _ENDED = "ready", "ended"
 _POLL_SECONDS = 0.5
 # ONNX Runtime captures a CUDA graph after a run or two.
 _RUNS_BEFORE_GRAPH = 3
-
-
-def write_graphs(record: PartRecord, folder: Path) -> None:
-    """Write `<shape>/<form>-<precision>/<side>.onnx`, and a file `ready` beside each pair."""
-    torch.set_num_threads(1)  # others are being timed
-    for name in _SHAPES:
-        shape = find_shape(name, record.rehearse)
-        record.attempt(lambda shape=shape: _write_shape(record, shape, folder), shape=name)  # type: ignore[misc]
-    (folder / _ENDED).touch()
-
-
-def _write_shape(record: PartRecord, shape: Shape, folder: Path) -> None:
-    started = time.monotonic()
-    dense = make_dense(shape, "cpu", torch.float32)
-    dense.set_attn_implementation("eager")
-    models = {"dense": dense, "pruned": cut(dense, make_plan(dense, "both", _PERCENT))}
-    traced = folder / shape.name / "traced"
-    for side, model in models.items():
-        model.set_attn_implementation("eager")
-        _trace(model, traced / f"{side}.onnx")
-    record.add(shape=shape.name, trace_seconds=round(time.monotonic() - started, 1))
-    for precision in ("fp32", "fp16"):
-        for form in _FORMS:
-            what = {"shape": shape.name, "form": form, "precision": precision}
-            record.attempt(
-                lambda form=form, precision=precision: _write_form(traced, form, precision),  # type: ignore[misc]
-                **what,
-            )
-
-
-def _trace(model: PreTrainedModel, path: Path) -> None:
-    from exporters.export_config import ExportConfig
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        from exporters.trace.list_parts import list_parts
-        from exporters.trace.trace_part import trace_part
-    except ImportError:
-        from exporters.trace.trace_onnx import trace_onnx
-
-        trace_onnx(model, path, ExportConfig())
-        return
-    config = ExportConfig()
-    (part,) = list_parts(model, config)
-    trace_part(part, path, config.chosen_opset)
-
-
-def _write_form(traced: Path, form: str, precision: str) -> None:
-    """Write both sides in a form; the same for both, or the comparison would be of forms."""
-    folder = traced.parent / f"{form}-{precision}"
-    folder.mkdir()
-    for side in _SIDES:
-        model = _apply_form(traced / f"{side}.onnx", form)
-        _save(model, folder / f"{side}.onnx", precision)
-    (folder / _READY).touch()
-
-
-def _apply_form(path: Path, form: str) -> Any:
-    import onnx
-    import onnx_ir
-
-    if form == "portable":
-        return onnx.load(str(path))
-    from exporters.forms.apply_form import apply_form
-
-    model = onnx_ir.load(path)
-    apply_form(model, form)  # type: ignore[arg-type]
-    return onnx_ir.to_proto(model)
-
-
-def _save(model: Any, path: Path, precision: str) -> None:
-    import onnx
-
-    if precision == "fp16":
-        from exporters.precision.half_precision import convert_to_half
-
-        model = convert_to_half(model)
-    onnx.save(model, str(path))
 
 
 def compare_in_onnxruntime(record: PartRecord, folder: Path) -> None:
@@ -112,7 +28,9 @@ def compare_in_onnxruntime(record: PartRecord, folder: Path) -> None:
     import onnxruntime
 
     provider = "CPUExecutionProvider" if record.device == "cpu" else "CUDAExecutionProvider"
-    record.state(version=onnxruntime.__version__, provider=provider)
+    record.state(
+        version=onnxruntime.__version__, provider=provider, fp32_products="TF32, its default"
+    )
     if provider not in onnxruntime.get_available_providers():
         record.state(reason=f"this onnxruntime has {onnxruntime.get_available_providers()} only")
         raise RuntimeError(f"no {provider}: pip install '.[cuda]'")
@@ -122,7 +40,7 @@ def compare_in_onnxruntime(record: PartRecord, folder: Path) -> None:
         torch.cuda.set_stream(torch.cuda.Stream())
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
-    for name in _SHAPES:
+    for name in SHAPES:
         shape = find_shape(name, record.rehearse)
         for precision, form in (
             ("fp16", "ort-cuda"),
@@ -132,7 +50,7 @@ def compare_in_onnxruntime(record: PartRecord, folder: Path) -> None:
         ):
             what = {"shape": name, "form": form, "precision": precision}
             pair = folder / name / f"{form}-{precision}"
-            if _wait_for(pair / _READY, folder / _ENDED, record):
+            if _wait_for(pair / READY, folder / ENDED, record):
                 _compare_pair(record, shape, pair, what)
             else:
                 record.data["not_run"].append({**what, "reason": "no graph; see write_graphs"})
@@ -162,10 +80,13 @@ def _time_mode(
     record: PartRecord, pair: Path, what: dict[str, Any], cases: Sequence[tuple[int, int, int]]
 ) -> None:
     sessions = record.attempt(
-        lambda: [_open(record, pair / f"{side}.onnx", what["mode"]) for side in _SIDES], **what
+        lambda: [_open(record, pair / f"{side}.onnx", what["mode"]) for side in SIDES], **what
     )
     if sessions is None:
         return
+    if what["mode"] == "plain":
+        errors = record.attempt(lambda: _find_errors(sessions, pair), **what, what="check")
+        what = {**what, "relative_error_of_logits": errors}
     config = REHEARSAL if record.rehearse else TIMING
     for batch, length, _ in cases:
         tried = {**what, "batch": batch, "length": length}
@@ -179,6 +100,18 @@ def _time_mode(
             if what["mode"] == "cuda_graph":  # replayed in a stream of its own, where no event is
                 timed.pop("device", None)
             record.add(**tried, **timed)
+
+
+def _find_errors(sessions: Sequence[Any], pair: Path) -> list[float]:
+    """Return how far each session's logits are off torch's, relative to their norm."""
+    expected = torch.load(pair.parent / EXPECTED)
+    errors = []
+    for side, session in zip(SIDES, sessions, strict=True):
+        given = {i.name: expected[side][i.name].numpy() for i in session.get_inputs()}
+        found = torch.from_numpy(session.run(None, given)[0]).float()
+        logits = expected[side]["logits"]
+        errors.append(float((found - logits).norm() / logits.norm()))
+    return errors
 
 
 def _open(record: PartRecord, path: Path, mode: str) -> Any:

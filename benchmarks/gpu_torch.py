@@ -116,7 +116,9 @@ def _compare_variant(
     pruned = dense if kind == "none" else record.attempt(lambda: cut(dense, plan), **named)
     if pruned is None:
         return
-    cut_seconds = round(time.monotonic() - started, 2)
+    size = {"bytes": count_bytes(pruned), "cut_seconds": round(time.monotonic() - started, 2)}
+    cases = dict.fromkeys(case for case, _ in dense_steps)
+    about = {case: describe_plan(plan, case[1] + case[2]) for case in cases}
     config = REHEARSAL if record.rehearse else TIMING
     for (case, mode), dense_step in dense_steps.items():
         tried = {**named, "case": describe_case(case), "mode": mode}
@@ -127,9 +129,7 @@ def _compare_variant(
             **tried,
         )
         if timed is not None:
-            about = describe_plan(plan, case[1] + case[2])
-            size = {"bytes": count_bytes(pruned), "cut_seconds": cut_seconds}
-            record.add(**tried, **timed, **about, **size)
+            record.add(**tried, **timed, **about[case], **size)
 
 
 def describe_case(case: Case) -> dict[str, int]:
