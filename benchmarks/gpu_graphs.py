@@ -30,7 +30,7 @@ def write_graphs(record: PartRecord, folder: Path) -> None:
     torch.set_num_threads(1)  # others are being timed
     for name in SHAPES:
         shape = find_shape(name, record.rehearse)
-        record.attempt(lambda shape=shape: _write_shape(record, shape, folder), shape=name)  # type: ignore[misc]
+        record.attempt(lambda shape=shape: _write_shape(record, shape, folder), shape=name)
     (folder / ENDED).touch()
 
 
@@ -48,10 +48,12 @@ def _write_shape(record: PartRecord, shape: Shape, folder: Path) -> None:
     for precision in ("fp16", "fp32"):
         for form in _FORMS:
             what = {"shape": shape.name, "form": form, "precision": precision}
-            record.attempt(
-                lambda form=form, precision=precision: _write_form(traced, form, precision),  # type: ignore[misc]
+            fused = record.attempt(
+                lambda form=form, precision=precision: _write_form(traced, form, precision),
                 **what,
             )
+            if fused is not None:
+                record.add(**what, fused_attentions=fused)
 
 
 @torch.inference_mode()
@@ -81,14 +83,17 @@ def _trace(model: PreTrainedModel, path: Path) -> None:
     trace_part(part, path, config.chosen_opset)
 
 
-def _write_form(traced: Path, form: str, precision: str) -> None:
-    """Write both sides in a form; the same for both, or the comparison would be of forms."""
+def _write_form(traced: Path, form: str, precision: str) -> dict[str, int]:
+    """Write both sides in the same form; return how many attentions of each are one node."""
     folder = traced.parent / f"{form}-{precision}"
     folder.mkdir()
+    fused = {}
     for side in SIDES:
         model = _apply_form(traced / f"{side}.onnx", form)
+        fused[side] = sum(node.op_type == "MultiHeadAttention" for node in model.graph.node)
         _save(model, folder / f"{side}.onnx", precision)
     (folder / READY).touch()
+    return fused
 
 
 def _apply_form(path: Path, form: str) -> Any:
@@ -100,7 +105,7 @@ def _apply_form(path: Path, form: str) -> Any:
     from exporters.forms.apply_form import apply_form
 
     model = onnx_ir.load(path)
-    apply_form(model, form)  # type: ignore[arg-type]
+    apply_form(model, form)
     return onnx_ir.to_proto(model)
 
 

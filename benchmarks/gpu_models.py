@@ -198,15 +198,21 @@ def cut(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
         return repack(model, plan).eval()
 
 
-def describe_plan(plan: PruningPlan, tokens: int) -> dict[str, Any]:
-    """Say what a plan keeps: of the units by layer, and of the blocks' work and bytes."""
+def list_kept(plan: PruningPlan) -> dict[str, str]:
+    """Return what each layer keeps, as text: one line of a file, not one a layer."""
+    return {
+        "heads": " ".join(str(layer.num_kept_heads) for layer in plan.layers),
+        "neurons": " ".join(str(layer.num_kept_neurons) for layer in plan.layers),
+    }
+
+
+def find_kept_fractions(plan: PruningPlan, tokens: int) -> dict[str, float]:
+    """Return what a plan keeps of the blocks' work and bytes, at a number of tokens."""
 
     def kept(cost: CostModel) -> float:
         return plan_cost(plan, cost) / dense_cost(plan.dims, cost)
 
     return {
-        "kept_heads_by_layer": [layer.num_kept_heads for layer in plan.layers],
-        "kept_neurons_by_layer": [layer.num_kept_neurons for layer in plan.layers],
         "kept_fraction_of_block_macs": kept(MacCost(tokens)),
         "kept_fraction_of_block_bytes": kept(BytesCost()),
     }

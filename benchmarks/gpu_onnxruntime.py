@@ -91,7 +91,7 @@ def _time_mode(
     for batch, length, _ in cases:
         tried = {**what, "batch": batch, "length": length}
         timed = record.attempt(
-            lambda size=(batch, length): compare_calls(  # type: ignore[misc]
+            lambda size=(batch, length): compare_calls(
                 *(_bind(record, session, size) for session in sessions), config
             ),
             **tried,

@@ -21,7 +21,7 @@ def measure_roofline(record: PartRecord) -> None:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         for tf32 in (False, True) if dtype == torch.float32 else (False,):
             record.attempt(
-                lambda dtype=dtype, tf32=tf32: _multiply(record, dtype, tf32),  # type: ignore[misc]
+                lambda dtype=dtype, tf32=tf32: _multiply(record, dtype, tf32),
                 what=f"matrix product {dtype}",
             )
     if record.device == "cuda":

@@ -70,7 +70,7 @@ def measure_sub_blocks(record: PartRecord) -> None:
         return
     record.state(model=_SHAPE, dtype=str(dtype), predictions=[])
     blocks = {
-        point: record.attempt(lambda point=point: _cut_block(shape, dense, *point), point=point)  # type: ignore[misc]
+        point: record.attempt(lambda point=point: _cut_block(shape, dense, *point), point=point)
         for point in _list_points(shape)
     }
     for case in _CASES[:1] if record.rehearse else _CASES:
@@ -78,7 +78,7 @@ def measure_sub_blocks(record: PartRecord) -> None:
         for kind, percent in _PLANS:
             what = {"batch": case[0], "length": case[1], "kind": kind, "percent": percent}
             found = record.attempt(
-                lambda what=what, table=table, case=case: _predict(  # type: ignore[misc]
+                lambda what=what, table=table, case=case: _predict(
                     record, dense, make_plan(dense, what["kind"], what["percent"]), case, table
                 ),
                 **what,
@@ -98,7 +98,7 @@ def _measure_table(record: PartRecord, shape: Shape, blocks: dict[Point, Any], c
         if block is None:
             continue
         ms = record.attempt(
-            lambda part=part, block=block: _time_chain(record, shape, part, block, case),  # type: ignore[misc]
+            lambda part=part, block=block: _time_chain(record, shape, part, block, case),
             **what,
         )
         if ms is not None:
@@ -146,7 +146,7 @@ def _predict(
     steps = []
     for model in (dense, cut(dense, plan)):
         module, ids = make_module(model, 0), make_ids(model, batch, length)
-        steps.append(_graph(record, lambda module=module, ids=ids: module(ids)))  # type: ignore[misc]
+        steps.append(_graph(record, lambda module=module, ids=ids: module(ids)))
     timed = compare_calls(*steps, config)
     measured = timed.get("device") or timed["end_to_end"]
     whole = PruningPlan.dense(plan.dims, "")
@@ -170,7 +170,7 @@ def _add_up(plan: PruningPlan, table: Table) -> float:
             ("attention", layer.num_kept_heads),
             ("mlp", layer.num_kept_neurons),
         ):
-            total += _look_up(table, part, count, SubBlock(number, part).name)  # type: ignore[arg-type]
+            total += _look_up(table, part, count, SubBlock(number, part).name)
     return total
 
 

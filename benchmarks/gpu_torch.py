@@ -14,8 +14,9 @@ from gpu_models import (
     Shape,
     count_bytes,
     cut,
-    describe_plan,
+    find_kept_fractions,
     find_shape,
+    list_kept,
     make_dense,
     make_plan,
 )
@@ -84,7 +85,7 @@ def _bind_all(
     for case in cases:
         for mode in modes:
             step = record.attempt(
-                lambda case=case, mode=mode: _bind(model, case, mode),  # type: ignore[misc]
+                lambda case=case, mode=mode: _bind(model, case, mode),
                 model=what,
                 case=describe_case(case),
                 mode=mode,
@@ -117,13 +118,15 @@ def _compare_variant(
     if pruned is None:
         return
     size = {"bytes": count_bytes(pruned), "cut_seconds": round(time.monotonic() - started, 2)}
+    kept = {**record.data.get("kept_by_layer", {}), f"{kind} {percent} %": list_kept(plan)}
+    record.state(kept_by_layer=kept)
     cases = dict.fromkeys(case for case, _ in dense_steps)
-    about = {case: describe_plan(plan, case[1] + case[2]) for case in cases}
+    about = {case: find_kept_fractions(plan, case[1] + case[2]) for case in cases}
     config = REHEARSAL if record.rehearse else TIMING
     for (case, mode), dense_step in dense_steps.items():
         tried = {**named, "case": describe_case(case), "mode": mode}
         timed = record.attempt(
-            lambda case=case, mode=mode, step=dense_step: compare_calls(  # type: ignore[misc]
+            lambda case=case, mode=mode, step=dense_step: compare_calls(
                 step, _bind(pruned, case, mode), config
             ),
             **tried,
