@@ -92,7 +92,7 @@ def run_parts(arguments: argparse.Namespace) -> None:
         if tracing is not None:
             tracing.stop("the run is over")
             result["parts"][GRAPHS.name] = tracing.read()
-    result["gpu_after"] = list_gpus()
+    result["gpu_after"] = _ask(list_gpus)
     result["finished"] = True
     write_result(arguments.out, result)
 
@@ -272,13 +272,13 @@ def describe_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Say where, when and how."""
     from profiles.environment import capture_environment
 
-    gpus = list_gpus()
+    gpus = _ask(list_gpus)
     return {
         "benchmark": "gpu",
         "rehearsal": arguments.rehearse,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": gpus[0].get("name") if gpus else "CPU",
-        "environment": capture_environment(len(os.sched_getaffinity(0))),
+        "hardware": gpus[0].get("name") if gpus and isinstance(gpus, list) else "CPU",
+        "environment": _ask(lambda: capture_environment(len(os.sched_getaffinity(0)))),
         "data": "random weights, random token ids, no padding: speed only, nothing is predicted",
         "method": (
             "dense and pruned in turns (ABBA or BAAB, drawn at random), medians, bootstrap "
@@ -297,6 +297,14 @@ def describe_run(arguments: argparse.Namespace) -> dict[str, Any]:
         "bars": [],  # no figure on a GPU is asked for yet
         "finished": False,
     }
+
+
+def _ask(question: Callable[[], Any]) -> Any:
+    """Return the answer, or in words why there is none: no description is worth the run."""
+    try:
+        return question()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def list_gpus() -> list[dict[str, Any]]:
@@ -329,7 +337,7 @@ def write_result(out: Path, result: dict[str, Any]) -> None:
     """Write all aside and rename."""
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_suffix(".aside")
-    aside.write_text(json.dumps(result, indent=1) + "\n")
+    aside.write_text(json.dumps(result, indent=1, default=str) + "\n")
     aside.replace(out)
 
 

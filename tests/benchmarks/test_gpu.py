@@ -223,3 +223,27 @@ def test_a_cuda_graph_gives_the_models_own_output(modules: Any, name: str) -> No
                 expected = module(ids).clone()
             replay = modules.calls.run_as_graph(module, ids)
             torch.testing.assert_close(replay(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_result_is_told_in_lines(modules: Any) -> None:
+    import gpu_summary
+
+    pair = {"dense_ms": 8.0, "pruned_ms": 4.0, "speedup": 2.0, "low": 1.9, "high": 2.1}
+    row = {"kind": "both", "percent": 50, "end_to_end": pair, "kept_fraction_of_block_macs": 0.5}
+    found = {"batch": 1, "length": 128, "percent": 50, "predicted_ms": 2.1, "measured_ms": 2.0}
+    part = {
+        "status": "done",
+        "rows": [row],
+        "failed": [{"what": "copy", "reason": "lost"}],
+        "not_run": [],
+        "predictions": [{**found, "relative_error": 0.05}],
+    }
+    lines = list(
+        gpu_summary.summarise({"hardware": "H100", "date": "2026-01-01", "parts": {"torch": part}})
+    )
+    assert lines[1:] == [
+        "\ntorch: done (1 failed, 0 not_run)",
+        "  both 50 (keeps 50% of MACs)  end_to_end 8 -> 4 ms, x2 [1.9, 2.1]",
+        "  predicted: batch 1 x 128, 50 % gone: 2.1 ms, measured 2 ms (+5.0%)",
+        "  failed: {'what': 'copy', 'reason': 'lost'}",
+    ]
