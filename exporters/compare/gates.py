@@ -47,7 +47,8 @@ _COARSENESS = tuple(_GATES)
 
 def choose_gates(precisions: Iterable[GraphPrecision], config: CompareConfig) -> Gates:
     """Return the gates of the coarsest format, or of the one in `config`, with its overrides."""
-    chosen = config.precision or max(precisions, key=_COARSENESS.index)
+    found = sorted(precisions, key=_COARSENESS.index)
+    chosen = found[-1] if config.precision is None else config.precision
     default = _GATES[chosen]
     overrides = {
         name: getattr(config, name)
