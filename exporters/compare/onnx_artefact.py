@@ -39,7 +39,7 @@ def open_onnx(path: Path) -> Artefact:
 
 
 def _list_files(path: Path) -> dict[str, Path]:
-    if path.is_file():
+    if not path.is_dir():
         return {path.stem if path.stem in GRAPH_NAMES else MODEL: path}
     files = {name: path / f"{name}.onnx" for name in GRAPH_NAMES}
     there = {name: file for name, file in files.items() if file.is_file()}

@@ -74,16 +74,12 @@ def open_session(model: Path | bytes, name: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingExtraError(
-            "ONNX Runtime, which runs ONNX files to compare them,", "cpu"
-        ) from (error)
+        raise MissingExtraError("ONNX Runtime, which runs what is compared,", "cpu") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_ERRORS
     if isinstance(model, bytes):
         folder = str(Path(name).resolve().parent)
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", folder
-        )
+        options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -174,9 +174,7 @@ def test_a_decoder_with_past_alone_names_what_is_missing(
 ) -> None:
     alone = tmp_path / "decoder_with_past_model.onnx"
     shutil.copy(split_llama.onnx / alone.name, alone)
-    with pytest.raises(
-        NirvanaError, match=r"expected decoder_model\.onnx beside"
-    ):
+    with pytest.raises(NirvanaError, match=r"expected decoder_model\.onnx beside"):
         compare_artefacts(split_llama.in_onnx(), open_onnx(alone))
 
 
