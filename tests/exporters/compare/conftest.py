@@ -33,11 +33,11 @@ class Exported:
         return open_onnx(self.onnx)
 
 
-def export_tiny(folder: Path, name: str, graphs: str = "merged", **changes: int) -> Exported:
-    model = make_tiny(name, "eager", num_hidden_layers=2, **changes)
+def export_tiny(folder: Path, name: str, **changes: int) -> Exported:
+    model = make_tiny(name, "eager", **(changes or {"num_hidden_layers": 2}))
     pruned = repack(model, uneven_plan(model)).eval()
     save_pruned(pruned, folder / "checkpoint")
-    config = ExportConfig(graphs=graphs)
+    config = ExportConfig()
     for part in list_parts(pruned, config):
         trace_part(part, folder / "onnx" / f"{part.name}.onnx", config.chosen_opset)
     return Exported(folder / "checkpoint", pruned, folder / "onnx")
@@ -46,7 +46,7 @@ def export_tiny(folder: Path, name: str, graphs: str = "merged", **changes: int)
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("bert")
-    return export_tiny(folder, "bert", max_position_embeddings=160)
+    return export_tiny(folder, "bert", num_hidden_layers=2, max_position_embeddings=160)
 
 
 @pytest.fixture(scope="session")
@@ -55,5 +55,5 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.fixture(scope="session")
-def split_llama(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return export_tiny(tmp_path_factory.mktemp("split"), "llama", "split")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export_tiny(tmp_path_factory.mktemp("t5"), "t5", num_layers=1, num_decoder_layers=1)

@@ -17,23 +17,25 @@ from tests.exporters.compare.conftest import Exported
 from tests.exporters.compare.onnx_damage import change_weight
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "split_llama"])
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
 def test_a_traced_graph_equals_its_model(name: str, request: pytest.FixtureRequest) -> None:
     exported: Exported = request.getfixturevalue(name)
-    source = exported.in_torch("split" if name == "split_llama" else "merged")
-    comparison = verify_artefacts(source, exported.in_onnx())
+    comparison = verify_artefacts(exported.in_torch(), exported.in_onnx())
     assert comparison.passed
     assert comparison.max_abs_difference < 1e-5
     assert comparison.max_kl < 1e-10
     assert comparison.agreement == 1
     assert comparison.divergence is None
     calls = {case.what for case in comparison.cases}
-    assert calls == ({"outputs"} if name == "bert" else {"prompt", "step 1", "step 2", "step 3"})
+    decoded = {"prompt", "step 1", "step 2", "step 3"}
+    assert calls == {"bert": {"outputs"}, "t5": {"encoder", *decoded}}.get(name, decoded)
     assert {case.case.padding for case in comparison.cases} == {"none", "left", "right"}
 
 
-def test_one_graph_of_a_decoder_equals_two(llama: Exported, split_llama: Exported) -> None:
-    comparison = compare_artefacts(llama.in_onnx(), split_llama.in_onnx())
+def test_one_graph_of_a_decoder_equals_two(llama: Exported) -> None:
+    split = llama.in_torch("split")
+    assert set(split.graphs) == {"decoder_model", "decoder_with_past_model"}
+    comparison = compare_artefacts(split, llama.in_onnx())
     assert comparison.passed
     assert comparison.max_abs_difference < 1e-5
 
@@ -169,13 +171,11 @@ def test_forms_of_different_models_are_refused(bert: Exported, llama: Exported) 
         compare_artefacts(bert.in_onnx(), llama.in_onnx())
 
 
-def test_a_decoder_with_past_alone_names_what_is_missing(
-    split_llama: Exported, tmp_path: Path
-) -> None:
+def test_a_decoder_with_past_alone_names_what_is_missing(llama: Exported, tmp_path: Path) -> None:
     alone = tmp_path / "decoder_with_past_model.onnx"
-    shutil.copy(split_llama.onnx / alone.name, alone)
+    shutil.copy(llama.onnx / "model.onnx", alone)
     with pytest.raises(NirvanaError, match=r"expected decoder_model\.onnx beside"):
-        compare_artefacts(split_llama.in_onnx(), open_onnx(alone))
+        compare_artefacts(llama.in_onnx(), open_onnx(alone))
 
 
 def test_rows_too_long_for_the_model_say_what_to_set(bert: Exported) -> None:
