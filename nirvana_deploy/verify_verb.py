@@ -68,6 +68,8 @@ def _describe(comparison: Comparison) -> Iterator[tuple[str, str]]:
         )
     if comparison.not_compared:
         yield "not compared", f"{', '.join(comparison.not_compared)}: only one of them has it"
+    for note in comparison.notes:
+        yield "note", note
     yield "compared", f"{len(comparison.cases)} calls"
     for failure in comparison.failures:
         yield "FAILED", failure

@@ -68,6 +68,7 @@ class Artefact:
     Attributes:
         name: what messages call it: its path.
         graphs: by name, of GRAPH_NAMES.
+        notes: what a reader of the comparison must know of how it was run.
         corners: batch and length of each corner of an optimisation profile, by `min`, `opt`, `max`;
             empty where any shape will do.
     """
@@ -77,3 +78,4 @@ class Artefact:
     graphs: Mapping[str, ComparedGraph]
     facts: TokenFacts
     corners: Mapping[str, tuple[int, int]]
+    notes: tuple[str, ...] = ()

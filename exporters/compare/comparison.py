@@ -43,6 +43,7 @@ class Comparison:
     """How two artefacts compare.
 
     Attributes:
+        notes: how the artefacts were run, where that is not as they are.
         not_compared: outputs that only one of them has.
         failures: what a gate does not let pass, in words; empty when all is well.
         divergence: None when nothing failed.
@@ -53,6 +54,7 @@ class Comparison:
     gates: Gates
     cases: tuple[CaseDifference, ...]
     not_compared: tuple[str, ...]
+    notes: tuple[str, ...]
     failures: tuple[str, ...]
     divergence: Divergence | None
 
@@ -93,6 +95,7 @@ class Comparison:
             "max_kl": self.max_kl,
             "agreement": self.agreement,
             "worst_case": self.worst.describe(),
+            "notes": list(self.notes),
             "not_compared": list(self.not_compared),
             "failures": list(self.failures),
             "first_divergence": self.divergence.to_json() if self.divergence else None,
@@ -138,6 +141,7 @@ def compare_artefacts(
         gates=gates,
         cases=tuple(found),
         not_compared=tuple(sorted(set(worst[0].outputs) ^ set(worst[1].outputs))),
+        notes=(*source.notes, *candidate.notes),
         failures=failures,
         divergence=divergence,
     )

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import onnx
 
 
+_HALVES = ("fp16", "bf16")
+_ROUNDED = "{name} ran in float32 on the CPU, with what each operator gives rounded to {precision}"
+
+
 def open_onnx(path: Path) -> Artefact:
     """Open a file, or all graphs of a folder.
 
@@ -29,12 +33,14 @@ def open_onnx(path: Path) -> Artefact:
     num_tokens = [_count_tokens(proto) for proto in protos.values()]
     known = [count for count in num_tokens if count is not None]
     in_graph = TokenFacts(num_tokens=min(known, default=None))
+    precision = _coarsest(protos.values())
     return Artefact(
         name=str(path),
-        precision=_coarsest(protos.values()),
+        precision=precision,
         graphs={name: OnnxGraph(file) for name, file in files.items()},
         facts=read_config_facts(folder) or in_graph,
         corners={},
+        notes=(_ROUNDED.format(name=path, precision=precision),) if precision in _HALVES else (),
     )
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from exporters.compare.artefact import Array
 from exporters.compare.onnx_blocks import BLOCK_OUTPUT, add_block_outputs
+from exporters.compare.rounded_graph import is_half, round_in_float
 from exporters.trace.graph_part import GraphTensor
 from pruning.errors import MissingExtraError, NirvanaError
+
+if TYPE_CHECKING:
+    import onnx
 
 _DTYPES = {
     "tensor(int64)": torch.int64,
@@ -27,7 +31,10 @@ _ONLY_ERRORS = 4  # what ONNX Runtime logs besides, the exception says
 
 
 class OnnxGraph:
-    """An ONNX file in a session that is opened at its first use."""
+    """An ONNX file in a session that is opened at its first use.
+
+    One in half precision runs as a CPU can run it: see `rounded_graph`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,7 +43,9 @@ class OnnxGraph:
     @property
     def _session(self) -> Any:
         if self._opened is None:
-            self._opened = open_session(self.path, str(self.path))
+            rounded = load_rounded(self.path)
+            source = self.path if rounded is None else rounded.SerializeToString()
+            self._opened = open_session(source, str(self.path))
         return self._opened
 
     @property
@@ -57,11 +66,25 @@ class OnnxGraph:
         """Return what each block gives to the next, by the block's number."""
         import onnx
 
-        model = onnx.load(str(self.path), load_external_data=False)
+        model = load_rounded(self.path) or onnx.load(str(self.path), load_external_data=False)
         numbers = add_block_outputs(model)
         session = open_session(model.SerializeToString(), str(self.path))
         outputs = _run(session, self.path, inputs)
         return {number: outputs[f"{BLOCK_OUTPUT}{number}"] for number in numbers}
+
+
+def load_rounded(path: Path) -> onnx.ModelProto | None:
+    """Return a half-precision graph as one that a CPU runs; None for any other graph."""
+    import onnx_ir
+
+    model = onnx_ir.load(path)
+    if not is_half(model):
+        return None
+    try:
+        round_in_float(model)
+    except NirvanaError as error:
+        raise NirvanaError(f"{path}: {error}") from error
+    return onnx_ir.to_proto(model)
 
 
 def open_session(model: Path | bytes, name: str) -> Any:
