@@ -68,16 +68,10 @@ def _run(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def _trace(model: PreTrainedModel, path: Path) -> None:
     from exporters.export_config import ExportConfig
+    from exporters.trace.list_parts import list_parts
+    from exporters.trace.trace_part import trace_part
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        from exporters.trace.list_parts import list_parts
-        from exporters.trace.trace_part import trace_part
-    except ImportError:
-        from exporters.trace.trace_onnx import trace_onnx
-
-        trace_onnx(model, path, ExportConfig())
-        return
     config = ExportConfig()
     (part,) = list_parts(model, config)
     trace_part(part, path, config.chosen_opset)
