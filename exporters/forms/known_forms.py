@@ -6,6 +6,7 @@ from exporters.export_config import Form
 from exporters.passes.clean_graph import CleanGraph
 from exporters.passes.fuse_group_query_attention import FuseGroupQueryAttention
 from exporters.passes.fuse_multi_head_attention import FuseMultiHeadAttention
+from exporters.passes.fuse_rms_normalization import FuseSkipRmsNormalization
 from exporters.passes.fuse_rotary_embedding import FuseRotaryEmbedding
 from exporters.passes.graph_pass import GraphPass
 
@@ -16,6 +17,7 @@ _FORMS: dict[Form, tuple[type[GraphPass], ...]] = {
         FuseRotaryEmbedding,
         FuseGroupQueryAttention,
         FuseMultiHeadAttention,
+        FuseSkipRmsNormalization,
         CleanGraph,
     ),
     "ort-cuda": (CleanGraph, FuseMultiHeadAttention, CleanGraph),

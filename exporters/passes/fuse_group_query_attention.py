@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exporters.passes.attention_inputs import find_split_source, merge_heads
 from exporters.passes.attention_site import AttentionSite, find_attentions
@@ -59,6 +60,7 @@ class FuseGroupQueryAttention(GraphPass):
                 refusals.append(Refusal(node=site.name, reason=str(error)))
         if num_fused:
             use_contrib(model)
+            RemoveUnusedNodesPass()(model)  # else the next pass finds what is left of them
             _take_lengths_from_mask(model)
         return self.tell(num_fused, refusals)
 

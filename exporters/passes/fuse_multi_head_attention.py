@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exporters.passes.attention_inputs import find_split_source, merge_heads, widen_bias
 from exporters.passes.attention_site import AttentionSite, find_attentions
@@ -38,6 +39,7 @@ class FuseMultiHeadAttention(GraphPass):
                 refusals.append(Refusal(node=site.name, reason=str(error)))
         if num_fused:
             use_contrib(model)
+            RemoveUnusedNodesPass()(model)  # else the next pass finds what is left of them
         return self.tell(num_fused, refusals)
 
 
