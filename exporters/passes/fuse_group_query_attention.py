@@ -7,6 +7,8 @@ long. Legend of dims: see attention_site.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -28,9 +30,9 @@ from exporters.passes.graph_reading import (
     read_axis,
     take_over,
 )
-from exporters.passes.mask_probe import is_causal
+from exporters.passes.mask_probe import read_mask_kind
 
-_MASK = "attention_mask"
+_MASK, _TOKENS = "attention_mask", "input_ids"
 
 
 class FuseGroupQueryAttention(GraphPass):
@@ -43,7 +45,7 @@ class FuseGroupQueryAttention(GraphPass):
     def rewrite(self, model: ir.Model) -> PassOutcome:
         """Fuse in place what fits."""
         refusals: list[Refusal] = []
-        causal: dict[ir.Value, bool] = {}
+        biases: dict[ir.Value, ir.Value] = {}
         lengths: tuple[ir.Value, ir.Value] | None = None
         num_fused = 0
         for site in find_attentions(model):
@@ -52,9 +54,9 @@ class FuseGroupQueryAttention(GraphPass):
                 continue
             try:
                 keys = _read_keys(site)
-                _require_causal(model, site, causal, has_cache=keys.past_key is not None)
+                bias = _find_bias(model, site, biases, has_cache=keys.past_key is not None)
                 lengths = lengths or _make_lengths(model)
-                _fuse(model, site, keys, lengths)
+                _fuse(model, site, keys, bias, lengths)
                 num_fused += 1
             except NoMatchError as error:
                 refusals.append(Refusal(node=site.name, reason=str(error)))
@@ -107,15 +109,56 @@ def _split_cache(value: ir.Value) -> tuple[ir.Value | None, ir.Value]:
     return past, new
 
 
-def _require_causal(
-    model: ir.Model, site: AttentionSite, known: dict[ir.Value, bool], *, has_cache: bool
-) -> None:
-    if site.bias is None:
+def _find_bias(
+    model: ir.Model,
+    site: AttentionSite,
+    known: dict[ir.Value, ir.Value],
+    *,
+    has_cache: bool,
+) -> ir.Value:
+    """Return what to add to the scores: the graph's own mask, or one of the padding alone.
+
+    The operator hides later tokens; so a mask that hides nothing but them and the padding needs
+    fewer nodes, which counts where a step has one token.
+    """
+    bias = site.bias
+    if bias is None:
         raise NoMatchError("it has no mask, so it is not causal")
-    if site.bias not in known:
-        known[site.bias] = is_causal(model, site.bias, has_cache=has_cache)
-    if not known[site.bias]:
-        raise NoMatchError(f"its mask {site.bias.name} is not causal")
+    if bias not in known:
+        kind = read_mask_kind(model, bias, has_cache=has_cache)
+        if kind == "other":
+            raise NoMatchError(f"its mask {bias.name} is not causal")
+        known[bias] = bias if kind == "causal and more" else _make_padding(model, bias)
+    return known[bias]
+
+
+def _make_padding(model: ir.Model, like: ir.Value) -> ir.Value:
+    """Put 0 for each token and the lowest number for padding, [B, 1, S, T], before the graph."""
+    inputs = {value.name: value for value in model.graph.inputs}
+    mask, tokens = inputs[_MASK], inputs.get(_TOKENS)
+    if tokens is None:
+        raise NoMatchError(f"the graph has no input {_TOKENS} to read the new length from")
+    nodes: list[ir.Node] = []
+
+    def add(op: str, inputs: list[ir.Value], **attributes: Any) -> ir.Value:
+        nodes.append(ir.node(op, inputs, attributes=attributes))
+        return nodes[-1].outputs[0]
+
+    dtype = like.dtype or ir.DataType.FLOAT
+    one = make_constant(model, np.array(1, dtype.numpy()), f"one_{dtype.short_name()}")
+    largest = make_constant(
+        model, np.array(dtype.max, dtype.numpy()), f"largest_{dtype.short_name()}"
+    )
+    inner = make_constant(model, np.array([1, 2], np.int64), "axes_1_2")
+    live = add("Cast", [mask], to=dtype)
+    columns = add("Unsqueeze", [add("Mul", [add("Sub", [live, one]), largest]), inner])
+    ones = make_constant(model, np.array([1, 1], np.int64), "ones_2")
+    last = make_constant(model, np.array([1], np.int64), "one_1")
+    length = add("Shape", [tokens], start=1, end=2)
+    padding = add("Expand", [columns, add("Concat", [ones, length, last], axis=0)])
+    padding.name = "padding_bias"
+    model.graph.insert_before(model.graph[0], nodes)
+    return padding
 
 
 def _make_lengths(model: ir.Model) -> tuple[ir.Value, ir.Value]:
@@ -138,10 +181,14 @@ def _make_lengths(model: ir.Model) -> tuple[ir.Value, ir.Value]:
 
 
 def _fuse(
-    model: ir.Model, site: AttentionSite, keys: _Keys, lengths: tuple[ir.Value, ir.Value]
+    model: ir.Model,
+    site: AttentionSite,
+    keys: _Keys,
+    bias: ir.Value,
+    lengths: tuple[ir.Value, ir.Value],
 ) -> None:
     end = site.merged.producer()
-    assert end is not None and site.bias is not None
+    assert end is not None
     query = merge_heads(model, _expect_split(site.query, "query"), site.anchor, end)
     new_key = merge_heads(model, keys.key, site.anchor, end)
     new_value = merge_heads(model, keys.value, site.anchor, end)
@@ -154,7 +201,7 @@ def _fuse(
     node = make_node(
         "GroupQueryAttention",
         [query, new_key, new_value, keys.past_key, keys.past_value, *lengths]
-        + [None, None, None, site.bias],
+        + [None, None, None, bias],
         like=site.anchor,
         domain=CONTRIB,
         attributes=attributes,
@@ -169,7 +216,7 @@ def _fuse(
 def _take_lengths_from_mask(model: ir.Model) -> None:
     """Replace the length of a cache by total less new tokens, in place."""
     inputs = {value.name: value for value in model.graph.inputs}
-    tokens = inputs.get("input_ids")
+    tokens = inputs.get(_TOKENS)
     if tokens is None:
         return
     past: ir.Value | None = None

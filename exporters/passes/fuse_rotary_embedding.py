@@ -163,7 +163,9 @@ def _make_table(
     for op, (_, factor) in zip(("Cos", "Sin"), halves, strict=True):
         value = add(op, [angles])
         if factor != 1.0:
-            constant = make_constant(model, np.array(factor, np.float32), f"angle_scale_{factor!r}")
+            dtype = angles.dtype or ir.DataType.FLOAT
+            number = np.array(factor, dtype.numpy())
+            constant = make_constant(model, number, f"angle_scale_{factor!r}_{dtype.short_name()}")
             value = add("Mul", [value, constant])
         tables.append(add("Reshape", [value, flat]))
     lengths = add("Shape", [angles], start=0, end=2)
