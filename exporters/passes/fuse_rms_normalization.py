@@ -29,6 +29,7 @@ from exporters.passes.graph_reading import (
     split_scalar,
     take_over,
 )
+from exporters.passes.residual_norm import read_residual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,25 +105,18 @@ def _read_epsilon(root: ir.Value | None, x: ir.Value | None) -> float | None:
 
 
 def _fuse(model: ir.Model, norm: _Norm) -> None:
-    add = find_producer(norm.x, "Add")
-    if add is None:
-        raise NoMatchError("no residual sum comes before it")
-    first, second = add.inputs
-    if first is None or second is None or first.shape is None or second.shape is None:
-        raise NoMatchError("the shapes of its residual sum are not known")
-    if len(first.shape) != 3 or first.shape != second.shape:
-        raise NoMatchError(f"it sums {first.shape} and {second.shape}, expected twice the same")
+    residual = read_residual(norm.x)
     if norm.weight.shape is None or len(norm.weight.shape) != 1:
         raise NoMatchError(f"its weight has the shape {norm.weight.shape}")
     node = make_node(
         "SkipSimplifiedLayerNormalization",
-        [first, second, norm.weight],
+        [residual.first, residual.second, norm.weight],
         like=norm.node,
         domain=CONTRIB,
         attributes={"epsilon": norm.epsilon},
         num_outputs=4,
     )
     node.outputs[1].name = node.outputs[2].name = ""  # the statistics, which nobody reads
-    model.graph.insert_after(add, node)
+    model.graph.insert_after(residual.add, node)
     take_over(norm.x, node.outputs[3])
     take_over(norm.node.outputs[0], node.outputs[0])
