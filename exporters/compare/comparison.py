@@ -127,7 +127,7 @@ def compare_artefacts(
     largest = -1.0
     for number, case in enumerate(cases):
         for calls in _run_both(source, candidate, case, config):
-            found.append(_compare_calls(case, calls, (source, candidate)))
+            found.append(_compare_calls(case, calls, (source, candidate), gates))
             if found[-1].difference.scaled > largest:  # of the others nothing is kept
                 worst, largest = calls, found[-1].difference.scaled
         if progress is not None:
@@ -163,7 +163,10 @@ def _run_both(
 
 
 def _compare_calls(
-    case: Case, calls: tuple[Observation, Observation], sides: tuple[Artefact, Artefact]
+    case: Case,
+    calls: tuple[Observation, Observation],
+    sides: tuple[Artefact, Artefact],
+    gates: Gates,
 ) -> CaseDifference:
     left, right = calls
     if not set(left.outputs) & set(right.outputs):
@@ -171,7 +174,7 @@ def _compare_calls(
             f"{sides[0].name} gives {', '.join(left.outputs)}, {sides[1].name} gives "
             f"{', '.join(right.outputs)}: there is nothing to compare. Export both for one task."
         )
-    difference = measure_difference(left.outputs, right.outputs, left.live)
+    difference = measure_difference(left.outputs, right.outputs, left.live, tie=gates.tie)
     return CaseDifference(case=case, what=left.what, difference=difference)
 
 
