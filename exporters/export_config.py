@@ -11,6 +11,8 @@ Graphs = Literal["merged", "split"]
 
 FORMS: tuple[Form, ...] = get_args(Form)
 GRAPH_PRECISIONS: tuple[GraphPrecision, ...] = get_args(GraphPrecision)
+# Those that graphs are tested with.
+OPSETS = (18, 20, 23, 24)
 # For each form, the opset that it is tested with.
 DEFAULT_OPSETS: dict[Form, int] = {"portable": 18, "ort-cpu": 18, "ort-cuda": 18, "tensorrt": 18}
 # For each precision, the largest difference to torch in float32 that is accepted.
@@ -34,7 +36,7 @@ class ExportConfig:
         default="fp32", metadata={"help": "number format of the weights and of most operators"}
     )
     opset: int | None = field(
-        default=None, metadata={"help": "ONNX opset of the graph; by default the form's"}
+        default=None, metadata={"help": "ONNX opset: 18, 20, 23 or 24; by default the form's"}
     )
     tolerance: float | None = field(
         default=None,
@@ -52,11 +54,11 @@ class ExportConfig:
             ("form", self.form, FORMS),
             ("precision", self.precision, GRAPH_PRECISIONS),
             ("graphs", self.graphs, get_args(Graphs)),
+            ("opset", self.opset, (*OPSETS, None)),
         ):
             if value not in known:
-                raise NirvanaError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-        if self.opset is not None and not 18 <= self.opset <= 24:
-            raise NirvanaError(f"opset must be from 18 to 24, got {self.opset}.")
+                listed = ", ".join(str(one) for one in known if one is not None)
+                raise NirvanaError(f"{name} must be one of {listed}, got {value!r}.")
         if self.tolerance is not None and not self.tolerance > 0:
             raise NirvanaError(f"tolerance must be above 0, got {self.tolerance}.")
 

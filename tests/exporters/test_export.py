@@ -9,7 +9,12 @@ from onnx import numpy_helper
 from transformers import AutoConfig, AutoTokenizer
 
 from exporters.compare.verify import COMPARED_SHAPES, check_graph, verify_part
-from exporters.export_config import ExportConfig
+from exporters.export_config import (
+    DEFAULT_OPSETS,
+    DEFAULT_TOLERANCES,
+    OPSETS,
+    ExportConfig,
+)
 from exporters.export_stage import export_checkpoint, run_export
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import TRACED_SIZES
@@ -134,10 +139,23 @@ def test_files_that_are_no_export_are_refused(tmp_path: Path) -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(NirvanaError, match="opset must be from 18 to 24, got 12"):
-        ExportConfig(opset=12)
+    with pytest.raises(NirvanaError, match="opset must be one of 18, 20, 23, 24, got 22"):
+        ExportConfig(opset=22)
     with pytest.raises(NirvanaError, match="tolerance must be above 0"):
         ExportConfig(tolerance=0)
+    with pytest.raises(NirvanaError, match=r"form must be one of portable, .*, got 'onnx'"):
+        ExportConfig(form="onnx")
+    with pytest.raises(NirvanaError, match="graphs must be one of merged, split, got 'both'"):
+        ExportConfig(graphs="both")
+
+
+def test_opset_and_tolerance_follow_form_and_precision_unless_they_are_said() -> None:
+    assert ExportConfig().chosen_opset == DEFAULT_OPSETS["portable"]
+    assert ExportConfig(form="tensorrt").chosen_opset == DEFAULT_OPSETS["tensorrt"]
+    assert ExportConfig(opset=23).chosen_opset == 23
+    assert ExportConfig(precision="fp16").chosen_tolerance == DEFAULT_TOLERANCES["fp16"]
+    assert ExportConfig(precision="fp16", tolerance=0.5).chosen_tolerance == 0.5
+    assert set(DEFAULT_OPSETS.values()) <= set(OPSETS)
 
 
 @pytest.mark.parametrize("written", [{}, {"architectures": ["OwnModel"]}])
