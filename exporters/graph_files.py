@@ -22,7 +22,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
     try:
         model = onnx.load(str(path), load_external_data=False, format="protobuf")
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker's, protobuf's and the file system's have no one base
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NirvanaError(f"{path} is no valid ONNX file: {first_line}") from error
