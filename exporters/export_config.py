@@ -15,14 +15,6 @@ GRAPH_PRECISIONS: tuple[GraphPrecision, ...] = get_args(GraphPrecision)
 OPSETS = (18, 20, 23, 24)
 # For each form, the opset that it is tested with.
 DEFAULT_OPSETS: dict[Form, int] = {"portable": 18, "ort-cpu": 18, "ort-cuda": 18, "tensorrt": 18}
-# For each precision, the largest difference to torch in float32 that is accepted.
-DEFAULT_TOLERANCES: dict[GraphPrecision, float] = {
-    "fp32": 1e-4,
-    "fp16": 2e-2,
-    "bf16": 2e-1,
-    "int8": 1.0,
-    "int8-static": 1.0,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +33,8 @@ class ExportConfig:
     tolerance: float | None = field(
         default=None,
         metadata={
-            "help": "largest difference to torch that is accepted; by default the precision's"
+            "help": "largest difference to torch, of the largest value where that is above 1; by "
+            "default the precision's"
         },
     )
     graphs: Graphs = field(
@@ -66,8 +59,3 @@ class ExportConfig:
     def chosen_opset(self) -> int:
         """The opset, by default that of the form."""
         return DEFAULT_OPSETS[self.form] if self.opset is None else self.opset
-
-    @property
-    def chosen_tolerance(self) -> float:
-        """The tolerance, by default that of the precision."""
-        return DEFAULT_TOLERANCES[self.precision] if self.tolerance is None else self.tolerance
