@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from exporters.compare.artefact import Artefact
 from exporters.compare.checkpoint_artefact import describe_parts
 from exporters.compare.compare_config import CompareConfig
 from exporters.compare.onnx_artefact import open_onnx
+from exporters.compare.promised_inputs import check_promised
 from exporters.compare.verify_artefacts import verify_artefacts
 from exporters.export_config import ExportConfig
 from exporters.export_folder import (
@@ -65,7 +66,7 @@ def export_checkpoint(
         for part in parts
     }
     asked = CompareConfig(precision=config.precision, tolerance=config.tolerance)
-    comparison = verify_artefacts(source, open_onnx(out_dir), asked)
+    comparison = verify_artefacts(source, open_onnx(out_dir, name="the export"), asked)
     described = {
         "task": name_task(model, graphs),
         "model_type": model.config.model_type,
@@ -83,9 +84,9 @@ def export_checkpoint(
 
 
 def _write_graphs(
-    parts: Iterable[GraphPart], source: Artefact, out_dir: Path, config: ExportConfig
+    parts: Sequence[GraphPart], source: Artefact, out_dir: Path, config: ExportConfig
 ) -> dict[str, dict[str, Any]]:
-    """Write each part in its form and precision; say what the passes did."""
+    """Write each part in its form and precision, with its own inputs; say what the passes did."""
     calibration = draw_calibration(source) if config.precision == "int8-static" else {}
     made: dict[str, dict[str, Any]] = {}
     for part in parts:
@@ -104,4 +105,6 @@ def _write_graphs(
         made[part.name] |= {"kept_float": outcome.kept_float}
         for file in out_dir.glob(f"{whole.name}*"):
             file.unlink()
+    for part in parts:
+        check_promised(out_dir / f"{part.name}.onnx", part)
     return made

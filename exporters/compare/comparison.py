@@ -33,9 +33,15 @@ class CaseDifference:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        found = self.difference
-        derived = {"relative": found.relative, "scaled": found.scaled}
-        return {**asdict(self.case), "what": self.what, **asdict(found), **derived}
+        found = asdict(self.difference)
+        return {
+            **asdict(self.case),
+            "padded": self.case.padding != "none",
+            "what": self.what,
+            "max_abs_difference": found.pop("max_abs"),
+            "relative_difference": self.difference.relative,
+            **found,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,11 @@ class Comparison:
         return max(case.difference.max_abs for case in self.cases)
 
     @property
+    def largest(self) -> float:
+        """The largest magnitude that the source gives."""
+        return max(case.difference.largest for case in self.cases)
+
+    @property
     def max_kl(self) -> float | None:
         """The largest mean divergence of a case, in nats; None without logits."""
         return _max_kl(self.cases)
@@ -90,6 +101,7 @@ class Comparison:
             "candidate": self.candidate,
             "passed": self.passed,
             "gates": self.gates.to_json(),
+            "tolerance": self.gates.tolerance * max(1.0, self.largest),
             "max_abs_difference": self.max_abs_difference,
             "max_relative_difference": max(c.difference.relative for c in self.cases),
             "max_kl": self.max_kl,

@@ -20,28 +20,29 @@ _HALVES = ("fp16", "bf16")
 _ROUNDED = "{name} ran in float32 on the CPU, with what each operator gives rounded to {precision}"
 
 
-def open_onnx(path: Path) -> Artefact:
-    """Open a file, or all graphs of a folder.
+def open_onnx(path: Path, *, name: str | None = None) -> Artefact:
+    """Open a file, or all graphs of a folder; `name` is what it is called, by default its path.
 
     What the tokens can be is read from a config.json beside it, else from the graph.
 
     Raises:
         NirvanaError: there is no valid ONNX file, or a folder has none of optimum's names.
     """
+    name = name or str(path)
     files = _list_files(path)
-    protos = {name: load_graph(file) for name, file in files.items()}
+    protos = {stem: load_graph(file) for stem, file in files.items()}
     folder = path if path.is_dir() else path.parent
     num_tokens = [_count_tokens(proto) for proto in protos.values()]
     known = [count for count in num_tokens if count is not None]
     in_graph = TokenFacts(num_tokens=min(known, default=None))
     precision = _coarsest(protos.values())
     return Artefact(
-        name=str(path),
+        name=name,
         precision=precision,
-        graphs={name: OnnxGraph(file) for name, file in files.items()},
+        graphs={stem: OnnxGraph(file) for stem, file in files.items()},
         facts=read_config_facts(folder) or in_graph,
         corners={},
-        notes=(_ROUNDED.format(name=path, precision=precision),) if precision in _HALVES else (),
+        notes=(_ROUNDED.format(name=name, precision=precision),) if precision in _HALVES else (),
     )
 
 

@@ -96,6 +96,18 @@ def test_an_operator_without_the_half_type_stays_float() -> None:
     np.testing.assert_array_equal(came, [1, 2, 3, 4])
 
 
+def test_a_constant_that_is_zero_by_default_is_of_the_half_type() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        helper.make_node("Add", ["x", "zeros"], ["y"]),
+    ]
+    shape = (TensorProto.FLOAT, ["batch", 2])
+    half, _ = convert(make_model(nodes, {"x": shape}, {"y": shape}, {}), ir.DataType.BFLOAT16)
+    x = np.array([[1.0, 2.0]], np.float32)
+    np.testing.assert_array_equal(run_rounded(half, {"x": x}), x)
+
+
 def test_a_weight_that_both_kinds_take_is_there_twice() -> None:
     nodes = [
         helper.make_node("Add", ["x", "weight"], ["sum"]),
