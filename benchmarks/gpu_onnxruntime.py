@@ -72,7 +72,6 @@ def _compare_pair(record: PartRecord, shape: Shape, pair: Path, what: dict[str, 
     _time_mode(record, pair, {**what, "mode": "plain"}, shape.cases)
     gc.collect()
     if record.device == "cuda" and what["precision"] == "fp16":
-        _time_mode(record, pair, {**what, "mode": "cuda_graph"}, shape.cases[:1])
         gc.collect()
 
 
