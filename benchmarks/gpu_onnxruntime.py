@@ -50,7 +50,7 @@ def compare_in_onnxruntime(record: PartRecord, folder: Path) -> None:
         ):
             what = {"shape": name, "form": form, "precision": precision}
             pair = folder / name / f"{form}-{precision}"
-            if _wait_for(pair / READY, folder / ENDED, record):
+            if _wait_for(pair / READY, folder / name / ENDED, record):
                 _compare_pair(record, shape, pair, what)
             else:
                 record.data["not_run"].append({**what, "reason": "no graph; see write_graphs"})
