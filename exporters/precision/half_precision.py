@@ -215,6 +215,9 @@ class _Conversion:
 
 def _convert_attributes(node: ir.Node, dtype: ir.DataType) -> None:
     """Give constants in the node's attributes the half type, and casts their new target."""
+    if node.op_type == "ConstantOfShape" and "value" not in node.attributes:
+        zero = ir.tensor(np.zeros(1, np.float32))  # what it means without
+        node.attributes["value"] = ir.AttrTensor("value", zero)
     for name, attribute in list(node.attributes.items()):
         if attribute.type == ir.AttributeType.TENSOR:
             tensor = attribute.as_tensor()
