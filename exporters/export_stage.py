@@ -61,12 +61,12 @@ def export_checkpoint(
     out_dir.mkdir(parents=True, exist_ok=True)
     copy_companions(folder, out_dir)
     made = _write_graphs(parts, source, out_dir, config)
-    asked = CompareConfig(precision=config.precision, tolerance=config.tolerance)
-    comparison = verify_artefacts(source, open_onnx(out_dir, name="the export"), asked)
-    graphs = {
+    graphs = {  # read before the comparison holds the weights, too
         part.name: {**describe_graph(out_dir / f"{part.name}.onnx", part), **made[part.name]}
         for part in parts
     }
+    asked = CompareConfig(precision=config.precision, tolerance=config.tolerance)
+    comparison = verify_artefacts(source, open_onnx(out_dir, name="the export"), asked)
     described = {
         "task": name_task(model, graphs),
         "model_type": model.config.model_type,

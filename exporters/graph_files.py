@@ -21,8 +21,8 @@ def load_graph(path: Path) -> onnx.ModelProto:
     import onnx
 
     try:
+        onnx.checker.check_model(str(path))  # first: it holds the weights once more
         model = onnx.load(str(path), load_external_data=False, format="protobuf")
-        onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker's, protobuf's and the file system's have no one base
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NirvanaError(f"{path} is no valid ONNX file: {first_line}") from error

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 EXTERNAL_DATA_BYTES = 1_500_000_000
 # Smaller ones stay in the message.
 _LARGE_BYTES = 64 * 1024
-# Field numbers of onnx.proto: ModelProto.graph and GraphProto.initializer; 2 means bytes follow.
-_GRAPH_TAG, _INITIALIZER_TAG = bytes([7 << 3 | 2]), bytes([5 << 3 | 2])
+# Field numbers of onnx.proto; the 2 says that bytes follow.
+_GRAPH_TAG = bytes([7 << 3 | 2])  # of ModelProto
+_INITIALIZER_TAG = bytes([5 << 3 | 2])  # of GraphProto
+_RAW_DATA_TAG = bytes([9 << 3 | 2])  # of TensorProto
 
 
 def write_graph(
@@ -52,22 +54,24 @@ def _write_in_one_file(model: onnx_ir.Model, path: Path) -> None:
         initializers.update(values)
     body = message.graph.SerializeToString()
     message.ClearField("graph")
-    lengths = {name: len(_serialize(tensor, name)) for name, tensor in large.items()}
+    heads = {name: _serialize_head(tensor, name) for name, tensor in large.items()}
+    lengths = {name: len(heads[name]) + tensor.nbytes for name, tensor in large.items()}
     fields = (len(_INITIALIZER_TAG) + len(_encode(n)) + n for n in lengths.values())
     with path.open("wb") as file:
         file.write(message.SerializeToString())
         file.write(_GRAPH_TAG + _encode(len(body) + sum(fields)) + body)
         for name, tensor in large.items():
             file.write(_INITIALIZER_TAG + _encode(lengths[name]))
-            file.write(_serialize(tensor, name))
+            file.write(heads[name])
+            file.write(tensor.tobytes())
 
 
-def _serialize(tensor: onnx_ir.TensorProtocol, name: str) -> bytes:
-    import onnx_ir
+def _serialize_head(tensor: onnx_ir.TensorProtocol, name: str) -> bytes:
+    """Return a tensor's message as far as the length of its content, which comes last."""
+    from onnx import TensorProto
 
-    message = onnx_ir.serde.serialize_tensor(tensor)
-    message.name = name
-    return message.SerializeToString()
+    message = TensorProto(name=name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
+    return message.SerializeToString() + _RAW_DATA_TAG + _encode(tensor.nbytes)
 
 
 def _encode(number: int) -> bytes:
