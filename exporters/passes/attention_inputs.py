@@ -1,4 +1,4 @@
-"""Gives the tensors of an attention the layout that a fused operator takes: heads merged, masks whole.
+"""Gives the tensors of an attention the layout of a fused operator: heads merged, masks whole.
 
 New nodes are put before the node that needs them. Legend of dims: see attention_site.py.
 """
@@ -15,6 +15,7 @@ from exporters.passes.graph_reading import (
     make_constant,
     make_node,
     read_perm,
+    take_over,
 )
 
 
@@ -49,6 +50,20 @@ def merge_heads(model: ir.Model, split: ir.Value, like: ir.Node, before: ir.Node
     merge.outputs[0].type = split.type
     _put_after(model, split, merge, before)
     return merge.outputs[0]
+
+
+def give_merged(model: ir.Model, node: ir.Node, merged: ir.Value) -> None:
+    """Let the first output of a fused node, [B, S, H * D], stand for `merged`, in place."""
+    output = node.outputs[0]
+    assert merged.shape is not None
+    if len(merged.shape) == 2:  # the next product is over flat tokens
+        width = merged.shape[1]
+        assert isinstance(width, int)
+        shape = make_constant(model, np.array([-1, width], np.int64), f"flat_{width}")
+        flat = make_node("Reshape", [output, shape], like=node)
+        model.graph.insert_after(node, flat)
+        output = flat.outputs[0]
+    take_over(merged, output)
 
 
 def widen_bias(model: ir.Model, bias: ir.Value, scores: ir.Value, before: ir.Node) -> ir.Value:

@@ -40,7 +40,7 @@ class AttentionSite:
         value: [B, G, T, D].
         bias: added to the scores, broadcast to [B, H, S, T]; or None.
         softcap: the scores are squeezed to +- this by tanh; 0: they are not.
-        merged: its output [B, S, H * D].
+        merged: its output [B, S, H * D], or [B * S, H * D] where a flat product follows.
     """
 
     anchor: ir.Node
@@ -162,18 +162,20 @@ def _make_site(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        merged=_find_merged(output),
+        merged=_find_merged(output, num_heads * head_dim),
     )
 
 
-def _find_merged(output: ir.Value) -> ir.Value:
+def _find_merged(output: ir.Value, width: int) -> ir.Value:
     """Follow the output [B, H, S, D] through its Transpose and Reshape to [B, S, H * D]."""
     transpose = _only_user(output, "Transpose", "the attention's output")
     if read_perm(transpose) != _SPLIT:
         raise NoMatchError(f"its output is transposed by {read_perm(transpose)}")
     reshape = _only_user(transpose.outputs[0], "Reshape", "the attention's output")
     merged = reshape.outputs[0]
-    expect_dims(merged, 3, "the merged output")
+    shape = merged.shape
+    if shape is None or len(shape) not in (2, 3) or shape[-1] != width:
+        raise NoMatchError(f"its output becomes {shape}, expected a last dim of {width}")
     return merged
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from exporters.passes.attention_inputs import find_split_source, merge_heads
+from exporters.passes.attention_inputs import find_split_source, give_merged, merge_heads
 from exporters.passes.attention_site import AttentionSite, find_attentions
 from exporters.passes.graph_pass import (
     CONTRIB,
@@ -210,7 +210,7 @@ def _fuse(
     model.graph.insert_before(end, node)
     take_over(keys.present_key, node.outputs[1])
     take_over(keys.present_value, node.outputs[2])
-    take_over(site.merged, node.outputs[0])
+    give_merged(model, node, site.merged)
 
 
 def _take_lengths_from_mask(model: ir.Model) -> None:

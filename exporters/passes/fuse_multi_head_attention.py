@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from exporters.passes.attention_inputs import find_split_source, merge_heads, widen_bias
+from exporters.passes.attention_inputs import find_split_source, give_merged, merge_heads, widen_bias
 from exporters.passes.attention_site import AttentionSite, find_attentions
 from exporters.passes.graph_pass import (
     CONTRIB,
@@ -69,7 +69,7 @@ def _fuse(model: ir.Model, site: AttentionSite) -> None:
     model.graph.insert_before(end, node)
     for present, output in zip(presents, node.outputs[1:], strict=True):
         take_over(present, output)
-    take_over(site.merged, node.outputs[0])
+    give_merged(model, node, site.merged)
 
 
 def _merge_query(model: ir.Model, site: AttentionSite, end: ir.Node) -> ir.Value:
