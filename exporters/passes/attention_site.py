@@ -40,6 +40,7 @@ class AttentionSite:
         value: [B, G, T, D].
         bias: added to the scores, broadcast to [B, H, S, T]; or None.
         softcap: the scores are squeezed to +- this by tanh; 0: they are not.
+        output: [B, H, S, D].
         merged: its output [B, S, H * D], or [B * S, H * D] where a flat product follows.
     """
 
@@ -54,6 +55,7 @@ class AttentionSite:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    output: ir.Value
     merged: ir.Value
 
     @property
@@ -162,6 +164,7 @@ def _make_site(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
+        output=output,
         merged=_find_merged(output, num_heads * head_dim),
     )
 
