@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from exporters.passes.attention_site import AttentionSite
 from exporters.passes.graph_pass import NoMatchError
 from exporters.passes.graph_reading import (
     expect_dims,
@@ -66,14 +67,17 @@ def give_merged(model: ir.Model, node: ir.Node, merged: ir.Value) -> None:
     take_over(merged, output)
 
 
-def widen_bias(model: ir.Model, bias: ir.Value, scores: ir.Value, before: ir.Node) -> ir.Value:
+def widen_bias(model: ir.Model, bias: ir.Value, site: AttentionSite, before: ir.Node) -> ir.Value:
     """Return a bias whose last two dims are S and T where it is broadcast over one of them.
 
-    `scores` is [B, H, S, T]. The fused operators broadcast over batch and heads alone.
+    The fused operators broadcast over batch and heads alone.
     """
     dims = expect_dims(bias, 4, "the mask")
     if dims[2] != 1 and dims[3] != 1:
         return bias
+    scores = site.anchor.inputs[0]
+    if site.anchor.op_type != "Softmax" or scores is None:
+        raise NoMatchError(f"its mask {bias.name} is not as wide as its scores: {dims}")
     known = next((use.node for use in bias.uses() if use.node.op_type == "Expand"), None)
     if known is not None and known.name == f"{bias.name}_widen":
         return known.outputs[0]

@@ -34,7 +34,6 @@ from exporters.passes.graph_reading import (
 from exporters.passes.mask_probe import read_mask_kind
 
 
-
 class FuseGroupQueryAttention(GraphPass):
     """Write attention, cache and repeated key-value heads as one node, with its own layer's counts.
 
@@ -199,8 +198,11 @@ def _fuse(
     }
     node = make_node(
         "GroupQueryAttention",
-        [query, new_key, new_value, keys.past_key, keys.past_value, *lengths]
-        + [None, None, None, bias],
+        [
+            *(query, new_key, new_value, keys.past_key, keys.past_value),
+            *lengths,
+            *(None, None, None, bias),  # no rotation, no positions
+        ],
         like=site.anchor,
         domain=CONTRIB,
         attributes=attributes,

@@ -7,6 +7,7 @@ parts fuse, also where a layer has one head left, for which the operator has no 
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -18,7 +19,7 @@ from exporters.passes.graph_pass import (
     Refusal,
     require_opset,
 )
-from exporters.passes.graph_reading import find_producer, make_node, take_over
+from exporters.passes.graph_reading import find_producer, make_constant, make_node, take_over
 
 _OPSET = 23
 
@@ -52,16 +53,35 @@ class WriteAttentionOperator(GraphPass):
 def _write(model: ir.Model, site: AttentionSite) -> None:
     if not site.key_is_split or find_producer(site.key, "Concat", "TensorScatter") is None:
         raise NoMatchError("it has no cache: its parts are fused as they are")
+    query = site.query
+    end = site.output.producer()
+    assert end is not None
+    alone = site.num_heads == 1
+    if alone:  # a kernel exists for two heads on one key-value head, and none for one
+        twice = make_node("Concat", [query, query], like=site.anchor, attributes={"axis": 1})
+        model.graph.insert_before(end, twice)
+        query = twice.outputs[0]
     node = make_node(
         "Attention",
-        [site.query, site.key, site.value, site.bias],
+        [query, site.key, site.value, site.bias],
         like=site.anchor,
         attributes={
             "scale": site.scale,
             **({"softcap": site.softcap} if site.softcap else {}),
         },
     )
-    end = site.output.producer()
-    assert end is not None
     model.graph.insert_before(end, node)
-    take_over(site.output, node.outputs[0])
+    output = node.outputs[0]
+    if alone:
+        output = _keep_first_head(model, node, end)
+    take_over(site.output, output)
+
+
+def _keep_first_head(model: ir.Model, node: ir.Node, before: ir.Node) -> ir.Value:
+    zero, one = (
+        make_constant(model, np.array([number], np.int64), name)
+        for number, name in ((0, "zero_1"), (1, "one_1"))
+    )
+    first = make_node("Slice", [node.outputs[0], zero, one, one], like=node)
+    model.graph.insert_before(before, first)
+    return first.outputs[0]

@@ -72,5 +72,5 @@ def test_a_fused_node_says_which_module_it_is_of() -> None:
 
 
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(NirvanaError, match="form must be one of portable, ort-cpu.*'ort-npu'"):
+    with pytest.raises(NirvanaError, match=r"form must be one of portable, ort-cpu.*'ort-npu'"):
         apply_form(load("bert", "uneven"), "ort-npu")  # type: ignore[arg-type]
