@@ -27,6 +27,8 @@ def apply_form(
         try:
             step(model)
         except ir.passes.InvariantError as error:
+            if isinstance(error.__cause__, NirvanaError):
+                raise error.__cause__ from None
             raise NirvanaError(
                 f"The graph cannot take the form {form}: {step.name} says {error}"
             ) from error

@@ -33,6 +33,8 @@ from exporters.passes.graph_reading import (
 )
 from exporters.passes.mask_probe import read_mask_kind
 
+_HEAD_DIM_STEP = 8
+
 
 class FuseGroupQueryAttention(GraphPass):
     """Write attention, cache and repeated key-value heads as one node, with its own layer's counts.
@@ -86,6 +88,12 @@ def _read_keys(site: AttentionSite) -> _Keys:
     keys = _Keys(site)
     if keys.past_key is None and not site.key.is_graph_output():
         raise NoMatchError("it has no cache, and its keys are no output of the graph")
+    _expect_split(site.query, "query")
+    if site.head_dim % _HEAD_DIM_STEP:
+        raise NoMatchError(
+            f"its head dim is {site.head_dim}, GroupQueryAttention takes multiples of "
+            f"{_HEAD_DIM_STEP}"
+        )
     return keys
 
 
