@@ -21,6 +21,7 @@ from nirvana_deploy.run_folder import write_json
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.step_progress import show_steps
 from nirvana_deploy.tables import print_json, print_pairs, print_proof, print_structure
+from nirvana_deploy.target_verbs import add_targets, run_targets
 from profiles.profile_config import ProfileConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
@@ -422,6 +423,13 @@ VERBS = (
         summary="show what of a model can be pruned, and its size; prove it",
         add_arguments=_add_inspect,
         run=_inspect,
+    ),
+    Verb(
+        name="targets",
+        usage="[NAME] [--json]",
+        summary="show the machines that are known: bandwidth, rates, and where each figure is from",
+        add_arguments=add_targets,
+        run=run_targets,
     ),
     Verb(
         name="doctor",

@@ -1,0 +1,30 @@
+import json
+
+import pytest
+
+from nirvana_deploy.cli import main
+
+
+def test_all_targets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets"]) == 0
+    shown = capsys.readouterr().out
+    assert "rtx-4090" in shown and "989.4" in shown and "1555" in shown
+
+
+def test_one_target_comes_with_its_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "l4"]) == 0
+    shown = capsys.readouterr().out
+    assert "NVIDIA L4" in shown and "https://" in shown and "half of what the page" in shown
+
+
+def test_json_is_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "--json"]) == 0
+    found = {target["name"]: target for target in json.loads(capsys.readouterr().out)}
+    assert found["t4"]["tera_ops_per_s"]["fp16"]["value"] == 65
+    assert main(["targets", "t4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found["t4"]
+
+
+def test_an_unknown_target_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "a1000"]) == 1
+    assert "There is no target 'a1000'" in capsys.readouterr().err
