@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from nirvana_deploy.tables import make_console, print_json, print_pairs
+from profiles.block_work import CallShape
+from profiles.roofline import RooflineEstimate, estimate_plan
 from profiles.target import PRECISIONS, Figure, Target, list_target_names, load_target
+from pruning.errors import NirvanaError
+from pruning.plans.plan import PruningPlan
 
 
 def add_targets(parser: argparse.ArgumentParser) -> None:
@@ -13,11 +18,25 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", nargs="?", help="show one with its sources; cpu measures this machine's processor"
     )
+    parser.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="estimate what the blocks that this plan leaves take, beside the dense ones",
+    )
+    parser.add_argument("--batch", type=int, default=1, help="rows of the call (with --plan)")
+    parser.add_argument("--length", type=int, default=128, help="tokens a row (with --plan)")
+    parser.add_argument(
+        "--past", type=int, default=0, help="tokens in the cache before the call (with --plan)"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="with --plan")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run_targets(args: argparse.Namespace) -> int:
-    """Print all targets, or one with the source of each figure."""
+    """Print all targets, one with the source of each figure, or estimates for a plan."""
+    if args.plan is not None:
+        return _estimate(args)
     if args.name is not None:
         target = load_target(args.name)
         print_json(target.to_json()) if args.json else _print_target(target)
@@ -28,6 +47,50 @@ def run_targets(args: argparse.Namespace) -> int:
     else:
         _print_all(targets)
     return 0
+
+
+def _estimate(args: argparse.Namespace) -> int:
+    plan = PruningPlan.load(args.plan)
+    dense = PruningPlan.dense(plan.dims, plan.config_hash)
+    call = CallShape(batch=args.batch, length=args.length, past=args.past)
+    rows: list[tuple[Target, RooflineEstimate, RooflineEstimate]] = []
+    for name in list_target_names() if args.name is None else (args.name,):
+        target = load_target(name)
+        if args.name is None and args.precision not in target.tera_ops_per_s:
+            continue  # a card that cannot compute in it has no row
+        before, after = (estimate_plan(p, target, call, args.precision) for p in (dense, plan))
+        rows.append((target, before, after))
+    if not rows:
+        raise NirvanaError(f"No target has a rate for {args.precision!r}. Choose another.")
+    if args.json:
+        print_json([{"dense": d.to_json(), "pruned": p.to_json()} for _, d, p in rows])
+    else:
+        _print_estimates(rows)
+    return 0
+
+
+def _print_estimates(rows: list[tuple[Target, RooflineEstimate, RooflineEstimate]]) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for column in ("target", "dense ms", "pruned ms", "ratio", "dense is", "pruned is"):
+        table.add_column(column, justify="left" if column == "target" else "right")
+    for target, dense, pruned in rows:
+        ratio = dense.latency_ms / pruned.latency_ms if pruned.latency_ms else float("inf")
+        table.add_row(
+            target.name,
+            f"{dense.latency_ms:.3g}",
+            f"{pruned.latency_ms:.3g}",
+            f"{ratio:.2f}",
+            f"{dense.bound}-bound",
+            f"{pruned.bound}-bound",
+        )
+    console = make_console()
+    console.print(table)
+    console.print(
+        "ESTIMATES from peak rates, nothing was run: what the blocks take at least, without "
+        "embeddings and heads."
+    )
 
 
 def _print_all(targets: list[Target]) -> None:

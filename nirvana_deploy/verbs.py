@@ -426,7 +426,7 @@ VERBS = (
     ),
     Verb(
         name="targets",
-        usage="[NAME] [--json]",
+        usage="[NAME] [--plan FILE [--batch N] [--length N] [--past N] [--precision P]] [--json]",
         summary="show the machines that are known: bandwidth, rates, and where each figure is from",
         add_arguments=add_targets,
         run=run_targets,
