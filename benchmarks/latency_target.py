@@ -32,7 +32,6 @@ from profiles.environment import capture_environment, find_version
 from profiles.latency_budget import LatencyBudget, find_fraction
 from profiles.latency_table import LatencyTable
 from profiles.measure_table import (
-    TableConfig,
     describe_key,
     find_folder,
     make_table,
@@ -40,6 +39,7 @@ from profiles.measure_table import (
 )
 from profiles.onnxruntime_runner import OnnxRuntimeRunner
 from profiles.rotation import RotatingTimer
+from profiles.table_config import TableConfig
 from profiles.traced_blocks import list_traced, open_blocks
 from pruning.allocation.allocation_config import GlobalThreshold, allocate
 from pruning.allocation.constraints import Constraints
@@ -112,7 +112,9 @@ def choose_plans(model: Any, table: LatencyTable) -> dict[float, Any]:
     plans = {}
     for speedup in SPEEDUPS:
         limits = Constraints(neuron_multiple=16)
-        fraction = find_fraction(table, dims, LatencyBudget(speedup=speedup), limits)
+        fraction = find_fraction(
+            table, table.dense_ms, dims, LatencyBudget(speedup=speedup), limits
+        )
         layers = allocate(
             GlobalThreshold(), dims, scores, cost=table, budget=fraction, constraints=limits
         )

@@ -16,6 +16,12 @@ from nirvana_deploy.byte_progress import show_bytes
 from nirvana_deploy.config_flags import add_flags, collect_flags
 from nirvana_deploy.config_reader import config_types, read_config, read_union
 from nirvana_deploy.deploy_result import describe_profile
+from nirvana_deploy.latency_pricing import (
+    add_latency_flags,
+    asks_latency,
+    read_latency_flags,
+    refuse_latency,
+)
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.run_folder import write_json
 from nirvana_deploy.serving.package_config import PackageConfig
@@ -106,10 +112,13 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, OneShotConfig, PruneConfig, title="prune", skip=("budget",))
     add_flags(parser, DataConfig, prefix="data")
     add_flags(parser, BaselineConfig, prefix="baseline")
+    add_latency_flags(parser)
 
 
 def _prune(args: argparse.Namespace) -> int:
     given = collect_flags(args)
+    if args.scores is None:
+        refuse_latency(args, given)
     if args.plan is not None:
         return _apply_plan(args, given)
     if args.scores is not None:
@@ -144,7 +153,7 @@ def _require_model(args: argparse.Namespace) -> None:
 
 
 def _prune_from_scores(args: argparse.Namespace, given: dict[str, Any]) -> int:
-    data = given.pop("data", None)
+    data, table = given.pop("data", None), given.pop("table", None)
     unused = [name for name in ("baseline", "scoring") if name in given]
     if unused or args.fine_tuned:
         name = f"{unused[0]}.*" if unused else "fine_tuned"
@@ -166,15 +175,21 @@ def _prune_from_scores(args: argparse.Namespace, given: dict[str, Any]) -> int:
             f"--data.{next(iter(data))} is for training after pruning, and none is asked for. Set "
             "--recovery.num_epochs or --recovery.max_steps, or leave it out."
         )
+    run, budgets, pricing = args.scores, args.budget or (config.budget,), None
+    if asks_latency(args):
+        run, budgets, pricing = read_latency_flags(args, table or {}, config)
+    else:
+        refuse_latency(args, {} if table is None else {"table": table})
     with show_steps() as progress:
         results = api.prune_from_scores(
-            args.scores,
-            args.budget or (config.budget,),
+            run,
+            budgets,
             config,
             out=args.out,
             model=args.model,
             data=None if data is None else read_config(DataConfig, data, key="data"),
             progress=progress,
+            pricing=pricing,
         )
     for result in results:
         print_pairs(f"Pruned to {result.budget:g}", result.headline())
@@ -374,6 +389,7 @@ VERBS = (
         name="prune",
         usage="MODEL --out DIR [--fine_tuned] [--SETTING VALUE ...]\n"
         "       nirvana prune [MODEL] --scores RUN --budget X [X ...] --out DIR [--SETTING ...]\n"
+        "       nirvana prune [MODEL] --scores RUN --latency TIME | --speedup X --out DIR ...\n"
         "       nirvana prune MODEL --plan FILE --out DIR",
         summary="prune a model to a budget: learn what goes, take scores, or cut a given plan",
         add_arguments=_add_prune,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from profiles.latency_table import LatencyTable
 from pruning.allocation.constraints import Constraints, describe_constraints
 from pruning.allocation.levels import least_cost
 from pruning.errors import NirvanaError
-from pruning.plans.cost import dense_cost
+from pruning.plans.cost import CostModel, dense_cost
 from pruning.plans.dense_dims import DenseDims
 
 _UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -18,7 +17,7 @@ _LATENCY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyBudget:
-    """What is asked of the whole model on the table's target.
+    """What is asked of the whole model on its target.
 
     Exactly one of the two is given.
     """
@@ -57,24 +56,32 @@ def parse_latency(text: str) -> float:
 
 
 def find_fraction(
-    table: LatencyTable, dims: DenseDims, budget: LatencyBudget, constraints: Constraints
+    cost: CostModel,
+    dense_ms: float,
+    dims: DenseDims,
+    budget: LatencyBudget,
+    constraints: Constraints,
 ) -> float:
     """Return the fraction of the blocks' latency to keep, so that the model meets the budget.
 
     What is no block (embeddings, heads) keeps its latency. 1 where the dense model is fast enough.
 
+    Args:
+        cost: prices blocks in nanoseconds.
+        dense_ms: of the whole dense model.
+
     Raises:
         NirvanaError: the budget cannot be reached; the message has the least that can.
     """
-    dense_ns, asked_ms = dense_cost(dims, table), budget.asked_ms(table.dense_ms)
-    least_ms = table.dense_ms - (dense_ns - least_cost(dims, table, constraints)) / 1e6
+    dense_ns, asked_ms = dense_cost(dims, cost), budget.asked_ms(dense_ms)
+    least_ms = dense_ms - (dense_ns - least_cost(dims, cost, constraints)) / 1e6
     if asked_ms < least_ms:
         raise NirvanaError(
             f"A latency of {asked_ms:.4g} ms cannot be reached: "
             f"{describe_constraints(constraints)} and what is not pruned (embeddings, norms, "
-            f"heads) leave at least {least_ms:.4g} ms of the dense model's {table.dense_ms:.4g} "
+            f"heads) leave at least {least_ms:.4g} ms of the dense model's {dense_ms:.4g} "
             "ms. Raise the budget, or loosen the constraints."
         )
-    allowed_ns = dense_ns - (table.dense_ms - asked_ms) * 1e6
+    allowed_ns = dense_ns - (dense_ms - asked_ms) * 1e6
     # Rounded down, so that the budget is kept; a fraction of 12 digits is far below a nanosecond.
     return min(1.0, int(allowed_ns / dense_ns * 1e12) / 1e12)

@@ -11,15 +11,14 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from exporters.export_config import ExportConfig
-from profiles.block_work import CallShape
 from profiles.environment import (
     capture_environment,
     count_allowed_cpus,
@@ -33,6 +32,7 @@ from profiles.rotation import RotatingTimer
 from profiles.sample_blocks import SampleBlock
 from profiles.stationarity import find_drift
 from profiles.statistics import Samples
+from profiles.table_config import TableConfig
 from profiles.traced_blocks import (
     AFTER,
     BEFORE,
@@ -43,49 +43,11 @@ from profiles.traced_blocks import (
     trace_blocks,
 )
 from pruning.checkpoints.prunable_model import read_model
-from pruning.errors import NirvanaError
 
 TABLE_FILE = "table.json"
 SAMPLES_FILE = "samples.json"
 _CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 _SECONDS_BETWEEN_SAVES = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableConfig:
-    """Set the shape of the call that is measured, and how."""
-
-    batch: int = field(default=1, metadata={"help": "rows of the call"})
-    length: int = field(default=128, metadata={"help": "tokens a row; 1 for a decoding step"})
-    past: int = field(default=0, metadata={"help": "tokens in the cache before the call"})
-    num_points: int = field(default=7, metadata={"help": "widths measured of each sub-block"})
-    num_rounds: int = field(default=64, metadata={"help": "samples of each width"})
-    num_threads: int | None = field(
-        default=None, metadata={"help": "threads of an operator; unset: the CPUs allowed here"}
-    )
-    clock: Literal["wall", "cpu"] = field(
-        default="wall",
-        metadata={"help": "wall time, or with one thread the processor's time of this process"},
-    )
-
-    def __post_init__(self) -> None:
-        CallShape(batch=self.batch, length=self.length, past=self.past)
-        if self.num_points < 2 or self.num_rounds < 3:
-            raise NirvanaError(
-                "A latency table needs num_points of 2 or more and num_rounds of 3 or more, got "
-                f"{self.num_points} and {self.num_rounds}."
-            )
-        if self.clock not in _CLOCKS:
-            raise NirvanaError(f"clock must be wall or cpu, got {self.clock!r}.")
-        if self.clock == "cpu" and self.num_threads != 1:
-            raise NirvanaError(
-                "clock=cpu adds up what all threads take, which is no latency; set num_threads=1."
-            )
-
-    @property
-    def call(self) -> CallShape:
-        """The shape of the call."""
-        return CallShape(batch=self.batch, length=self.length, past=self.past)
 
 
 def measure_table(

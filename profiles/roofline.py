@@ -15,8 +15,8 @@ from typing import Any, Literal
 from profiles.block_work import CallShape, Work, attention_work, block_work, mlp_work
 from profiles.target import BYTES_OF, Target
 from pruning.errors import NirvanaError
-from pruning.plans.cost import plan_cost
-from pruning.plans.dense_dims import StackDims
+from pruning.plans.cost import dense_cost, plan_cost
+from pruning.plans.dense_dims import DenseDims, StackDims
 from pruning.plans.plan import LayerPlan, PruningPlan, kept_groups
 
 Bound = Literal["compute", "memory", "launch"]
@@ -211,6 +211,10 @@ class RooflineCost:
     def plan_ms(self, plan: PruningPlan) -> float:
         """Return the estimate of a plan, in milliseconds."""
         return plan_cost(plan, self) / 1e6
+
+    def dense_ms(self, dims: DenseDims) -> float:
+        """Return the estimate of a dense model's blocks, in milliseconds."""
+        return dense_cost(dims, self) / 1e6
 
     def _price(self, work: Work) -> int:
         return round(_time("", work, self.target, self.precision).latency_ms * 1e6)

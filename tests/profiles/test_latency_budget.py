@@ -30,7 +30,7 @@ def test_what_is_no_latency_is_refused(text: str) -> None:
 @pytest.mark.parametrize("asked_ms", [19.0, 15.0, 11.0, 8.0])
 def test_the_budget_is_met_and_used(method, asked_ms: float) -> None:
     table = make_small_table()
-    fraction = find_fraction(table, GROUPED, LatencyBudget(latency_ms=asked_ms), LIMITS)
+    fraction = find_fraction(table, 20.0, GROUPED, LatencyBudget(latency_ms=asked_ms), LIMITS)
     layers = allocate(
         method, GROUPED, draw_scores(GROUPED), cost=table, budget=fraction, constraints=LIMITS
     )
@@ -41,24 +41,24 @@ def test_the_budget_is_met_and_used(method, asked_ms: float) -> None:
 
 def test_a_speedup_is_of_the_whole_model() -> None:
     table = make_small_table()
-    twice = find_fraction(table, GROUPED, LatencyBudget(speedup=2), LIMITS)
-    assert twice == find_fraction(table, GROUPED, LatencyBudget(latency_ms=10), LIMITS)
+    twice = find_fraction(table, 20.0, GROUPED, LatencyBudget(speedup=2), LIMITS)
+    assert twice == find_fraction(table, 20.0, GROUPED, LatencyBudget(latency_ms=10), LIMITS)
     # Blocks take 3 (2 + 3 + 0.1) = 15.3 of 20 ms; all 10 ms have to come from them.
     assert twice == pytest.approx(5.3 / 15.3)
 
 
-def test_a_dense_model_that_is_fast_enough_is_kept() -> None:
-    assert find_fraction(make_small_table(), GROUPED, LatencyBudget(latency_ms=50), LIMITS) == 1
-    assert find_fraction(make_small_table(), GROUPED, LatencyBudget(speedup=1), LIMITS) == 1
+@pytest.mark.parametrize("asked", [{"latency_ms": 50.0}, {"speedup": 1.0}], ids=["slow", "same"])
+def test_a_dense_model_that_is_fast_enough_is_kept(asked) -> None:
+    assert find_fraction(make_small_table(), 20.0, GROUPED, LatencyBudget(**asked), LIMITS) == 1
 
 
 def test_what_cannot_be_reached_is_told_with_the_least() -> None:
     budget = LatencyBudget(speedup=10)
     with pytest.raises(NirvanaError, match=r"2 ms cannot be reached.* leave at least 5 ms of the"):
-        find_fraction(make_small_table(), GROUPED, budget, LIMITS)
+        find_fraction(make_small_table(), 20.0, GROUPED, budget, LIMITS)
     kept = Constraints(neuron_multiple=5, may_drop=False)  # 3 (0.8 + 0.5) more
     with pytest.raises(NirvanaError, match=r"may_drop=False.* leave at least 8.9 ms"):
-        find_fraction(make_small_table(), GROUPED, budget, kept)
+        find_fraction(make_small_table(), 20.0, GROUPED, budget, kept)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pytest
 from exporters.export_config import ExportConfig
 from profiles import measure_table as module
 from profiles.block_work import CallShape
-from profiles.measure_table import TableConfig, describe_key, make_table, measure_table
+from profiles.measure_table import describe_key, make_table, measure_table
 from profiles.sample_blocks import SampleBlock, list_sample_blocks, make_sample_model
+from profiles.table_config import TableConfig
 from profiles.traced_blocks import list_traced, open_blocks, trace_blocks
 from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import repack
