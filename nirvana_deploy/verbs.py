@@ -261,7 +261,9 @@ def _build(args: argparse.Namespace) -> int:
 def _add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dense_onnx", type=Path, help="ONNX file that is compared with")
     parser.add_argument("pruned_onnx", type=Path, help="ONNX file that is compared")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for all figures")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="JSON file for all figures; .csv or .md: a table"
+    )
     add_flags(parser, ProfileConfig, title="profile")
 
 
@@ -269,11 +271,16 @@ def _profile(args: argparse.Namespace) -> int:
     config = read_config(ProfileConfig, collect_flags(args))
     if args.out is not None and args.out.exists():
         raise NirvanaError(f"{args.out} exists already. Choose a new file for the figures.")
-    figures = api.profile(args.dense_onnx, args.pruned_onnx, config).to_json()
-    print_pairs("Profile", list(describe_profile(figures)))
+    result = api.profile(args.dense_onnx, args.pruned_onnx, config)
+    print_pairs("Profile", list(describe_profile(result.to_json())))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.out, figures)
+        if args.out.suffix in (".csv", ".md"):
+            from profiles.result_tables import to_csv, to_markdown
+
+            args.out.write_text((to_csv if args.out.suffix == ".csv" else to_markdown)(result))
+        else:
+            write_json(args.out, result.to_json())
     return 0
 
 
