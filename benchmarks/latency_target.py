@@ -158,7 +158,8 @@ def run_call(
         smaller = model if plan is None else repack(model, plan).eval()
         parts[name] = list_parts(smaller, ExportConfig())[-1]
         paths[name] = folder / f"{subject.name}-{batch}-{length}-{past}" / name / "model.onnx"
-        trace_part(parts[name], paths[name], ExportConfig().chosen_opset)
+        if not paths[name].is_file():  # of an earlier run with the same --work
+            trace_part(parts[name], paths[name], ExportConfig().chosen_opset)
     traced = find_folder(describe_key(model, settings, ExportConfig()), folder / "tables")
     samples = measure_together(open_blocks(traced, 1), paths, parts, call, num_rounds)
     again = make_table(table.stack, list_traced(traced), samples, {})
@@ -197,17 +198,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=64)
     parser.add_argument("--subjects", nargs="*", default=[s.name for s in SUBJECTS])
+    parser.add_argument("--calls", type=int, default=2, help="of each subject")
     parser.add_argument("--work", type=Path, help="folder to keep tables and graphs in")
     here = Path(__file__).parent
     parser.add_argument("--out", type=Path, default=here / "results" / "latency_target.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.work or Path(temporary)
         cases = []
         for subject in (s for s in SUBJECTS if s.name in args.subjects):
             model = make_dense(subject)
-            cases += [run_call(subject, model, c, folder, args.rounds) for c in subject.calls]
-    rows = [(case, row) for case in cases for row in case["budgets"]]
+            for call in subject.calls[: args.calls]:
+                folder = args.work or Path(temporary)
+                cases.append(run_call(subject, model, call, folder, args.rounds))
+                write_result(cases, args.out)  # what is measured is kept
+
+
+def write_result(cases: list[dict[str, Any]], out: Path) -> None:
+    """Write the cases so far, each error against its bar."""
     bars = [
         make_bar(
             f"{case['subject']} {case['batch']}x{case['length']}+{case['past']} at "
@@ -216,7 +223,8 @@ def main() -> None:
             0.05,
             "at_most",
         )
-        for case, row in rows
+        for case in cases
+        for row in case["budgets"]
     ]
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -228,8 +236,8 @@ def main() -> None:
         "cases": cases,
         "bars": bars,
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{sum(bar['met'] for bar in bars)} of {len(bars)} bars met")
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{sum(bar['met'] for bar in bars)} of {len(bars)} bars met", flush=True)
 
 
 if __name__ == "__main__":
