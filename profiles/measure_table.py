@@ -43,6 +43,7 @@ from profiles.traced_blocks import (
     trace_blocks,
 )
 from pruning.checkpoints.prunable_model import read_model
+from pruning.errors import NirvanaError
 
 TABLE_FILE = "table.json"
 SAMPLES_FILE = "samples.json"
@@ -66,6 +67,11 @@ def measure_table(
         NirvanaError: the model has no table, or cannot be exported.
     """
     export = export or ExportConfig()
+    if (export.form, export.precision) != ("portable", "fp32"):
+        raise NirvanaError(
+            f"Latency tables are of the form portable in fp32, got {export.form} in "
+            f"{export.precision}. Leave both as they are."
+        )
     key = describe_key(model, config, export)
     folder = find_folder(key, cache or default_cache())
     if (folder / TABLE_FILE).is_file():

@@ -148,6 +148,11 @@ def test_other_settings_have_another_key(model) -> None:
     json.dumps(key)
 
 
+def test_other_forms_have_no_table(model) -> None:
+    with pytest.raises(NirvanaError, match="form portable in fp32, got ort-cpu in fp32"):
+        measure_table(model, CONFIG, export=ExportConfig(form="ort-cpu"))
+
+
 def test_a_table_is_made_of_medians_beyond_the_empty_block() -> None:
     names = ("attention.4", "attention.2", "mlp.50", "none.0", "dense", "before", "after")
     took = (5, 3, 8, 1, 40, 2, 3)
