@@ -165,18 +165,23 @@ def estimate_plan(
 
 
 def calibrate(estimates: Sequence[RooflineEstimate], measured_ms: Sequence[float]) -> Calibration:
-    """Find how much longer measurements take than estimates, and how well one factor tells it.
+    """Find how much longer measurements take than estimates; see `calibrate_latencies`."""
+    raw_ms = [sum(part.latency_ms for part in estimate.parts) for estimate in estimates]
+    return calibrate_latencies(raw_ms, measured_ms)
+
+
+def calibrate_latencies(estimated_ms: Sequence[float], measured_ms: Sequence[float]) -> Calibration:
+    """Find the factor between latencies of uncalibrated estimates and measurements, and its error.
 
     Raises:
         NirvanaError: there are fewer than two measurements, one for each estimate, all above 0.
     """
-    if len(estimates) < 2 or len(estimates) != len(measured_ms) or not min(measured_ms) > 0:
+    if len(estimated_ms) < 2 or len(estimated_ms) != len(measured_ms) or not min(measured_ms) > 0:
         raise NirvanaError(
             "Calibration needs two or more measurements above 0 ms, one for each estimate, got "
-            f"{len(estimates)} estimates and {len(measured_ms)} measurements."
+            f"{len(estimated_ms)} estimates and {len(measured_ms)} measurements."
         )
-    raw = [sum(part.latency_ms for part in estimate.parts) for estimate in estimates]
-    logs = [math.log(took / guess) for took, guess in zip(measured_ms, raw, strict=True)]
+    logs = [math.log(took / guess) for took, guess in zip(measured_ms, estimated_ms, strict=True)]
     others = [(sum(logs) - own) / (len(logs) - 1) for own in logs]
     errors = [abs(math.exp(other - own) - 1) for other, own in zip(others, logs, strict=True)]
     return Calibration(
