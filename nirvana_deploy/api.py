@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from profiles.profile_result import ProfileResult
     from pruning.cutting.proof import Proof
     from pruning.cutting.repack_checkpoint import RepackResult
+    from pruning.oneshot.pricing import Pricing
     from pruning.oneshot.scoring_run import ScoringRun
     from pruning.plans.plan import LayerPlan, PruningPlan
 
@@ -167,12 +168,14 @@ def prune_from_scores(
     model: str | Path | None = None,
     data: DataConfig | None = None,
     progress: Progress | None = None,
+    pricing: Pricing | None = None,
 ) -> tuple[OneShotResult, ...]:
     """Prune the model of a scoring run to each budget; a budget's folder appears when it is whole.
 
     One budget goes into `out`, several into `out/0.7`, `out/0.5` and so on: a checkpoint, its plan
     and the figures. Of `config`, `budget` is not looked at. `model` says where the run's model is
-    now, if it has moved; `data` is what `config.recovery` trains on.
+    now, if it has moved; `data` is what `config.recovery` trains on. With `pricing` budgets are
+    fractions of what it counts, such as milliseconds (see `latency_pricing.price_latency`).
 
     Raises:
         NirvanaError: a budget cannot be reached or is there twice, the run is damaged or of another
@@ -195,6 +198,7 @@ def prune_from_scores(
         model=None if model is None else str(model),
         data=data,
         say=progress,
+        pricing=pricing,
     )
     return tuple(
         OneShotResult(
