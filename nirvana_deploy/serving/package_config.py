@@ -7,14 +7,23 @@ from typing import Literal
 from pruning.errors import NirvanaError
 
 InstanceKind = Literal["auto", "cpu", "gpu"]
+Backend = Literal["onnxruntime", "python"]
+Stack = Literal["triton"]
 
 INSTANCE_KINDS = ("auto", "cpu", "gpu")
+BACKENDS = ("onnxruntime", "python")
+STACKS = ("triton",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageConfig:
     """Set the model's name in the server, its batching and its instances."""
 
+    to: Stack = field(default="triton", metadata={"help": "the server that it is for"})
+    backend: Backend = field(
+        default="onnxruntime",
+        metadata={"help": "Triton's own for ONNX, or python, which every Triton has"},
+    )
     model_name: str = field(
         default="model", metadata={"help": "of the model in the server, and of its folder"}
     )
@@ -51,8 +60,12 @@ class PackageConfig:
                 "preferred_batch_sizes must be from 1 to max_batch_size "
                 f"({self.max_batch_size}), got {', '.join(map(str, self.preferred_batch_sizes))}."
             )
-        if self.instance_kind not in INSTANCE_KINDS:
-            raise NirvanaError(
-                f"instance_kind must be one of {', '.join(INSTANCE_KINDS)}, "
-                f"got {self.instance_kind!r}."
-            )
+        for name, known in (
+            ("to", STACKS),
+            ("backend", BACKENDS),
+            ("instance_kind", INSTANCE_KINDS),
+        ):
+            if getattr(self, name) not in known:
+                raise NirvanaError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}."
+                )
