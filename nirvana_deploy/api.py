@@ -15,6 +15,7 @@ from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
 from nirvana_deploy.pipeline import Say, run_stages
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.serve_config import ServeConfig
 from nirvana_deploy.step_progress import Progress
 from profiles.profile_config import ProfileConfig
 from pruning.errors import MissingExtraError, NirvanaError
@@ -260,13 +261,55 @@ def profile(
 
 
 def package(
-    onnx: Path | str, config: PackageConfig | None = None, *, out: Path | str
+    onnx: Path | str,
+    config: PackageConfig | None = None,
+    *,
+    out: Path | str,
+    dense: Path | str | None = None,
+    engine: Path | str | None = None,
+    checkpoint: Path | str | None = None,
+    check: bool = False,
 ) -> PackageResult:
-    """Write a Triton model repository for an ONNX model into the folder `out`."""
-    from nirvana_deploy.serving.triton import package_triton
+    """Write the folder that a server loads for an ONNX model into `out`.
 
+    `dense` becomes version 1 beside it; `engine` is the folder of an engine built from it, served
+    in its place; `checkpoint` has the tokenizer and labels for a model that takes text. With
+    `check` the real server serves it, and its answers are held against ONNX Runtime's.
+
+    Raises:
+        NirvanaError: the parts do not fit together, the server refuses the package or answers
+            wrongly, or `out` is not free. Then there is no `out`.
+    """
+    from nirvana_deploy.serving.triton import Sources, package_triton
+
+    sources = Sources(
+        onnx=Path(onnx),
+        dense=None if dense is None else Path(dense),
+        engine=None if engine is None else Path(engine),
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+    )
     with write_new_folder(Path(out), "package") as folder:
-        return package_triton(Path(onnx), folder, config or PackageConfig())
+        result = package_triton(sources, folder, config or PackageConfig())
+        if not check:
+            return result
+        from nirvana_deploy.serving.triton_check import check_with_server
+
+        found = check_with_server(folder, onnx=sources.onnx)
+        return dataclasses.replace(result, server_check=found.to_json())
+
+
+def serve(folder: Path | str, config: ServeConfig | None = None, *, say: Say | None = None) -> None:
+    """Serve a package by the Open Inference Protocol until SIGTERM or SIGINT.
+
+    `say` gets a line when all models are loaded; by default it goes to the standard error.
+
+    Raises:
+        MissingExtraError: MLServer or ONNX Runtime is not installed.
+        NirvanaError: the folder is no package or was changed, or a port is in use.
+    """
+    from nirvana_deploy.serving.serve import serve_package
+
+    serve_package(Path(folder), config or ServeConfig(), say or _say_on_stderr)
 
 
 def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: Any) -> PruningPlan:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nirvana_deploy.fingerprints import find_versions
+from nirvana_deploy.serving.package_config import PackageConfig
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
@@ -23,20 +24,25 @@ class PackageManifest:
         stack: the server that it is for, such as `triton`.
         sha256: by file, relative to the package; all files but the manifest itself.
         versions: of the libraries that took part.
+        settings: of the package.
     """
 
     stack: str
     sha256: dict[str, str]
     versions: dict[str, str | None]
+    settings: dict[str, Any]
 
 
-def write_manifest(folder: Path, stack: str, packages: tuple[str, ...]) -> PackageManifest:
+def write_manifest(
+    folder: Path, config: PackageConfig, packages: tuple[str, ...]
+) -> PackageManifest:
     """Write the manifest of the files that are in `folder` now."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = PackageManifest(
-        stack=stack,
+        stack=config.to,
         sha256={path.relative_to(folder).as_posix(): hash_file(path) for path in files},
         versions=find_versions(("nirvana-deploy", *packages)),
+        settings=asdict(config),
     )
     document = {"manifest_version": _MANIFEST_VERSION, **asdict(manifest)}
     text = json.dumps(document, indent=2) + "\n"

@@ -85,7 +85,8 @@ def get_json(url: str, body: Any = None) -> Any:
     """Get a URL, or post a body to it; raise NirvanaError with the server's reason."""
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(url, data, timeout=60) as answer:
+        asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         raise NirvanaError(f"The server said: {error.read().decode(errors='replace')}") from error

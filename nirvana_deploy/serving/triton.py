@@ -104,7 +104,7 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
     _write_text(out_dir / README_NAME, write_readme(signature, config, sources))
     _write_text(out_dir / REQUEST_NAME, format_request(signature) + "\n")
     models = check_triton_repository(repository)
-    write_manifest(out_dir, "triton", ("tritonclient", "onnx"))
+    write_manifest(out_dir, config, ("tritonclient", "onnx"))
     files = sorted(path for path in out_dir.rglob("*") if path.is_file())
     return PackageResult(
         folder=REPOSITORY_NAME,

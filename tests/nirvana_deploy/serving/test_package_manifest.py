@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_manifest import check_package, write_manifest
 from pruning.errors import NirvanaError
 
@@ -15,7 +16,7 @@ def package(tmp_path: Path) -> Path:
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "weights").write_bytes(b"weights")
     (folder / "README.md").write_text("read me")
-    write_manifest(folder, "triton", ("numpy",))
+    write_manifest(folder, PackageConfig(max_batch_size=64), ("numpy",))
     return folder
 
 
@@ -26,7 +27,7 @@ def edit(package: Path, **changes: object) -> None:
 
 def test_a_package_as_it_was_written_passes(package: Path) -> None:
     manifest = check_package(package)
-    assert manifest.stack == "triton"
+    assert (manifest.stack, manifest.settings["max_batch_size"]) == ("triton", 64)
     assert sorted(manifest.sha256) == ["README.md", "model/weights"]
     assert manifest.versions["numpy"] is not None
 
@@ -66,7 +67,8 @@ def test_a_link_out_of_the_package_is_refused(package: Path) -> None:
         ("[]", "is not a readable manifest"),
         ('{"manifest_version": 1}', "is not a readable manifest"),
         (
-            '{"manifest_version": 9, "stack": "triton", "sha256": {}, "versions": {}}',
+            '{"manifest_version": 9, "stack": "triton", "sha256": {}, "versions": {}, '
+            '"settings": {}}',
             "has manifest version 9; this package reads 1",
         ),
     ],
