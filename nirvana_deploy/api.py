@@ -280,7 +280,8 @@ def package(
         NirvanaError: the parts do not fit together, the server refuses the package or answers
             wrongly, or `out` is not free. Then there is no `out`.
     """
-    from nirvana_deploy.serving.triton import Sources, package_triton
+    from nirvana_deploy.serving.package_sources import Sources
+    from nirvana_deploy.serving.triton import package_triton
 
     sources = Sources(
         onnx=Path(onnx),

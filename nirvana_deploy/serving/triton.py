@@ -12,6 +12,7 @@ from nirvana_deploy.serving import triton_engine
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_manifest import write_manifest
+from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.triton_pipeline import read_text_parts, write_pipeline
 from nirvana_deploy.serving.triton_readme import REQUEST_NAME, format_request, write_readme
 from nirvana_deploy.serving.triton_schema import (
@@ -53,35 +54,6 @@ class PackageResult:
     def to_json(self) -> dict[str, Any]:
         """Return plain data for a stage manifest."""
         return {**asdict(self), "models": list(self.models), "files": list(self.files)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """What a package is made of.
-
-    Attributes:
-        onnx: the model that requests get.
-        dense: its dense model, served as version 1 beside it.
-        engine: folder of an engine that was built from `onnx`, served in its place.
-        checkpoint: folder with tokenizer and labels, for a model that takes text.
-    """
-
-    onnx: Path
-    dense: Path | None = None
-    engine: Path | None = None
-    checkpoint: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.dense is not None and self.engine is not None:
-            raise NirvanaError(
-                "A package holds an engine alone, or a dense and a pruned ONNX file: give --engine "
-                "or --dense."
-            )
-
-    @property
-    def graphs(self) -> tuple[Path, ...]:
-        """The ONNX files, by version from 1."""
-        return (self.onnx,) if self.dense is None else (self.dense, self.onnx)
 
 
 def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig) -> PackageResult:

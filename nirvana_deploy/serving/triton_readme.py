@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature
 from nirvana_deploy.serving.package_config import PackageConfig
-
-if TYPE_CHECKING:
-    from nirvana_deploy.serving.triton import Sources
+from nirvana_deploy.serving.package_sources import Sources
 
 # It carries ONNX Runtime 1.22.
 IMAGE = "nvcr.io/nvidia/tritonserver:25.06-py3"

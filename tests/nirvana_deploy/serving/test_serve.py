@@ -25,9 +25,10 @@ import pytest
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.protocol_client import ask_grpc, ask_http, get_json, make_rows
 from nirvana_deploy.serving.serve_config import ServeConfig
-from nirvana_deploy.serving.triton import Sources, package_triton
+from nirvana_deploy.serving.triton import package_triton
 from nirvana_deploy.serving.tritonserver import find_free_ports
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.tiny_classifier import make_classifier, save_classifier

@@ -10,8 +10,9 @@ import onnxruntime
 import pytest
 
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.protocol_client import get_json
-from nirvana_deploy.serving.triton import Sources, package_triton
+from nirvana_deploy.serving.triton import package_triton
 from nirvana_deploy.serving.triton_check import check_with_server
 from nirvana_deploy.serving.tritonserver import (
     RunningServer,

@@ -9,9 +9,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.triton import (
     PackageResult,
-    Sources,
     check_triton_repository,
     package_triton,
 )
