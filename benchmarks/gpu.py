@@ -204,14 +204,17 @@ def compare_onnx(
 ) -> dict[str, Any]:
     """Compare the two in ONNX Runtime's CUDA provider, fp32 graphs."""
     from exporters.export_config import ExportConfig
-    from exporters.trace.trace_onnx import trace_onnx
+    from exporters.trace.list_parts import list_parts
+    from exporters.trace.trace_part import trace_part
 
     with tempfile.TemporaryDirectory() as folder:
         runners = []
         for name, model in (("dense", dense), ("pruned", pruned)):
             path = Path(folder) / name / "model.onnx"
             model.set_attn_implementation("eager")
-            trace_onnx(model.float().cpu(), path, ExportConfig())
+            config_of_graph = ExportConfig()
+            (part,) = list_parts(model.float().cpu(), config_of_graph)
+            trace_part(part, path, config_of_graph.chosen_opset)
             runners.append(OnnxCudaRunner(name, path))
         return shorten(compare_latency(runners[0], runners[1], config).to_json())
 

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
-from exporters.trace.padded_batch import make_batch
-from exporters.trace.trace_onnx import find_input_names
+from exporters.trace.graph_inputs import Padding, draw_inputs
+from exporters.trace.graph_part import GraphPart
 from pruning.errors import MissingExtraError, NirvanaError
 
-# Other than the traced shape, shorter and longer, with a batch of one.
-COMPARED_SHAPES = ((1, 7), (2, 33), (5, 64), (8, 128))
+# Other than the traced shape, shorter and longer, with a batch of one: (batch, length, in the cache
+# before). What a graph has no input for is left out.
+COMPARED_SHAPES = ((1, 7, 0), (1, 1, 6), (2, 33, 4), (5, 64, 1), (8, 128, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The largest absolute logit difference on one batch."""
+    """The largest absolute difference of any output on one batch."""
 
+    graph: str
     batch: int
     length: int
-    padded: bool
+    past_length: int
+    padding: Padding | None
     max_abs_difference: float
+
+    @property
+    def padded(self) -> bool:
+        """Whether some rows were padded."""
+        return self.padding is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,37 +54,37 @@ class Verification:
         return {
             "tolerance": self.tolerance,
             "max_abs_difference": self.max_abs_difference,
-            "cases": [asdict(case) for case in self.cases],
+            "cases": [{**asdict(case), "padded": case.padded} for case in self.cases],
         }
 
 
-def verify_onnx(onnx_path: Path, model: PreTrainedModel, tolerance: float) -> Verification:
-    """Compare logits in ONNX Runtime with torch's, on padded and whole batches of four shapes.
+def verify_part(onnx_path: Path, part: GraphPart, tolerance: float) -> Verification:
+    """Compare a graph in ONNX Runtime with its torch module: whole, left- and right-padded batches.
 
     Raises:
         NirvanaError: the file is no valid ONNX, its inputs or dims are not as promised, or a
             difference is above `tolerance`.
     """
-    check_graph(onnx_path, find_input_names(model))
+    check_graph(onnx_path, part)
     session = _open_session(onnx_path)
     cases = tuple(
-        _compare(session, model, batch, length, padded)
-        for batch, length in COMPARED_SHAPES
-        for padded in (False, True)
+        _compare(session, part, sizes, padding)
+        for sizes in _list_sizes(part)
+        for padding in _list_paddings(part)
     )
     verification = Verification(tolerance=tolerance, cases=cases)
     if not verification.max_abs_difference <= tolerance:
         worst = max(cases, key=lambda case: case.max_abs_difference)
         raise NirvanaError(
             f"{onnx_path} differs from its torch model by {worst.max_abs_difference:.2e} at batch "
-            f"{worst.batch}, length {worst.length}, {'padded' if worst.padded else 'unpadded'}; "
-            f"at most {tolerance:.0e} was expected. Do not use this file."
+            f"{worst.batch}, length {worst.length}, past length {worst.past_length}, padding "
+            f"{worst.padding}; at most {tolerance:.0e} was expected. Do not use this file."
         )
     return verification
 
 
-def check_graph(onnx_path: Path, input_names: tuple[str, ...]) -> None:
-    """Raise NirvanaError unless the graph is valid and its inputs are [batch, sequence]."""
+def check_graph(onnx_path: Path, part: GraphPart) -> None:
+    """Raise NirvanaError unless the graph is valid and its inputs are those of `part`."""
     import onnx
 
     try:
@@ -86,7 +94,7 @@ def check_graph(onnx_path: Path, input_names: tuple[str, ...]) -> None:
         first_line = str(error).strip().splitlines()[0]
         raise NirvanaError(f"{onnx_path} is no valid ONNX file: {first_line}") from error
     found = {i.name: [_read_dim(d) for d in i.type.tensor_type.shape.dim] for i in graph.input}
-    expected = {name: ["batch", "sequence"] for name in input_names}
+    expected = {tensor.name: list(tensor.shape) for tensor in part.inputs}
     if found != expected:
         raise NirvanaError(f"{onnx_path} should have the inputs {expected}, it has {found}.")
 
@@ -103,20 +111,42 @@ def _open_session(onnx_path: Path) -> Any:
     return onnxruntime.InferenceSession(str(onnx_path), providers=["CPUExecutionProvider"])
 
 
+def _list_sizes(part: GraphPart) -> Iterator[dict[str, int]]:
+    for batch, length, past in COMPARED_SHAPES:
+        past = past if "past_sequence" in part.free_dims else 0
+        longest = length + past if part.max_length is None else part.max_length
+        sizes = {"batch": batch, "sequence": min(length, longest - past), "past_sequence": past}
+        yield {**sizes, "encoder_sequence": min(length + 2, longest)}
+
+
+def _list_paddings(part: GraphPart) -> tuple[Padding | None, ...]:
+    masked = any(tensor.name.endswith("attention_mask") for tensor in part.inputs)
+    return (None, "right", "left") if masked else (None,)
+
+
 def _compare(
-    session: Any, model: PreTrainedModel, batch: int, length: int, padded: bool
+    session: Any, part: GraphPart, sizes: dict[str, int], padding: Padding | None
 ) -> Comparison:
-    longest = getattr(model.config, "max_position_embeddings", length) - 2  # roberta starts at 2
-    length = min(length, longest)
-    inputs = make_batch(model, batch, length, padded=padded, seed=batch * length)
-    named = {name: inputs[name] for name in find_input_names(model)}
+    inputs = draw_inputs(part.inputs, sizes, padding=padding, seed=sum(sizes.values()))
     with torch.no_grad():
-        expected = model(**named).logits.float().numpy()
-    (came,) = session.run(["logits"], {name: value.numpy() for name, value in named.items()})
-    difference = float(np.abs(came - expected).max())
+        expected = part.module(*inputs)
+    feeds = {tensor.name: value.numpy() for tensor, value in zip(part.inputs, inputs, strict=True)}
+    came = session.run([tensor.name for tensor in part.outputs], feeds)
+    pairs = zip(expected, came, strict=True)
     return Comparison(
-        batch=batch,
-        length=length,
-        padded=padded,
-        max_abs_difference=difference if np.isfinite(came).all() else math.inf,
+        graph=part.name,
+        batch=sizes["batch"],
+        length=sizes["sequence"],
+        past_length=sizes["past_sequence"],
+        padding=padding,
+        max_abs_difference=max(
+            _differ(of_torch.float().numpy(), other) for of_torch, other in pairs
+        ),
     )
+
+
+def _differ(expected: Any, came: Any) -> float:
+    """Return the largest difference; infinity where there is a NaN or another shape."""
+    if expected.shape != came.shape or not np.isfinite(came).all():
+        return math.inf
+    return float(np.abs(came - expected).max(initial=0.0))

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+# Stands for a dimension that is the sum of two others.
+TOTAL, PAST, PRESENT = "total_sequence", "past_sequence", "sequence"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphTensor:
@@ -19,11 +22,13 @@ class GraphTensor:
 
     Attributes:
         shape: a name for each dimension that is free, a number for each that is fixed.
+        limit: of an integer input: its values are from 0 to below this.
     """
 
     name: str
     dtype: torch.dtype
     shape: tuple[str | int, ...]
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +40,18 @@ class GraphPart:
             `decoder_with_past_model`.
         module: takes the inputs by position, in their order; returns a tuple, in the order of the
             outputs. Tracing it gives the graph, running it gives what the graph is held against.
+        max_length: the most tokens, those in the cache included, for which the model has positions;
+            None where it has no such limit.
     """
 
     name: str
     module: nn.Module
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
+    max_length: int | None = None
+
+    @property
+    def free_dims(self) -> tuple[str, ...]:
+        """The names of the free dimensions of the inputs, in the order in which they occur."""
+        shapes = (dim for tensor in self.inputs for dim in tensor.shape)
+        return tuple(dict.fromkeys(dim for dim in shapes if isinstance(dim, str)))

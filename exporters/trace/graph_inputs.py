@@ -1,0 +1,67 @@
+"""Random inputs of a graph, with and without padding: for tracing it and for comparing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+
+from exporters.trace.graph_part import PAST, PRESENT, TOTAL, GraphTensor
+
+Padding = Literal["left", "right"]
+
+
+def complete_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return `sizes` with the total length, which is that of the cache and of this call."""
+    total = sizes.get(PAST, 0) + sizes.get(PRESENT, 0)
+    return {**sizes, TOTAL: total}
+
+
+def draw_inputs(
+    inputs: Sequence[GraphTensor],
+    sizes: Mapping[str, int],
+    *,
+    padding: Padding | None = None,
+    seed: int = 0,
+) -> tuple[torch.Tensor, ...]:
+    """Return a tensor for each of `inputs`, in their order.
+
+    `sizes` has the length of each free dimension, but for `total_sequence`. With `padding`, row i
+    has fewer live tokens the higher i is, at least one, and at least one row stays whole; position
+    numbers count the live tokens.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    known = complete_sizes(sizes)
+    drawn: dict[str, torch.Tensor] = {}
+    for tensor in sorted(inputs, key=lambda tensor: not _is_mask(tensor)):
+        shape = [known[dim] if isinstance(dim, str) else dim for dim in tensor.shape]
+        if _is_mask(tensor):
+            drawn[tensor.name] = _make_mask(shape[0], shape[1], padding).to(tensor.dtype)
+        elif tensor.name == "position_ids":
+            mask = drawn.get("attention_mask", torch.ones(shape[0], known[TOTAL]))
+            drawn[tensor.name] = count_positions(mask)[:, -shape[1] :]
+        elif tensor.limit is not None:
+            drawn[tensor.name] = torch.randint(tensor.limit, shape, generator=generator)
+        else:
+            drawn[tensor.name] = torch.randn(shape, generator=generator).to(tensor.dtype)
+    return tuple(drawn[tensor.name] for tensor in inputs)
+
+
+def count_positions(mask_BT: torch.Tensor) -> torch.Tensor:
+    """Return the position of each token among the live ones of its row; 0 for padding before."""
+    return (mask_BT.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _is_mask(tensor: GraphTensor) -> bool:
+    return tensor.name.endswith("attention_mask")
+
+
+def _make_mask(batch: int, length: int, padding: Padding | None) -> torch.Tensor:
+    mask = torch.ones(batch, length, dtype=torch.long)
+    if padding is None:
+        return mask
+    for row in range(batch):
+        padded = (row + (batch == 1)) * max(1, length // (batch + 1))
+        mask[row, max(1, length - padded) :] = 0
+    return mask.flip(1) if padding == "left" else mask
