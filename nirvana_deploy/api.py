@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from exporters.engines.engine_manifest import EngineResult
-    from nirvana_deploy.serving.triton import PackageResult
+    from nirvana_deploy.serving.package_result import PackageResult
     from profiles.profile_result import ProfileResult
     from pruning.cutting.proof import Proof
     from pruning.cutting.repack_checkpoint import RepackResult
@@ -280,8 +280,8 @@ def package(
         NirvanaError: the parts do not fit together, the server refuses the package or answers
             wrongly, or `out` is not free. Then there is no `out`.
     """
+    from nirvana_deploy.serving.package import package_model
     from nirvana_deploy.serving.package_sources import Sources
-    from nirvana_deploy.serving.triton import package_triton
 
     sources = Sources(
         onnx=Path(onnx),
@@ -290,13 +290,7 @@ def package(
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )
     with write_new_folder(Path(out), "package") as folder:
-        result = package_triton(sources, folder, config or PackageConfig())
-        if not check:
-            return result
-        from nirvana_deploy.serving.triton_check import check_with_server
-
-        found = check_with_server(folder, onnx=sources.onnx)
-        return dataclasses.replace(result, server_check=found.to_json())
+        return package_model(sources, folder, config or PackageConfig(), check=check)
 
 
 def serve(folder: Path | str, config: ServeConfig | None = None, *, say: Say | None = None) -> None:
@@ -355,11 +349,21 @@ def save_pruned(
     checkpoint.save_pruned(model, out, tokenizer, max_shard_size=max_shard_size, replace=replace)
 
 
-def load(folder: Path | str, **kwargs: Any) -> PreTrainedModel:
-    """Load a pruned checkpoint as a transformers model, running no code from the folder.
+def load(folder: Path | str, **kwargs: Any) -> Any:
+    """Load a pruned checkpoint, or the folder of an export, running no code from the folder.
 
-    `kwargs` go to `from_pretrained` (`dtype`, `attn_implementation`, ...).
+    A checkpoint gives a transformers model; `kwargs` go to `from_pretrained` (`dtype`,
+    `attn_implementation`, ...). An export gives its graph in ONNX Runtime, called as the model is;
+    a decoder's also generates as transformers does.
     """
+    if (Path(folder) / "export.json").is_file():
+        from nirvana_deploy.serving.onnx_models import load_onnx
+
+        if kwargs:
+            raise NirvanaError(
+                f"{folder} holds ONNX, which takes no settings; leave out {next(iter(kwargs))}."
+            )
+        return load_onnx(Path(folder))
     from pruning.checkpoints.checkpoint import load_pruned
 
     return load_pruned(Path(folder), **kwargs)

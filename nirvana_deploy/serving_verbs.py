@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from nirvana_deploy import api
 from nirvana_deploy.config_flags import add_flags, collect_flags
@@ -56,23 +57,18 @@ def run_package(args: argparse.Namespace) -> int:
         ("models", ", ".join(result.models)),
         ("files", "\n".join(result.files)),
     ]
-    check = result.server_check
-    if check is not None:
-        rows += [
-            ("checked by", check["server"]),
-            (
-                "answers",
-                f"{check['num_answers']}, at most {check['max_abs_difference']:.1e} from ONNX "
-                "Runtime's",
-            ),
-            ("batching", f"{check['rows_per_run']:.1f} of single rows ran together"),
-            ("too many rows", check["refused"]),
-        ]
-        if check["stood_in"]:
-            names = ", ".join(check["stood_in"])
-            rows.append(("checked in the Python backend", f"{names}: the server has no other"))
+    rows += [
+        (f"check, {what.replace('_', ' ')}", _show(value))
+        for what, value in (result.server_check or {}).items()
+    ]
     print_pairs("Packaged", rows)
     return 0
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return ", ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:

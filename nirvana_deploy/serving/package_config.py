@@ -8,18 +8,21 @@ from pruning.errors import NirvanaError
 
 InstanceKind = Literal["auto", "cpu", "gpu"]
 Backend = Literal["onnxruntime", "python"]
-Stack = Literal["triton"]
+Stack = Literal["triton", "genai"]
 
 INSTANCE_KINDS = ("auto", "cpu", "gpu")
 BACKENDS = ("onnxruntime", "python")
-STACKS = ("triton",)
+STACKS = ("triton", "genai")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageConfig:
     """Set the model's name in the server, its batching and its instances."""
 
-    to: Stack = field(default="triton", metadata={"help": "the server that it is for"})
+    to: Stack = field(
+        default="triton",
+        metadata={"help": "what it is for: Triton, or ONNX Runtime GenAI"},
+    )
     backend: Backend = field(
         default="onnxruntime",
         metadata={"help": "Triton's own for ONNX, or python, which every Triton has"},

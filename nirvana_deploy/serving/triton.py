@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from nirvana_deploy.serving import triton_engine
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_manifest import write_manifest
+from nirvana_deploy.serving.package_result import PackageResult
 from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.triton_pipeline import read_text_parts, write_pipeline
 from nirvana_deploy.serving.triton_readme import REQUEST_NAME, format_request, write_readme
@@ -33,27 +34,6 @@ MODEL_NAME = "model.onnx"
 README_NAME = "README.md"
 MODELS_DIR = Path(__file__).parent / "triton_models"
 _VERSION = "1"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageResult:
-    """Say what was packaged.
-
-    Attributes:
-        folder: the model repository, relative to the package's folder.
-        models: names of the models in it.
-        files: all files, relative to the package's folder.
-        server_check: what the real server was found to do with it; None: it was not asked.
-    """
-
-    folder: str
-    models: tuple[str, ...]
-    files: tuple[str, ...]
-    server_check: dict[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data for a stage manifest."""
-        return {**asdict(self), "models": list(self.models), "files": list(self.files)}
 
 
 def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig) -> PackageResult:

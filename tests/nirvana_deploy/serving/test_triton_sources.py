@@ -9,9 +9,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_result import PackageResult
 from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.triton import (
-    PackageResult,
     check_triton_repository,
     package_triton,
 )
