@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from nirvana_deploy.serving.graph_decoder import GraphDecoder, open_session
 from nirvana_deploy.serving.package_manifest import check_inside
@@ -129,7 +129,8 @@ class OnnxDecoder(PreTrainedModel, GenerationMixin):
             input_ids.numpy(), attention_mask[:, -total:].numpy(), self._read_cache(cache, batch)
         )
         self._write_cache(cache, present)
-        return CausalLMOutputWithPast(logits=torch.from_numpy(logits), **{_CACHE: cache})
+        named: dict[str, Any] = {"logits": torch.from_numpy(logits), _CACHE: cache}
+        return CausalLMOutputWithPast(**named)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Generate as transformers does; its arguments and results."""
@@ -141,7 +142,8 @@ class OnnxDecoder(PreTrainedModel, GenerationMixin):
         """Return an empty cache: a layer for each attention that the graph still has."""
         return Cache(layers=[DynamicLayer() for _ in self._list_layers()])
 
-    def can_generate(self) -> bool:
+    @classmethod
+    def can_generate(cls) -> bool:
         """Tell transformers that it does."""
         return True
 
