@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,9 +106,16 @@ def find_tritonserver(environment: Path | None = None) -> TritonHome:
 
 @contextlib.contextmanager
 def run_tritonserver(
-    repository: Path, home: TritonHome, *, start_seconds: float = 120.0
+    repository: Path,
+    home: TritonHome,
+    *,
+    ports: Sequence[int] | None = None,
+    start_seconds: float = 120.0,
 ) -> Iterator[RunningServer]:
-    """Run a server on free ports of the loopback address until the block ends.
+    """Run a server on the loopback address until the block ends.
+
+    `ports` are for HTTP, gRPC and metrics; by default three that are free. Python leaves its
+    `__pycache__` in the repository.
 
     Raises:
         NirvanaError: it does not start; the message is the server's own reason.
@@ -116,7 +123,7 @@ def run_tritonserver(
     with tempfile.TemporaryDirectory(prefix="nirvana-triton-") as folder:
         backends = _assemble_backends(home, Path(folder))
         log_path = Path(folder) / "server.log"
-        http_port, grpc_port, metrics_port = find_free_ports(3)
+        http_port, grpc_port, metrics_port = ports or find_free_ports(3)
         command = [
             str(home.server),
             f"--model-repository={repository}",
