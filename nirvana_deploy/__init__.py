@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from exporters.compare.compare_config import CompareConfig as CompareConfig
     from exporters.engines.engine_config import EngineConfig as EngineConfig
     from exporters.export_config import ExportConfig as ExportConfig
     from nirvana_deploy.api import apply_plan as apply_plan
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.api import save_pruned as save_pruned
     from nirvana_deploy.api import score as score
     from nirvana_deploy.api import serve as serve
+    from nirvana_deploy.api import verify as verify
     from nirvana_deploy.deploy_result import DeployResult as DeployResult
     from nirvana_deploy.deploy_result import ExportResult as ExportResult
     from nirvana_deploy.deploy_result import OneShotResult as OneShotResult
@@ -88,6 +90,7 @@ _HOMES = {
         "save_pruned",
         "score",
         "serve",
+        "verify",
     ),
     "nirvana_deploy.deploy_result": (
         "DeployResult",
@@ -98,6 +101,7 @@ _HOMES = {
     "nirvana_deploy.recipe": ("Recipe", "load_recipe"),
     "nirvana_deploy.serving.package_config": ("PackageConfig",),
     "nirvana_deploy.serving.serve_config": ("ServeConfig",),
+    "exporters.compare.compare_config": ("CompareConfig",),
     "exporters.engines.engine_config": ("EngineConfig",),
     "exporters.export_config": ("ExportConfig",),
     "profiles.profile_config": ("ProfileConfig",),

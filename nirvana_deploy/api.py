@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporters.compare.compare_config import CompareConfig
 from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy.deploy_result import DeployResult, ExportResult, OneShotResult, PruneResult
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from exporters.compare.comparison import Comparison
     from exporters.engines.engine_manifest import EngineResult
     from nirvana_deploy.serving.package_result import PackageResult
     from profiles.profile_result import ProfileResult
@@ -258,6 +260,27 @@ def profile(
     from profiles.comparison import profile_onnx
 
     return profile_onnx(Path(dense_onnx), Path(pruned_onnx), config or ProfileConfig())
+
+
+def verify(
+    source: Path | str,
+    candidate: Path | str,
+    config: CompareConfig | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Compare two of checkpoint, ONNX and engine, and say where they part if they do.
+
+    What comes back has `passed`; a difference is no error here. `progress` gets the cases done, and
+    of all.
+
+    Raises:
+        NirvanaError: one of them cannot be opened or run, or the two are no forms of one model.
+    """
+    from exporters.compare.comparison import compare_artefacts
+    from exporters.compare.open_artefact import open_pair
+
+    return compare_artefacts(*open_pair(str(source), str(candidate)), config, progress=progress)
 
 
 def package(

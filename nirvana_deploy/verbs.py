@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
-from nirvana_deploy import api
+from nirvana_deploy import api, verify_verb
 from nirvana_deploy.byte_progress import show_bytes
 from nirvana_deploy.config_flags import add_flags, collect_flags
 from nirvana_deploy.config_reader import config_types, read_config, read_union
@@ -382,6 +382,14 @@ VERBS = (
         summary="export a checkpoint to ONNX and compare it with torch",
         add_arguments=_add_export,
         run=_export,
+    ),
+    Verb(
+        name="verify",
+        usage=verify_verb.USAGE,
+        summary=verify_verb.SUMMARY,
+        description=verify_verb.DESCRIPTION,
+        add_arguments=verify_verb.add_verify_arguments,
+        run=verify_verb.run_verify,
     ),
     Verb(
         name="build",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from exporters.trace.bfloat16_steps import widen_bfloat16_steps
 from exporters.trace.graph_dims import check_signature, name_dims
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.graph_part import GraphPart
@@ -79,6 +80,8 @@ def trace_graph(part: GraphPart, opset: int) -> onnx_ir.Model:
             ) from error
     assert program is not None
     name_dims(program.model)
+    if all(weight.dtype == torch.float32 for weight in part.module.parameters()):
+        widen_bfloat16_steps(program.model)
     check_signature(program.model, part)
     return program.model
 

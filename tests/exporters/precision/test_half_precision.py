@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -8,7 +6,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters.precision.half_precision import HALF_MASK, convert_to_half
-from pruning.errors import MissingExtraError, NirvanaError
+from pruning.errors import NirvanaError
 from tests.exporters.engines.engine_models import export_bert, make_batch
 
 
@@ -116,11 +114,3 @@ def test_infinity_and_ordinary_values_are_kept() -> None:
 def test_a_weight_beyond_half_is_refused() -> None:
     with pytest.raises(NirvanaError, match=r"constant has 1 values beyond float16 .*7e\+04.*fp32"):
         convert_to_half(add_model(np.array([[7e4, 1.0]])))
-
-
-def test_without_onnxruntime_the_extra_is_named(
-    bert: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime.transformers.float16", None)
-    with pytest.raises(MissingExtraError, match=r"onnxruntime.*nirvana-deploy\[cpu\]"):
-        convert_to_half(bert)

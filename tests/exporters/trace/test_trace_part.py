@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -31,6 +32,12 @@ class Branching(nn.Module):
     def forward(self, *inputs):
         ids, mask = inputs
         return (ids * 1.5 if ids.sum() > 3 else mask * 1.5,)
+
+
+class RoundedToBfloat16(nn.Module):
+    def forward(self, *inputs):
+        ids, mask = inputs
+        return (((ids / 7).bfloat16() * (mask + 0.3).bfloat16()).float(),)
 
 
 def part_of(module: nn.Module, *outputs: GraphTensor) -> GraphPart:
@@ -65,8 +72,19 @@ def test_an_input_that_got_lost_is_found() -> None:
 
 
 def test_a_module_that_torch_cannot_export_is_refused_with_the_reason() -> None:
-    with pytest.raises(NirvanaError, match="the graph model of Branching: .*guard"):
+    with pytest.raises(NirvanaError, match=r"the graph model of Branching: .*guard"):
         trace_graph(part_of(Branching()), 18)
+
+
+def test_steps_in_bfloat16_run_where_there_are_no_such_kernels_and_round_alike(
+    tmp_path: Path,
+) -> None:
+    part = part_of(RoundedToBfloat16())
+    trace_part(part, tmp_path / "model.onnx", 18)
+    ids, mask = draw_inputs(part.inputs, {"batch": 4, "sequence": 50}, padding="left")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (came,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    assert torch.equal(torch.from_numpy(came), part.module(ids, mask)[0])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

@@ -1,0 +1,113 @@
+"""Writes the graphs of dense and pruned encoders, in each form and precision, for ONNX Runtime.
+
+Tracing takes a minute of one CPU, so this runs beside what is timed and leaves its files in a
+folder, where the timing finds them.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_models import Shape, cut, find_shape, make_dense, make_plan
+from gpu_record import PartRecord
+from transformers import PreTrainedModel
+
+SHAPES = ("bert-base", "bert-large")
+SIDES = ("dense", "pruned")
+# Files: beside a pair of graphs when both are whole, and when no more will come.
+READY, ENDED = "ready", "ended"
+# Inputs and the logits that torch gives for them, beside the graphs.
+EXPECTED = "expected.pt"
+_PERCENT = 50
+_FORMS = ("portable", "ort-cuda")
+
+
+def write_graphs(record: PartRecord, folder: Path) -> None:
+    """Write `<shape>/<form>-<precision>/<side>.onnx`, and a file `ready` beside each pair."""
+    torch.set_num_threads(1)  # others are being timed
+    for name in SHAPES:
+        shape = find_shape(name, record.rehearse)
+        record.attempt(lambda shape=shape: _write_shape(record, shape, folder), shape=name)
+    (folder / ENDED).touch()
+
+
+def _write_shape(record: PartRecord, shape: Shape, folder: Path) -> None:
+    started = time.monotonic()
+    dense = make_dense(shape, "cpu", torch.float32)
+    dense.set_attn_implementation("eager")
+    models = {"dense": dense, "pruned": cut(dense, make_plan(dense, "both", _PERCENT))}
+    traced = folder / shape.name / "traced"
+    for side, model in models.items():
+        model.set_attn_implementation("eager")
+        _trace(model, traced / f"{side}.onnx")
+    torch.save({s: _run(model) for s, model in models.items()}, traced.parent / EXPECTED)
+    record.add(shape=shape.name, trace_seconds=round(time.monotonic() - started, 1))
+    for precision in ("fp16", "fp32"):
+        for form in _FORMS:
+            what = {"shape": shape.name, "form": form, "precision": precision}
+            fused = record.attempt(
+                lambda form=form, precision=precision: _write_form(traced, form, precision),
+                **what,
+            )
+            if fused is not None:
+                record.add(**what, fused_attentions=fused)
+
+
+@torch.inference_mode()
+def _run(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return inputs, one row of them padded, and the logits."""
+    ids = torch.randint(1, 1000, (2, 24), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 17:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return {**inputs, "logits": model(**inputs).logits}
+
+
+def _trace(model: PreTrainedModel, path: Path) -> None:
+    from exporters.export_config import ExportConfig
+    from exporters.trace.list_parts import list_parts
+    from exporters.trace.trace_part import trace_part
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = ExportConfig()
+    (part,) = list_parts(model, config)
+    trace_part(part, path, config.chosen_opset)
+
+
+def _write_form(traced: Path, form: str, precision: str) -> dict[str, int]:
+    """Write both sides in the same form; return how many attentions of each are one node."""
+    folder = traced.parent / f"{form}-{precision}"
+    folder.mkdir()
+    fused = {}
+    for side in SIDES:
+        model = _apply_form(traced / f"{side}.onnx", form)
+        fused[side] = sum(node.op_type == "MultiHeadAttention" for node in model.graph.node)
+        _save(model, folder / f"{side}.onnx", precision)
+    (folder / READY).touch()
+    return fused
+
+
+def _apply_form(path: Path, form: str) -> Any:
+    import onnx
+    import onnx_ir
+
+    if form == "portable":
+        return onnx.load(str(path))
+    from exporters.forms.apply_form import apply_form
+
+    model = onnx_ir.load(path)
+    apply_form(model, form)
+    return onnx_ir.to_proto(model)
+
+
+def _save(model: Any, path: Path, precision: str) -> None:
+    import onnx
+
+    if precision == "fp16":
+        from exporters.precision.half_precision import convert_to_half
+
+        model = convert_to_half(model)
+    onnx.save(model, str(path))

@@ -1,0 +1,76 @@
+"""Times two calls in turns, at the host's clock and by events on the device at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gpu_calls import DeviceCall
+
+from profiles.measurement import Clock, measure_in_turns
+from profiles.profile_config import ProfileConfig
+from profiles.stationarity import find_drift
+from profiles.statistics import Samples, estimate_speedup, find_variation
+
+_SEED = 0
+# Enough for a median with an interval; nothing here quotes a percentile above it.
+TIMING = ProfileConfig(warmup_seconds=0.08, min_samples=32, min_seconds=0.25, max_seconds=4.0)
+REHEARSAL = ProfileConfig(warmup_seconds=0.0, min_samples=4, min_seconds=0.0, max_seconds=1.0)
+
+
+def compare_calls(
+    dense: Callable[[], Any],
+    pruned: Callable[[], Any],
+    config: ProfileConfig,
+    *,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Any]:
+    """Return medians, and the speed-up with its interval: end to end, and on the device.
+
+    End to end is one call at a time, from before its first launch until the device is done with
+    it; inputs and outputs stay on the device.
+    """
+    calls = (DeviceCall(dense), DeviceCall(pruned))
+    measured = measure_in_turns(
+        *calls,
+        config,
+        draw=np.random.default_rng(_SEED),
+        clock=clock,
+        watch=lambda _: None,
+    )
+    result: dict[str, Any] = {
+        "end_to_end": _describe_pair(measured.dense_ms, measured.pruned_ms),
+        "num_samples": int(measured.dense_ms.size),
+        "warmup_steady": measured.warmup_steady,
+    }
+    if calls[0].device_ms:
+        result["device"] = _describe_pair(
+            *(_take_last(call.device_ms, measured.dense_ms) for call in calls)
+        )
+    return result
+
+
+def _take_last(device_ms: list[float], like: Samples) -> Samples:
+    """Return the device's times of the same calls as `like`: the last ones, without the warm-up."""
+    return np.array(device_ms[-like.size :]).reshape(like.shape)
+
+
+def _describe_pair(dense: Samples, pruned: Samples) -> dict[str, Any]:
+    speedup = estimate_speedup(dense, pruned, seed=_SEED)
+    return {
+        "dense_ms": _round(float(np.median(dense))),
+        "pruned_ms": _round(float(np.median(pruned))),
+        "speedup": _round(speedup.ratio),
+        "low": _round(speedup.low),
+        "high": _round(speedup.high),
+        "variation": [_round(find_variation(samples.ravel())) for samples in (dense, pruned)],
+        "drift": [find_drift(samples.ravel()) for samples in (dense, pruned)],
+        **({"note": speedup.note} if speedup.note else {}),
+    }
+
+
+def _round(value: float) -> float:
+    """Keep four digits: the rest is noise."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,137 @@
+"""Which inputs two artefacts are compared on: shapes, padding, and the tokens themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from exporters.compare.artefact import Array, Artefact, TokenFacts
+from exporters.compare.compare_config import CompareConfig
+from pruning.errors import NirvanaError
+
+Padding = Literal["none", "right", "left"]
+
+# (batch, length), other than the traced shape: a single token, shorter, longer, a batch of one.
+COMPARED_SHAPES = ((1, 1), (1, 7), (2, 33), (5, 64), (8, 128))
+# Ids below are often special: padding, start, end.
+_FIRST_TOKEN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One batch of inputs, and the decode steps after it.
+
+    Attributes:
+        corner: which corner of an optimisation profile it is; "" for none.
+    """
+
+    batch: int
+    length: int
+    padding: Padding
+    num_steps: int
+    corner: str = ""
+
+    def describe(self) -> str:
+        """Name the case in messages."""
+        padded = "unpadded" if self.padding == "none" else f"padded {self.padding}"
+        corner = f" ({self.corner} of the profile)" if self.corner else ""
+        return f"batch {self.batch}, length {self.length}, {padded}{corner}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseTokens:
+    """What the inputs of a case are made from.
+
+    Attributes:
+        ids: [batch, length]; padding where `live` [batch, length] is 0.
+        prompt: [batch, a few], of an encoder-decoder's decoder.
+        steps: [batch, num_steps], a token for each decode step.
+    """
+
+    ids: Array
+    live: Array
+    prompt: Array
+    steps: Array
+    seed: int
+
+
+def list_cases(artefacts: Iterable[Artefact], config: CompareConfig) -> tuple[Case, ...]:
+    """Return the cases that all artefacts can run.
+
+    Where one has an optimisation profile, its corners are the cases; else fixed shapes, no longer
+    than the tables of positions allow.
+    """
+    artefacts = tuple(artefacts)
+    limits = [artefact.facts.max_length for artefact in artefacts] + [config.max_length]
+    longest = min((limit for limit in limits if limit is not None), default=None)
+    shapes = [("", *shape) for shape in COMPARED_SHAPES]
+    with_profile = [artefact for artefact in artefacts if artefact.corners]
+    if with_profile:
+        shapes = [(name, *shape) for a in with_profile for name, shape in a.corners.items()]
+    cases: dict[Case, None] = {}  # shapes that were shortened may be there twice
+    for corner, batch, length in shapes:
+        if longest is not None and not corner:
+            length = min(length, max(1, longest - config.num_steps))
+        for padding in _paddings(length):
+            case = Case(
+                batch=batch,
+                length=length,
+                padding=padding,
+                num_steps=config.num_steps,
+                corner=corner,
+            )
+            cases[case] = None
+    return tuple(cases)
+
+
+def make_tokens(case: Case, artefacts: Iterable[Artefact], config: CompareConfig) -> CaseTokens:
+    """Return random tokens that all artefacts know; the same for the same case and seed.
+
+    Padded, each row has another live length, and the first is whole where there are several.
+    """
+    facts = [artefact.facts for artefact in artefacts]
+    first, end = _token_range(facts)
+    seed = config.seed + case.batch * case.length
+    rng = np.random.default_rng(seed)
+    shape = (case.batch, case.length)
+    ids = rng.integers(first, end, shape, dtype=np.int64)
+    live = _make_live(case)
+    pad = next((fact.pad_token for fact in facts if fact.pad_token is not None), 0)
+    return CaseTokens(
+        ids=np.where(live == 1, ids, pad),
+        live=live,
+        prompt=rng.integers(first, end, (case.batch, min(case.length, 5)), dtype=np.int64),
+        steps=rng.integers(first, end, (case.batch, case.num_steps), dtype=np.int64),
+        seed=seed,
+    )
+
+
+def _paddings(length: int) -> tuple[Padding, ...]:
+    return ("none",) if length == 1 else ("none", "right", "left")
+
+
+def _token_range(facts: list[TokenFacts]) -> tuple[int, int]:
+    known = [fact.num_tokens for fact in facts if fact.num_tokens is not None]
+    pads = [fact.pad_token for fact in facts if fact.pad_token is not None]
+    end = min(known, default=_FIRST_TOKEN + 1)
+    first = max([_FIRST_TOKEN, *(pad + 1 for pad in pads if pad < _FIRST_TOKEN)])
+    if any(first <= pad < end for pad in pads):  # such as a last token that was added
+        end = min(pad for pad in pads if first <= pad < end)
+    if end <= first:
+        raise NirvanaError(
+            f"Expected a vocabulary of more than {first} tokens to draw inputs from, got {end}."
+        )
+    return first, end
+
+
+def _make_live(case: Case) -> Array:
+    live = np.ones((case.batch, case.length), dtype=np.int64)
+    if case.padding == "none":
+        return live
+    for row in range(case.batch):
+        gone = (row + (case.batch == 1)) * max(1, case.length // (case.batch + 1))
+        live[row, max(1, case.length - gone) :] = 0
+    return live if case.padding == "right" else live[:, ::-1].copy()

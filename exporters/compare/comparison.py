@@ -1,0 +1,210 @@
+"""Compares two artefacts on all cases, and says where they part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from exporters.compare.artefact import Artefact
+from exporters.compare.case_run import Observation, run_case
+from exporters.compare.cases import Case, list_cases, make_tokens
+from exporters.compare.compare_config import CompareConfig
+from exporters.compare.difference import Difference, measure_difference
+from exporters.compare.divergence import Divergence, find_divergence
+from exporters.compare.gates import Gates, choose_gates
+from pruning.errors import NirvanaError
+
+# Called with the number of cases that are done, and of all.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseDifference:
+    """What one call of one case gave on both sides; `what` is as in `Observation`."""
+
+    case: Case
+    what: str
+    difference: Difference
+
+    def describe(self) -> str:
+        """Name the call in messages."""
+        return f"{self.case.describe()}, {self.what}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        found = self.difference
+        derived = {"relative": found.relative, "scaled": found.scaled}
+        return {**asdict(self.case), "what": self.what, **asdict(found), **derived}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How two artefacts compare.
+
+    Attributes:
+        notes: how the artefacts were run, where that is not as they are.
+        not_compared: outputs that only one of them has.
+        failures: what a gate does not let pass, in words; empty when all is well.
+        divergence: None when nothing failed.
+    """
+
+    source: str
+    candidate: str
+    gates: Gates
+    cases: tuple[CaseDifference, ...]
+    not_compared: tuple[str, ...]
+    notes: tuple[str, ...]
+    failures: tuple[str, ...]
+    divergence: Divergence | None
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether every gate was kept."""
+        return not self.failures
+
+    @property
+    def worst(self) -> CaseDifference:
+        """The call with the largest difference, as a tolerance sees it."""
+        return _find_worst(self.cases)
+
+    @property
+    def max_abs_difference(self) -> float:
+        """The largest absolute difference of all cases."""
+        return max(case.difference.max_abs for case in self.cases)
+
+    @property
+    def max_kl(self) -> float | None:
+        """The largest mean divergence of a case, in nats; None without logits."""
+        return _max_kl(self.cases)
+
+    @property
+    def agreement(self) -> float | None:
+        """Fraction of equal predictions over all cases; None without logits."""
+        return _agreement(self.cases)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, for a manifest."""
+        return {
+            "source": self.source,
+            "candidate": self.candidate,
+            "passed": self.passed,
+            "gates": self.gates.to_json(),
+            "max_abs_difference": self.max_abs_difference,
+            "max_relative_difference": max(c.difference.relative for c in self.cases),
+            "max_kl": self.max_kl,
+            "agreement": self.agreement,
+            "worst_case": self.worst.describe(),
+            "notes": list(self.notes),
+            "not_compared": list(self.not_compared),
+            "failures": list(self.failures),
+            "first_divergence": self.divergence.to_json() if self.divergence else None,
+            "cases": [case.to_json() for case in self.cases],
+        }
+
+
+def compare_artefacts(
+    source: Artefact,
+    candidate: Artefact,
+    config: CompareConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run both on the same tokens, and hold what comes against the gates.
+
+    Padded left and right, shapes other than a trace's, decode steps with a cache of each side's
+    own; or the corners of an optimisation profile. Where a gate fails, the worst call is looked
+    into block by block.
+
+    Raises:
+        NirvanaError: the two have no output in common, or one cannot run a case.
+    """
+    config = config or CompareConfig()
+    gates = choose_gates((source.precision, candidate.precision), config)
+    cases = list_cases((source, candidate), config)
+    found: list[CaseDifference] = []
+    worst: tuple[Observation, Observation] | None = None
+    largest = -1.0
+    for number, case in enumerate(cases):
+        for calls in _run_both(source, candidate, case, config):
+            found.append(_compare_calls(case, calls, (source, candidate)))
+            if found[-1].difference.scaled > largest:  # of the others nothing is kept
+                worst, largest = calls, found[-1].difference.scaled
+        if progress is not None:
+            progress(number + 1, len(cases))
+    assert worst is not None
+    failures = tuple(_list_failures(gates, found))
+    divergence = find_divergence(source, candidate, worst, gates.tolerance) if failures else None
+    return Comparison(
+        source=source.name,
+        candidate=candidate.name,
+        gates=gates,
+        cases=tuple(found),
+        not_compared=tuple(sorted(set(worst[0].outputs) ^ set(worst[1].outputs))),
+        notes=(*source.notes, *candidate.notes),
+        failures=failures,
+        divergence=divergence,
+    )
+
+
+def _run_both(
+    source: Artefact, candidate: Artefact, case: Case, config: CompareConfig
+) -> Iterator[tuple[Observation, Observation]]:
+    tokens = make_tokens(case, (source, candidate), config)
+    sides = [run_case(artefact, case, tokens) for artefact in (source, candidate)]
+    if [left.what for left in sides[0]] != [right.what for right in sides[1]]:
+        raise NirvanaError(
+            f"{source.name} ({', '.join(source.graphs)}) and {candidate.name} "
+            f"({', '.join(candidate.graphs)}) are no two forms of one model: one gives "
+            f"{', '.join(o.what for o in sides[0])}, the other "
+            f"{', '.join(o.what for o in sides[1])}."
+        )
+    yield from zip(*sides, strict=True)
+
+
+def _compare_calls(
+    case: Case, calls: tuple[Observation, Observation], sides: tuple[Artefact, Artefact]
+) -> CaseDifference:
+    left, right = calls
+    if not set(left.outputs) & set(right.outputs):
+        raise NirvanaError(
+            f"{sides[0].name} gives {', '.join(left.outputs)}, {sides[1].name} gives "
+            f"{', '.join(right.outputs)}: there is nothing to compare. Export both for one task."
+        )
+    difference = measure_difference(left.outputs, right.outputs, left.live)
+    return CaseDifference(case=case, what=left.what, difference=difference)
+
+
+def _list_failures(gates: Gates, cases: Sequence[CaseDifference]) -> Iterator[str]:
+    """Yield a line for each gate that fails; what is no number fails too."""
+    worst = _find_worst(cases).difference
+    if not worst.scaled <= gates.tolerance:
+        of = f" of values up to {worst.largest:.3g}" if worst.largest > 1 else ""
+        yield (
+            f"{worst.output} differs by {worst.max_abs:.2e}{of}, at most "
+            f"{gates.tolerance * max(1.0, worst.largest):.1e} was expected ({gates.precision})"
+        )
+    kl, agreement = _max_kl(cases), _agreement(cases)
+    if kl is not None and not kl <= gates.max_kl:
+        yield f"the predictions diverge by {kl:.2e} nats, at most {gates.max_kl:.1e} was expected"
+    if agreement is not None and not agreement >= gates.min_agreement:
+        yield (
+            f"{agreement:.1%} of the predictions are the same, at least {gates.min_agreement:.0%} "
+            "was expected"
+        )
+
+
+def _find_worst(cases: Sequence[CaseDifference]) -> CaseDifference:
+    return max(cases, key=lambda case: case.difference.scaled)
+
+
+def _max_kl(cases: Sequence[CaseDifference]) -> float | None:
+    found = [case.difference.kl for case in cases if case.difference.kl is not None]
+    return max(found, default=None)
+
+
+def _agreement(cases: Sequence[CaseDifference]) -> float | None:
+    rows = [c.difference for c in cases if c.difference.agreement is not None]
+    num_rows = sum(found.num_rows for found in rows)
+    same = sum(found.num_rows * (found.agreement or 0.0) for found in rows)
+    return same / num_rows if num_rows else None

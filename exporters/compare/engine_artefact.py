@@ -1,0 +1,69 @@
+"""Opens an engine folder for a comparison. It runs on a GPU only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from exporters.compare.artefact import MODEL, Array, Artefact, TokenFacts
+from exporters.engines.engine_manifest import read_engine_manifest
+from exporters.engines.engine_runner import EngineRunner
+from exporters.trace.graph_part import GraphTensor
+from pruning.errors import NirvanaError
+
+_FREE_DIMS = ("batch", "sequence")
+
+
+class EngineGraph:
+    """The one graph of an engine."""
+
+    def __init__(self, runner: EngineRunner) -> None:
+        self._runner = runner
+
+    @property
+    def inputs(self) -> tuple[GraphTensor, ...]:
+        """List what it takes; free dimensions are batch and sequence, in this order."""
+        return tuple(
+            GraphTensor(
+                name=name,
+                dtype=self._runner.dtype(name),
+                shape=tuple(
+                    _FREE_DIMS[min(axis, 1)] if size == -1 else size
+                    for axis, size in enumerate(self._runner.shape(name))
+                ),
+            )
+            for name in self._runner.input_names
+        )
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """List what it gives."""
+        return self._runner.output_names
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name; floats as float32."""
+        return self._runner.run(inputs)
+
+    def run_blocks(self, inputs: Mapping[str, Array]) -> dict[int, Array]:
+        """Raise NirvanaError: an engine's layers are fused, and give nothing."""
+        raise NirvanaError(
+            "an engine gives its outputs only. Compare the ONNX file that it was built from with "
+            "the checkpoint."
+        )
+
+
+def open_engine(engine_dir: Path) -> Artefact:
+    """Open the engine of a folder; the corners of its optimisation profile are its cases.
+
+    Raises:
+        NirvanaError: its manifest is missing, it is not what the manifest says, or there is no GPU.
+    """
+    result = read_engine_manifest(engine_dir).result
+    shapes = next(iter(result.optimisation_profile.values()))
+    return Artefact(
+        name=str(engine_dir),
+        precision="fp16" if result.precision_asked == "fp16" else "fp32",
+        graphs={MODEL: EngineGraph(EngineRunner(engine_dir))},
+        facts=TokenFacts(),
+        corners={corner: (shape[0], shape[1]) for corner, shape in shapes.items()},
+    )

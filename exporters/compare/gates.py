@@ -1,0 +1,58 @@
+"""How far apart two artefacts may be, by the number format of the coarser one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from exporters.compare.compare_config import CompareConfig
+from exporters.export_config import GraphPrecision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """What is accepted.
+
+    Attributes:
+        tolerance: of the largest absolute difference; times the source's largest magnitude, where
+            that is above 1: logits of 30 have a coarser last digit than those of 1.
+        max_kl: of the mean divergence of the logits, in nats, case by case.
+        min_agreement: of the fraction of equal predictions, over all cases.
+    """
+
+    precision: GraphPrecision
+    tolerance: float
+    max_kl: float
+    min_agreement: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+# fp16 has 11 bits of mantissa, bf16 has 8: their errors are 8 times apart. Eight-bit integers round
+# each row of a weight to a 127th of its largest value; what that does to the logits depends on the
+# model, so that these gates find a broken graph rather than a bad quantisation, which is for the
+# task's own metric to judge.
+_GATES: dict[GraphPrecision, Gates] = {
+    "fp32": Gates(precision="fp32", tolerance=1e-4, max_kl=1e-6, min_agreement=1.0),
+    "fp16": Gates(precision="fp16", tolerance=2e-2, max_kl=1e-3, min_agreement=0.97),
+    "bf16": Gates(precision="bf16", tolerance=1.5e-1, max_kl=2e-2, min_agreement=0.9),
+    "int8": Gates(precision="int8", tolerance=0.5, max_kl=0.1, min_agreement=0.8),
+    "int8-static": Gates(precision="int8-static", tolerance=0.7, max_kl=0.2, min_agreement=0.7),
+}
+_COARSENESS = tuple(_GATES)
+
+
+def choose_gates(precisions: Iterable[GraphPrecision], config: CompareConfig) -> Gates:
+    """Return the gates of the coarsest format, or of the one in `config`, with its overrides."""
+    found = sorted(precisions, key=_COARSENESS.index)
+    chosen = found[-1] if config.precision is None else config.precision
+    default = _GATES[chosen]
+    overrides = {
+        name: getattr(config, name)
+        for name in ("tolerance", "max_kl", "min_agreement")
+        if getattr(config, name) is not None
+    }
+    return Gates(**{**asdict(default), **overrides})

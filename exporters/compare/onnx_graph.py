@@ -1,0 +1,145 @@
+"""Runs an ONNX file in ONNX Runtime on the CPU, as it is or with what its blocks give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from exporters.compare.artefact import Array
+from exporters.compare.onnx_blocks import BLOCK_OUTPUT, add_block_outputs
+from exporters.compare.rounded_graph import is_half, round_in_float
+from exporters.trace.graph_part import GraphTensor
+from pruning.errors import MissingExtraError, NirvanaError
+
+if TYPE_CHECKING:
+    import onnx
+
+_DTYPES = {
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+    "tensor(bool)": torch.bool,
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+}
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_ONLY_ERRORS = 4  # what ONNX Runtime logs besides, the exception says
+
+
+class OnnxGraph:
+    """An ONNX file in a session that is opened at its first use.
+
+    One in half precision runs as a CPU can run it: see `rounded_graph`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._opened: Any = None
+
+    @property
+    def _session(self) -> Any:
+        if self._opened is None:
+            rounded = load_rounded(self.path)
+            source = self.path if rounded is None else rounded.SerializeToString()
+            self._opened = open_session(source, str(self.path))
+        return self._opened
+
+    @property
+    def inputs(self) -> tuple[GraphTensor, ...]:
+        """List what it takes."""
+        return tuple(_read_input(self.path, value) for value in self._session.get_inputs())
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """List what it gives."""
+        return tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name; floats as float32."""
+        return _run(self._session, self.path, inputs)
+
+    def run_blocks(self, inputs: Mapping[str, Array]) -> dict[int, Array]:
+        """Return what each block gives to the next, by the block's number."""
+        import onnx
+
+        model = load_rounded(self.path) or onnx.load(str(self.path), load_external_data=False)
+        numbers = add_block_outputs(model)
+        session = open_session(model.SerializeToString(), str(self.path))
+        outputs = _run(session, self.path, inputs)
+        return {number: outputs[f"{BLOCK_OUTPUT}{number}"] for number in numbers}
+
+
+def load_rounded(path: Path) -> onnx.ModelProto | None:
+    """Return a half-precision graph as one that a CPU runs; None for any other graph."""
+    import onnx_ir
+
+    model = onnx_ir.load(path)
+    if not is_half(model):
+        return None
+    try:
+        round_in_float(model)
+    except NirvanaError as error:
+        raise NirvanaError(f"{path}: {error}") from error
+    return onnx_ir.to_proto(model)
+
+
+def open_session(model: Path | bytes, name: str) -> Any:
+    """Open an ONNX Runtime session on the CPU; the weights of a graph in bytes lie beside `name`.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+        NirvanaError: it cannot load the graph.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("ONNX Runtime, which runs what is compared,", "cpu") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ONLY_ERRORS
+    if isinstance(model, bytes):
+        folder = str(Path(name).resolve().parent)
+        options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no base of their own.
+        raise NirvanaError(
+            f"{name} cannot be loaded by ONNX Runtime {onnxruntime.__version__} on the CPU: "
+            f"{_first_line(error)} Export it again, or compare it where its operators can run."
+        ) from error
+
+
+def _run(session: Any, path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    names = [value.name for value in session.get_outputs()]
+    try:
+        values = session.run(names, dict(inputs))
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+        raise NirvanaError(
+            f"{path} could not run {shapes}: {_first_line(error)} If the model's rows are shorter, "
+            "say so by max_length."
+        ) from error
+    return {name: _widen(value) for name, value in zip(names, values, strict=True)}
+
+
+def _widen(value: Any) -> Array:
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _read_input(path: Path, value: Any) -> GraphTensor:
+    if value.type not in _DTYPES:
+        raise NirvanaError(
+            f"{path} takes {value.name} as {value.type}; inputs can be {', '.join(_DTYPES)}."
+        )
+    shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape)
+    return GraphTensor(name=value.name, dtype=_DTYPES[value.type], shape=shape)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".") + "."

@@ -1,0 +1,1 @@
+"""The forms that a graph can take: each is a tuple of passes."""
