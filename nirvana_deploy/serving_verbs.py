@@ -17,7 +17,9 @@ from nirvana_deploy.tables import print_pairs
 
 def add_package(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `package` in place."""
-    parser.add_argument("onnx", type=Path, help="ONNX file")
+    parser.add_argument(
+        "onnx", type=Path, help="ONNX file; for vllm and tensorrt-llm the folder of a checkpoint"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="new folder for the package"
     )

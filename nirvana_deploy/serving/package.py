@@ -8,6 +8,7 @@ from pathlib import Path
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_result import PackageResult
 from nirvana_deploy.serving.package_sources import Sources
+from pruning.errors import NirvanaError
 
 
 def package_model(
@@ -19,6 +20,15 @@ def package_model(
 
         result = package_genai(sources, out_dir, config)
         return replace(result, server_check=check_genai(out_dir)) if check else result
+    if config.to != "triton":
+        from nirvana_deploy.serving.hub_checkpoint import STACKS, package_checkpoint
+
+        if check:
+            raise NirvanaError(
+                f"{STACKS[config.to].name} is not run here: leave out --check. What it can hold is "
+                "checked in any case."
+            )
+        return package_checkpoint(sources, out_dir, config)
     from nirvana_deploy.serving.triton import package_triton
 
     result = package_triton(sources, out_dir, config)

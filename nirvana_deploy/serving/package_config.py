@@ -8,11 +8,11 @@ from pruning.errors import NirvanaError
 
 InstanceKind = Literal["auto", "cpu", "gpu"]
 Backend = Literal["onnxruntime", "python"]
-Stack = Literal["triton", "genai"]
+Stack = Literal["triton", "genai", "vllm", "tensorrt-llm"]
 
 INSTANCE_KINDS = ("auto", "cpu", "gpu")
 BACKENDS = ("onnxruntime", "python")
-STACKS = ("triton", "genai")
+STACKS = ("triton", "genai", "vllm", "tensorrt-llm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class PackageConfig:
 
     to: Stack = field(
         default="triton",
-        metadata={"help": "what it is for: Triton, or ONNX Runtime GenAI"},
+        metadata={"help": "the server that it is for"},
     )
     backend: Backend = field(
         default="onnxruntime",

@@ -13,7 +13,7 @@ class Sources:
     """What a package is made of.
 
     Attributes:
-        onnx: the model that requests get.
+        onnx: the model that requests get; for vLLM and TensorRT-LLM, a checkpoint's folder.
         dense: its dense model, served as version 1 beside it.
         engine: folder of an engine that was built from `onnx`, served in its place.
         checkpoint: folder with tokenizer and labels, for a model that takes text.
