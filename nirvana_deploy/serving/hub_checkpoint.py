@@ -71,7 +71,6 @@ STACKS = {
                 "Gemma3ForCausalLM",
                 "LlamaForCausalLM",
                 "MistralForCausalLM",
-                "Phi3ForCausalLM",
                 "Qwen2ForCausalLM",
                 "Qwen3ForCausalLM",
             }

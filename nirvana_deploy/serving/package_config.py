@@ -44,6 +44,10 @@ class PackageConfig:
     instance_count: int = field(
         default=1, metadata={"help": "copies that run at the same time; on GPUs, a GPU"}
     )
+    ab: bool = field(
+        default=False,
+        metadata={"help": "add a script that compares two endpoints, and requests to replay"},
+    )
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.model_name):

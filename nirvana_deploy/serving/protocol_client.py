@@ -42,12 +42,10 @@ _NUMPY_TYPES = {
 }
 
 
-def ask_http(
-    address: str, model: str, version: str, inputs: Arrays, signature: OnnxSignature
-) -> dict[str, Any]:
-    """Send a request as JSON to a URL such as http://localhost:8000 and return the outputs."""
+def make_body(inputs: Arrays, signature: OnnxSignature) -> dict[str, Any]:
+    """Return a request's body as JSON takes it."""
     types = {tensor.name: tensor.data_type.removeprefix("TYPE_") for tensor in signature.inputs}
-    body = {
+    return {
         "inputs": [
             {
                 "name": name,
@@ -58,6 +56,13 @@ def ask_http(
             for name, array in inputs.items()
         ]
     }
+
+
+def ask_http(
+    address: str, model: str, version: str, inputs: Arrays, signature: OnnxSignature
+) -> dict[str, Any]:
+    """Send a request as JSON to a URL such as http://localhost:8000 and return the outputs."""
+    body = make_body(inputs, signature)
     which = f"/versions/{version}" if version else ""
     answer = get_json(f"{address}/v2/models/{model}{which}/infer", body)
     return {

@@ -14,6 +14,7 @@ from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_manifest import write_manifest
 from nirvana_deploy.serving.package_result import PackageResult
 from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.rollout_files import write_rollout
 from nirvana_deploy.serving.triton_pipeline import read_text_parts, write_pipeline
 from nirvana_deploy.serving.triton_readme import REQUEST_NAME, format_request, write_readme
 from nirvana_deploy.serving.triton_schema import (
@@ -53,6 +54,8 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
     _write_model(repository / config.model_name, sources, signature, config)
     if parts is not None:
         write_pipeline(repository, parts, signature, config)
+    if config.ab:
+        write_rollout(out_dir, signature)
     _write_text(out_dir / README_NAME, write_readme(signature, config, sources))
     _write_text(out_dir / REQUEST_NAME, format_request(signature) + "\n")
     models = check_triton_repository(repository)

@@ -81,6 +81,17 @@ _DEVICES = {
 }
 
 
+_ROLLOUT = """
+Before the new model takes over, replay requests against both and see how far they agree, and how
+fast each is (`requests.jsonl` holds random ones: put real ones in its place):
+
+```sh
+python compare_endpoints.py http://localhost:8000/v2/models/{name}/versions/1/infer \\
+  http://localhost:8000/v2/models/{name}/versions/{last}/infer requests.jsonl
+```
+"""
+
+
 def make_request(signature: OnnxSignature) -> dict[str, Any]:
     """Return a request of one row in the form of the KServe protocol, version 2."""
     return {"inputs": [_fill_input(tensor) for tensor in signature.inputs]}
@@ -114,8 +125,10 @@ def _list_notes(config: PackageConfig, sources: Sources) -> list[str]:
         (sources.engine is None and config.backend == "python", _PYTHON),
         (sources.dense is not None, _VERSIONS),
         (sources.checkpoint is not None, _TEXT_MODEL),
+        (config.ab, _ROLLOUT),
     ]
-    return [text.format(name=config.model_name) for wanted, text in notes if wanted]
+    last = len(sources.graphs)
+    return [text.format(name=config.model_name, last=last) for wanted, text in notes if wanted]
 
 
 def format_request(signature: OnnxSignature) -> str:

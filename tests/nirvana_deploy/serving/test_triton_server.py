@@ -1,6 +1,8 @@
 """The real tritonserver of nvidia-pytriton serves packages; ONNX Runtime says what is right."""
 
 import json
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +43,7 @@ MISSING = explain_missing_server()
 pytestmark = [pytest.mark.triton, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 CONFIG = PackageConfig(
-    model_name="tiny", backend="python", max_batch_size=8, preferred_batch_sizes=(8,)
+    model_name="tiny", backend="python", max_batch_size=8, preferred_batch_sizes=(8,), ab=True
 )
 
 
@@ -127,6 +129,32 @@ def test_the_readmes_request_is_answered_and_metrics_count_it(
     url = f"http://127.0.0.1:{server.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
         assert b'nv_inference_request_success{model="tiny",version="2"}' in answer.read()
+
+
+def test_the_rollout_script_compares_the_two_versions(package: Path, server: RunningServer) -> None:
+    urls = [f"{server.url}/v2/models/tiny/versions/{version}/infer" for version in (1, 2)]
+    command = [sys.executable, "-I", str(package / "compare_endpoints.py"), *urls]
+    ended = subprocess.run(
+        [*command, str(package / "requests.jsonl"), "--rounds=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    sessions = [
+        onnxruntime.InferenceSession(make_classifier(seed).SerializeToString()) for seed in (0, 1)
+    ]
+    equal = []
+    for line in (package / "requests.jsonl").read_text().splitlines():
+        feeds = {
+            each["name"]: np.array(each["data"], np.int64).reshape(each["shape"])
+            for each in json.loads(line)["inputs"]
+        }
+        one, other = (session.run(None, feeds)[0] for session in sessions)
+        equal += (one.argmax(-1) == other.argmax(-1)).tolist()
+    assert found["argmax_agreement"]["value"] == pytest.approx(np.mean(equal))
+    assert found["requests"] == len(equal) == 32
 
 
 @pytest.mark.parametrize(
