@@ -20,7 +20,7 @@ def package_model(
 
         result = package_genai(sources, out_dir, config)
         return replace(result, server_check=check_genai(out_dir)) if check else result
-    if config.to != "triton":
+    if config.takes_checkpoint:
         from nirvana_deploy.serving.hub_checkpoint import STACKS, package_checkpoint
 
         if check:

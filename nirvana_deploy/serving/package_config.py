@@ -48,12 +48,29 @@ class PackageConfig:
         default=False,
         metadata={"help": "add a script that compares two endpoints, and requests to replay"},
     )
+    kubernetes: bool = field(
+        default=False, metadata={"help": "add manifests for Kubernetes and KServe"}
+    )
+    gpu_resource: str = field(
+        default="nvidia.com/gpu",
+        metadata={"help": "of the manifests; a MIG slice is such as nvidia.com/mig-1g.10gb"},
+    )
+
+    @property
+    def takes_checkpoint(self) -> bool:
+        """Tell whether the server reads a checkpoint, not ONNX."""
+        return self.to in ("vllm", "tensorrt-llm")
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.model_name):
             raise NirvanaError(
                 "model_name must be a folder name of letters, digits, '_', '-' and '.', not "
                 f"starting with '-' or '.', got {self.model_name!r}."
+            )
+        if not re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", self.gpu_resource):
+            raise NirvanaError(
+                "gpu_resource must be a resource of Kubernetes, such as nvidia.com/gpu, got "
+                f"{self.gpu_resource!r}."
             )
         for name, floor in (
             ("max_batch_size", 1),

@@ -9,6 +9,7 @@ from typing import Any
 
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving import triton_engine
+from nirvana_deploy.serving.kubernetes_files import write_manifests
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_manifest import write_manifest
@@ -56,6 +57,8 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
         write_pipeline(repository, parts, signature, config)
     if config.ab:
         write_rollout(out_dir, signature)
+    if config.kubernetes:
+        write_manifests(out_dir, config, sources)
     _write_text(out_dir / README_NAME, write_readme(signature, config, sources))
     _write_text(out_dir / REQUEST_NAME, format_request(signature) + "\n")
     models = check_triton_repository(repository)

@@ -92,6 +92,14 @@ python compare_endpoints.py http://localhost:8000/v2/models/{name}/versions/1/in
 """
 
 
+_KUBERNETES = """
+`kubernetes.yaml` (Deployment, Service, autoscaling on Triton's queue) and `kserve.yaml` (with a
+canary share of the traffic) want this folder in a volume claim `{resource}-package`, and the
+autoscaler wants the Prometheus adapter. Edit image, sizes and replicas, then `kubectl apply -f
+kubernetes.yaml`.
+"""
+
+
 def make_request(signature: OnnxSignature) -> dict[str, Any]:
     """Return a request of one row in the form of the KServe protocol, version 2."""
     return {"inputs": [_fill_input(tensor) for tensor in signature.inputs]}
@@ -126,9 +134,21 @@ def _list_notes(config: PackageConfig, sources: Sources) -> list[str]:
         (sources.dense is not None, _VERSIONS),
         (sources.checkpoint is not None, _TEXT_MODEL),
         (config.ab, _ROLLOUT),
+        (config.kubernetes, _KUBERNETES),
     ]
     last = len(sources.graphs)
-    return [text.format(name=config.model_name, last=last) for wanted, text in notes if wanted]
+    names = {
+        "name": config.model_name,
+        "last": last,
+        "resource": name_resource(config.model_name),
+    }
+    return [text.format(**names) for wanted, text in notes if wanted]
+
+
+def name_resource(model_name: str) -> str:
+    """Return a model's name as Kubernetes takes names: small letters, digits, dashes."""
+    letters = (letter if letter.isalnum() else "-" for letter in model_name.lower())
+    return "".join(letters).strip("-")[:50].strip("-") or "model"
 
 
 def format_request(signature: OnnxSignature) -> str:
