@@ -25,6 +25,12 @@ from nirvana_deploy.serving.package_manifest import check_inside
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
+_NUMPY_TYPES: dict[str, Any] = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+    "tensor(float16)": np.float16,
+}
 EXPORT_FILE = "export.json"
 MODEL_NAME = "model.onnx"
 # transformers 5.24 gave the cache another name.
@@ -170,7 +176,7 @@ class OnnxDecoder(PreTrainedModel, GenerationMixin):
 
 
 def _to_array(given: dict[str, Any], name: str, kind: str) -> np.ndarray[Any, Any]:
-    dtype = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}.get(kind, np.float32)
+    dtype = _NUMPY_TYPES.get(kind, np.float32)
     if name in given:
         return np.asarray(given[name]).astype(dtype)
     if name not in ("attention_mask", "token_type_ids") or "input_ids" not in given:
