@@ -24,7 +24,7 @@ from nirvana_deploy.latency_pricing import (
 )
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.run_folder import write_json
-from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving_verbs import add_package, add_serve, run_package, run_serve
 from nirvana_deploy.step_progress import show_steps
 from nirvana_deploy.tables import print_json, print_pairs, print_proof, print_structure
 from nirvana_deploy.target_verbs import add_targets, run_targets
@@ -286,18 +286,6 @@ def _profile(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_package(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("onnx", type=Path, help="ONNX file")
-    _add_out(parser, "new folder, a Triton model repository")
-    add_flags(parser, PackageConfig, title="package")
-
-
-def _package(args: argparse.Namespace) -> int:
-    config = read_config(PackageConfig, collect_flags(args))
-    _print_result("Packaged", api.package(args.onnx, config, out=args.out))
-    return 0
-
-
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="local folder, hub id (owner/name), or pypi:PACKAGE")
     parser.add_argument(
@@ -445,10 +433,24 @@ VERBS = (
     ),
     Verb(
         name="package",
-        usage="ONNX --out DIR [--SETTING VALUE ...]",
-        summary="write a Triton model repository for ONNX",
-        add_arguments=_add_package,
-        run=_package,
+        usage="ONNX --out DIR [--dense ONNX | --engine DIR] [--checkpoint DIR] [--check] "
+        "[--SETTING VALUE ...]",
+        summary="write the folder that a server loads, and check it by the real server",
+        description="Write a Triton model repository: ONNX or its engine, dense and pruned as two "
+        "versions, with a tokenizer and labels a model that takes text. --check serves it by the "
+        "real tritonserver and holds the answers against ONNX Runtime's.",
+        add_arguments=add_package,
+        run=run_package,
+    ),
+    Verb(
+        name="serve",
+        usage="FOLDER [--SETTING VALUE ...]",
+        summary="serve a package on this machine, over HTTP and gRPC",
+        description="Serve what `nirvana package` made by the Open Inference Protocol, with "
+        "health, readiness, metrics and limits, until Ctrl-C or SIGTERM; open requests are "
+        "answered first. Listens on the loopback address alone unless --host says otherwise.",
+        add_arguments=add_serve,
+        run=run_serve,
     ),
     Verb(
         name="inspect",
