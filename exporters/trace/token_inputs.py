@@ -10,13 +10,14 @@ from transformers import PreTrainedModel
 from exporters.trace.graph_part import GraphTensor
 
 
-def describe_tokens(model: PreTrainedModel, mask_length: str) -> tuple[GraphTensor, ...]:
-    """Return `input_ids` [batch, sequence] and `attention_mask` [batch, `mask_length`]."""
-    vocabulary = model.config.get_text_config().vocab_size
+def describe_tokens(
+    model: PreTrainedModel, mask_length: str, length: str = "sequence"
+) -> tuple[GraphTensor, GraphTensor]:
+    """Return `input_ids` [batch, `length`] and `attention_mask` [batch, `mask_length`]."""
+    config = model.config.get_text_config()
+    vocabulary = min(config.vocab_size, getattr(config, "decoder_vocab_size", config.vocab_size))
     return (
-        GraphTensor(
-            name="input_ids", dtype=torch.int64, shape=("batch", "sequence"), limit=vocabulary
-        ),
+        GraphTensor(name="input_ids", dtype=torch.int64, shape=("batch", length), limit=vocabulary),
         GraphTensor(
             name="attention_mask", dtype=torch.int64, shape=("batch", mask_length), limit=2
         ),

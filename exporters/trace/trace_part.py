@@ -14,6 +14,7 @@ import torch
 from exporters.trace.graph_dims import check_signature, name_dims
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.graph_part import GraphPart
+from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -32,8 +33,8 @@ def trace_part(part: GraphPart, out_path: Path, opset: int) -> None:
     for TensorRT, and the only one whose attentions all fuse when a layer has one head left.
 
     Raises:
-        NirvanaError: the graph has not the inputs and outputs that the part promises, or an input
-            on which the module depends leads nowhere.
+        NirvanaError: torch.onnx refuses the module, the graph has not the inputs and outputs that
+            the part promises, or an input on which the module depends leads nowhere.
     """
     import onnx_ir
 
@@ -60,17 +61,33 @@ def trace_graph(part: GraphPart, opset: int) -> onnx_ir.Model:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            part.module,
-            inputs,
-            input_names=[tensor.name for tensor in part.inputs],
-            output_names=[tensor.name for tensor in part.outputs],
-            dynamic_shapes=(free,),  # of *inputs
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                part.module,
+                inputs,
+                input_names=[tensor.name for tensor in part.inputs],
+                output_names=[tensor.name for tensor in part.outputs],
+                dynamic_shapes=(free,),  # of *inputs
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise NirvanaError(
+                f"torch.onnx cannot export the graph {part.name} of {_name_model(part)}: "
+                f"{_find_reason(error)}"
+            ) from error
     assert program is not None
     name_dims(program.model)
     check_signature(program.model, part)
     return program.model
+
+
+def _name_model(part: GraphPart) -> str:
+    return type(getattr(part.module, "model", part.module)).__name__
+
+
+def _find_reason(error: BaseException) -> str:
+    """Return the first line of what an exporter's error was caused by; its own is advice."""
+    cause = error.__cause__ or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0]

@@ -1,0 +1,171 @@
+"""The graphs of a model that writes a text after reading one: encoder, first step, further steps.
+
+Names are optimum's. The first step makes the cross-attentions' keys and values, the others take
+them, and return those of the decoder only: the encoder's do not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from exporters.trace.graph_cache import CacheEntry, find_entries, make_cache, read_cache
+from exporters.trace.graph_part import GraphPart, GraphTensor
+from exporters.trace.part_outputs import describe_outputs
+from exporters.trace.token_inputs import cache_argument, describe_tokens, find_max_length
+from pruning.errors import NirvanaError
+
+
+def list_encoder_decoder_parts(model: PreTrainedModel) -> tuple[GraphPart, ...]:
+    """Return `encoder_model`, `decoder_model` and `decoder_with_past_model`."""
+    own, cross, num_layers = _probe(model)
+    return (
+        _make_encoder(model),
+        _make_decoder(model, own, cross, num_layers, with_past=False),
+        _make_decoder(model, own, cross, num_layers, with_past=True),
+    )
+
+
+class EncoderOnly(nn.Module):
+    """The encoder of an encoder-decoder."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = model.get_encoder()
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[Any, ...]:
+        """Return the last hidden states of `input_ids` under `attention_mask`."""
+        input_ids, attention_mask = inputs
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        return (output.last_hidden_state,)
+
+
+class DecoderOnly(nn.Module):
+    """The decoder and its head. `own` and `cross` are the entries of the two caches.
+
+    It takes `encoder_attention_mask` and `input_ids`, then either `encoder_hidden_states` or the
+    cache as it was returned before.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        own: Sequence[CacheEntry],
+        cross: Sequence[CacheEntry],
+        num_layers: int,
+        *,
+        with_past: bool,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.own, self.cross = tuple(own), tuple(cross)
+        self.num_layers = num_layers
+        self.with_past = with_past
+        self.cache_argument = cache_argument(model)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the logits and the keys and values that are new."""
+        mask_BE, input_ids, *rest = inputs
+        cache, hidden_BED = self._prepare(mask_BE, rest)
+        output = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden_BED),
+            attention_mask=mask_BE,
+            decoder_input_ids=input_ids,
+            **{self.cache_argument: cache},
+            use_cache=True,
+        )
+        present = read_cache(cache.self_attention_cache, self.own)
+        if not self.with_past:
+            present += read_cache(cache.cross_attention_cache, self.cross)
+        return (output.logits, *present)
+
+    def _prepare(
+        self, mask_BE: torch.Tensor, rest: Sequence[torch.Tensor]
+    ) -> tuple[EncoderDecoderCache, torch.Tensor]:
+        """Return the cache, and the encoder's hidden states."""
+        split = 2 * len(self.own)
+        past_own, past_cross = (rest[:split], rest[split:]) if self.with_past else ((), ())
+        num_past = past_own[0].shape[2] if past_own else 0
+        cache = EncoderDecoderCache(
+            make_cache(self.own, self.num_layers, num_past, past_own),
+            make_cache(self.cross, self.num_layers, 0, past_cross),
+        )
+        if not self.with_past:
+            return cache, rest[0]
+        cache.is_updated = dict.fromkeys(range(self.num_layers), True)
+        # Keys and values are there: nothing reads these, but for their shape and that they exist.
+        hidden_size = self.model.config.hidden_size
+        return cache, torch.zeros((*mask_BE.shape, hidden_size), dtype=self.model.dtype)
+
+
+def _make_encoder(model: PreTrainedModel) -> GraphPart:
+    inputs = describe_tokens(model, "encoder_sequence", "encoder_sequence")
+    module = EncoderOnly(model).eval()
+    return GraphPart(
+        name="encoder_model",
+        module=module,
+        inputs=inputs,
+        outputs=describe_outputs(module, inputs, ("last_hidden_state",)),
+        max_length=find_max_length(model),
+    )
+
+
+def _make_decoder(
+    model: PreTrainedModel,
+    own: Sequence[CacheEntry],
+    cross: Sequence[CacheEntry],
+    num_layers: int,
+    *,
+    with_past: bool,
+) -> GraphPart:
+    module = DecoderOnly(model, own, cross, num_layers, with_past=with_past).eval()
+    tokens, mask = describe_tokens(model, "encoder_sequence")
+    inputs = [
+        GraphTensor(name="encoder_attention_mask", dtype=mask.dtype, shape=mask.shape, limit=2)
+    ]
+    inputs.append(tokens)
+    kept = [(entry, "past_sequence") for entry in own]
+    made = [(entry, "encoder_sequence") for entry in cross]
+    if with_past:
+        for entry, length in (*kept, *made):
+            inputs += entry.describe("past_key_values", length, model.dtype)
+    else:
+        shape = ("batch", "encoder_sequence", model.config.hidden_size)
+        inputs.append(GraphTensor(name="encoder_hidden_states", dtype=model.dtype, shape=shape))
+    outputs = ["logits"]
+    for entry, length in kept if with_past else (*kept, *made):
+        outputs += [tensor.name for tensor in entry.describe("present", length, model.dtype)]
+    return GraphPart(
+        name="decoder_with_past_model" if with_past else "decoder_model",
+        module=module,
+        inputs=tuple(inputs),
+        outputs=describe_outputs(module, inputs, outputs),
+        max_length=find_max_length(model),
+    )
+
+
+def _probe(
+    model: PreTrainedModel,
+) -> tuple[tuple[CacheEntry, ...], tuple[CacheEntry, ...], int]:
+    """Run a model, and return the entries of its two caches and the number of decoder layers."""
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    tokens = torch.ones((1, 2), dtype=torch.long, device=model.device)
+    named = {"input_ids": tokens, "decoder_input_ids": tokens, cache_argument(model): cache}
+    with torch.no_grad():
+        model(**named, use_cache=True)
+    own = find_entries(cache.self_attention_cache, model.config, ".decoder")
+    cross = find_entries(cache.cross_attention_cache, model.config, ".encoder")
+    if not own:
+        raise NirvanaError(
+            "The decoder has no self-attention left, so that no cache says how long the text is "
+            "that it has written. Keep one head in one of its layers to export it."
+        )
+    num_layers = max(
+        len(cache.self_attention_cache.layers), len(cache.cross_attention_cache.layers)
+    )
+    return own, cross, num_layers
