@@ -24,6 +24,7 @@ class GraphPruning:
 
     Attributes:
         located_by: `names` of torch modules, or the `pattern` of the graph.
+        nodes_before: without those that only hold a constant.
     """
 
     located_by: str
@@ -39,9 +40,9 @@ def prune_graph(model: ir.Model, plan: PruningPlan) -> GraphPruning:
         NirvanaError: the graph is not of the model that the plan was made for, or has a structure
             that is not known; what was found where is said.
     """
-    nodes_before = len(model.graph)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     facts = GraphFacts(model, size_inputs(model.graph))
+    nodes_before = len(model.graph)
     located = locate(model.graph, facts, plan.dims)
     passes = [kind(located, plan, facts) for kind in (DropBlocks, DropSubBlocks, CutUnits)]
     try:

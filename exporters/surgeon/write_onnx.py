@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,13 +43,12 @@ def write_onnx(
         if there.exists():
             raise NirvanaError(f"{there} exists already. Choose a new file; nothing was changed.")
     with _write_aside(path) as aside:
-        total = sum(value.const_value.nbytes for value in _list_weights(model, least=0))  # type: ignore[union-attr]
-        if external or total > INLINE_BYTES:
+        if external or sum(map(_count_bytes, _list_weights(model, least=0))) > INLINE_BYTES:
             _move_weights(model, aside / data.name, progress)
         ir.save(model, aside / path.name)
         check(aside / path.name)
         for file in sorted(aside.iterdir(), key=lambda file: file.name == path.name):
-            os.replace(file, path.parent / file.name)  # the graph last: it needs the data
+            file.replace(path.parent / file.name)  # the graph last: it needs the data
 
 
 @contextmanager
@@ -65,20 +63,24 @@ def _write_aside(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def _count_bytes(value: ir.Value) -> int:
+    return 0 if value.const_value is None else value.const_value.nbytes
+
+
 def _list_weights(model: ir.Model, least: int) -> list[ir.Value]:
     return [
         value
         for value in model.graph.initializers.values()
         if value.const_value is not None
         and value.const_value.dtype != ir.DataType.STRING
-        and value.const_value.nbytes >= least
+        and _count_bytes(value) >= least
     ]
 
 
 def _move_weights(model: ir.Model, path: Path, progress: Progress | None) -> None:
     """Write the weights to a file, and let the graph point there, in place."""
     weights = _list_weights(model, least=_SMALL_BYTES)
-    total = sum(value.const_value.nbytes for value in weights)  # type: ignore[union-attr]
+    total = sum(map(_count_bytes, weights))
     done = 0
     with path.open("xb") as file:
         for value in weights:
@@ -119,6 +121,6 @@ def _write_tensor(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
                 left -= len(piece)
     elif tensor.dtype.itemsize >= 1:
         array = read_array(tensor) if not isinstance(tensor, ir.LazyTensor) else tensor.numpy()
-        file.write(memoryview(array.reshape(-1).view("u1")))
+        file.write(array.reshape(-1).view("u1").data)
     else:  # several values a byte
         file.write(tensor.tobytes())
