@@ -55,9 +55,7 @@ def _remove_outputs(graph: ir.Graph, located: LocatedSubBlock) -> list[ir.Value]
         for node in value.consumers():
             if node is located.output.node:
                 continue
-            past += [
-                v for v in node.inputs if v is not None and v.is_graph_input() and _is_entry(v)
-            ]
+            past += [v for v in map(_find_source, node.inputs) if v is not None and _is_entry(v)]
             frontier += node.outputs
     for value in reached:
         if value.is_graph_output() and _is_entry(value):
@@ -65,14 +63,31 @@ def _remove_outputs(graph: ir.Graph, located: LocatedSubBlock) -> list[ir.Value]
     return past
 
 
+def _find_source(value: ir.Value | None) -> ir.Value | None:
+    """Return the graph input that a value is, with its axes moved or its type changed."""
+    while value is not None and not value.is_graph_input():
+        node = value.producer()
+        if node is None or node.op_type not in ("Transpose", "Cast", "Identity", "Reshape"):
+            return None
+        value = node.inputs[0]
+    return value
+
+
+def _free_dims(value: ir.Value) -> list[str | None]:
+    """Return which dimensions are free, and their names: caches of one kind have the same."""
+    dims = () if value.shape is None else tuple(value.shape)
+    return [None if isinstance(dim, int) else str(dim.value) for dim in dims]
+
+
 def _ask_another(value: ir.Value, left: Sequence[ir.Value]) -> None:
     """Let what asks an entry for its length ask one that stays."""
     for node, index in tuple(value.uses()):
         if node.op_type != "Shape":
             continue
-        if not left:
+        same = [other for other in left if _free_dims(other) == _free_dims(value)]
+        if not same:
             raise NirvanaError(
                 f"{name_node(node)}: the plan keeps no attention, and the graph asks the cache of "
                 f"one ({value.name}) for its length. Keep one, or export the pruned checkpoint."
             )
-        node.replace_input_with(index, left[0])
+        node.replace_input_with(index, same[0])

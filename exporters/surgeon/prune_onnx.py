@@ -9,10 +9,9 @@ from typing import Any
 import onnx_ir as ir
 
 from exporters.graphs.read_onnx import read_onnx
+from exporters.surgeon.check_graph import check_graph
 from exporters.surgeon.prune_graph import GraphPruning, prune_graph
-from exporters.surgeon.sliced_tensor import SlicedTensor
 from exporters.surgeon.write_onnx import Progress, write_onnx
-from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
 
 
@@ -64,41 +63,19 @@ def prune_onnx(
             known; `out` is there or cannot be written.
     """
     model = read_onnx(dense)
+    beside = _list_data(model, dense)
     graph = prune_graph(model, plan)
-    external = _has_external(model)
-    write_onnx(model, out, check_onnx, external=external, progress=progress)
+    check_graph(model)
+    written = write_onnx(model, out, external=bool(beside), progress=progress)
     return SurgeonResult(
         onnx_path=out,
-        source_bytes=sum(path.stat().st_size for path in _list_files(dense)),
-        size_bytes=sum(path.stat().st_size for path in _list_files(out)),
+        source_bytes=sum(path.stat().st_size for path in (dense, *beside)),
+        size_bytes=sum(path.stat().st_size for path in written),
         graph=graph,
     )
 
 
-def check_onnx(path: Path) -> None:
-    """Raise NirvanaError unless a file passes ONNX's full check, shape inference included."""
-    import onnx
-
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise NirvanaError(
-            f"The pruned graph does not pass ONNX's check, and was not kept: {error} Was the dense "
-            "graph valid?"
-        ) from error
-
-
-def _has_external(model: ir.Model) -> bool:
-    def base(tensor: ir.TensorProtocol | None) -> ir.TensorProtocol | None:
-        return base(tensor.base) if isinstance(tensor, SlicedTensor) else tensor
-
-    weights = model.graph.initializers.values()
-    return any(isinstance(base(value.const_value), ir.ExternalTensor) for value in weights)
-
-
-def _list_files(path: Path) -> list[Path]:
-    """Return the files of a graph: its own, and those with its weights."""
-    model = ir.load(path)
+def _list_data(model: ir.Model, path: Path) -> list[Path]:
+    """Return the files beside a graph that hold its weights."""
     weights = (value.const_value for value in model.graph.initializers.values())
-    beside = {path.parent / w.location for w in weights if isinstance(w, ir.ExternalTensor)}
-    return [path, *sorted(beside)]
+    return sorted({path.parent / w.location for w in weights if isinstance(w, ir.ExternalTensor)})

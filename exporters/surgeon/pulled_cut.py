@@ -1,7 +1,8 @@
 """Cuts a value that is not cut yet by cutting what it is made of.
 
-For constants behind a Transpose, and for grouped queries: a graph repeats each key head once for
-each of its query heads (Expand, then Reshape), so that fewer queries a group mean fewer copies.
+For constants and caches behind a Transpose, and for grouped queries: a graph repeats each key head
+once for each of its query heads (Expand, then Reshape), so that fewer queries a group mean fewer
+copies.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ def pull_cut(cutter: GraphCutter, value: ir.Value, axis: int, cut: UnitCut) -> i
     """Return the value cut along `axis`, made by a copy of its node; None where that is no use."""
     node = value.producer()
     if node is None:
-        if value.is_initializer() and value.const_value is not None:
-            return cutter.cut_value(value, axis, cut, value.consumers()[0])
-        return None
+        held = cutter.cuts_of(value).get(axis)
+        if held is not None and not held.agrees(cut):
+            return None
+        return cutter.cut_value(value, axis, cut, value.consumers()[0])
     if node.op_type == "Transpose":
         perm = read_attribute(node, "perm", None)
         rank = len(cutter.shape(value, node))
