@@ -28,6 +28,7 @@ class GraphFacts:
     def __init__(self, model: ir.Model, sizes: Mapping[ir.Value, tuple[int, ...]]) -> None:
         self._opset = model.graph.opset_imports.get("", 18)
         self._facts: dict[ir.Value, Fact] = {value: Fact(shape) for value, shape in sizes.items()}
+        self._free = free_sizes(sizes)
         for value in model.graph.initializers.values():
             self._facts[value] = read_constant(value)
         for node in model.graph:
@@ -41,6 +42,10 @@ class GraphFacts:
     def shape(self, value: ir.Value) -> tuple[int, ...] | None:
         """Return the shape of a value, None where it is not known."""
         return self._facts.get(value, UNKNOWN).shape
+
+    def is_free(self, size: int) -> bool:
+        """Tell whether a size has a free dimension in it: it is another one in another call."""
+        return size > 0 and any(size % free == 0 for free in self._free)
 
     def record(self, value: ir.Value, fact: Fact) -> None:
         """Add or change what is known of a value, in place."""
@@ -90,6 +95,16 @@ class GraphFacts:
         except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError) as error:
             raise ShapeUnknown from error
         return [_read_type(found.get(value.name or "")) for value in node.outputs]
+
+
+def free_sizes(sizes: Mapping[ir.Value, tuple[int, ...]]) -> set[int]:
+    """Return the sizes that were given to dimensions that are free."""
+    return {
+        size
+        for value, shape in sizes.items()
+        for size, dim in zip(shape, value.shape or (), strict=False)
+        if not isinstance(dim, int) and not str(dim.value).isdigit()
+    }
 
 
 def read_constant(value: ir.Value) -> Fact:

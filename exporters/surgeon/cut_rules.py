@@ -206,6 +206,7 @@ def _split(cutter: GraphCutter, node: ir.Node) -> Outputs:
     cuts = cutter.cuts_of(value)
     if axis not in cuts:
         return [cuts] * len(node.outputs)
+    cutter.require_fixed(value, axis, node)
     pieces = np.split(_mask_of(cutter, node, 0, axis), np.cumsum(sizes)[:-1])
     counts = cutter.add_array("kept_split", np.array([piece.sum() for piece in pieces], np.int64))
     node.attributes.pop("num_outputs", None)
@@ -227,6 +228,7 @@ def _slice(cutter: GraphCutter, node: ir.Node) -> Outputs:
         mask = _mask_of(cutter, node, 0, axis)
         if step != 1:
             raise NotRegular
+        cutter.require_fixed(value, axis, node)
         cuts[axis] = UnitCut.of(mask[start:end])
         bounds[axis] = (int(mask[:start].sum()), int(mask[:end].sum()))
     if bounds:
@@ -264,6 +266,7 @@ def _gather(cutter: GraphCutter, node: ir.Node) -> Outputs:
     }
     if axis not in cuts:
         return [outputs]
+    cutter.require_fixed(need_input(node, 0), axis, node)
     fact, mask = cutter.dense.of(node.inputs[1]), _mask_of(cutter, node, 0, axis)
     if fact is None or fact.data is None:
         raise NotRegular

@@ -16,6 +16,7 @@ from exporters.graphs.located_model import (
     count_rows,
 )
 from exporters.surgeon.cut_rules import follow_cuts
+from exporters.surgeon.fused_cut_rules import start_attention
 from exporters.surgeon.graph_cutter import GraphCutter, ProjectionCut
 from exporters.surgeon.replace_value import remove_unused
 from exporters.surgeon.unit_cut import UnitCut
@@ -39,7 +40,12 @@ class CutUnits(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Cut them."""
         cutter = GraphCutter(
-            graph=model.graph, dense=self._facts, starts={}, ends={}, follow=follow_cuts
+            graph=model.graph,
+            dense=self._facts,
+            starts={},
+            ends={},
+            follow=follow_cuts,
+            start_attention=start_attention,
         )
         for located in self._located.sub_blocks:
             self._add_cuts(cutter, located)

@@ -35,7 +35,7 @@ class DropBlocks(InPlacePass):
         for number, located in self._located.layers.items():
             stack = located[0].stack
             is_first = number - 1 not in self._located.layers or (
-                self._located.layers[number - 1][0].stack is not stack
+                self._located.layers[number - 1][0].stack.name != stack.name
             )
             if self._plan.layers[number].dropped and is_first and stack.keep_first:
                 raise NirvanaError(
@@ -75,7 +75,7 @@ class DropBlocks(InPlacePass):
         if not any(before in node.inputs for node in _find_sums(located[0].output.result)):
             return None
         following = self._located.layers.get(number + 1)
-        if following is not None and following[0].stack is located[0].stack:
+        if following is not None and following[0].stack.name == located[0].stack.name:
             return before, _input_of(following[0])
         return before, self._find_end(graph, located[-1])
 

@@ -50,6 +50,7 @@ class GraphCutter:
         starts: by product, which rows stay.
         ends: by product, which columns stay.
         follow: cuts a node in between, and returns the cuts of its outputs.
+        start_attention: the same for an attention with its projections in it, and their cut.
     """
 
     graph: ir.Graph
@@ -57,6 +58,7 @@ class GraphCutter:
     starts: dict[ir.Node, ProjectionCut]
     ends: dict[ir.Node, ProjectionCut]
     follow: Callable[[GraphCutter, ir.Node], Sequence[Mapping[int, UnitCut]]]
+    start_attention: Callable[[GraphCutter, ir.Node, UnitCut], Sequence[Mapping[int, UnitCut]]]
     cuts: dict[ir.Value, dict[int, UnitCut]] = field(default_factory=dict)
     now: dict[ir.Value, Fact] = field(default_factory=dict)
     made: dict[tuple[object, ...], ir.Value] = field(default_factory=dict)
@@ -142,10 +144,19 @@ class GraphCutter:
     def _gather(self, value: ir.Value, axis: int, cut: UnitCut) -> ir.Value:
         """Select by an index: for what other layers need whole, as T5's position bias."""
         held = self.cuts_of(value).get(axis)
+        self.require_fixed(value, axis, value.consumers()[0])
         positions = cut.kept if held is None else np.searchsorted(held.kept, cut.kept)
         index = self.add_array(f"{value.name}.kept_units", positions.astype(np.int64))
         node = ir.node("Gather", [value, index], {"axis": axis})
         return self.insert_after(value, node, {**self.cuts_of(value), axis: cut})
+
+    def require_fixed(self, value: ir.Value, axis: int, node: ir.Node) -> None:
+        """Raise NirvanaError if the length of an axis is free, so that no constant can cut it."""
+        if self.dense.is_free(self.shape(value, node)[axis]):
+            raise NirvanaError(
+                f"{name_node(node)}: units of the plan lie with a free dimension on axis {axis} of "
+                f"{value.name}. This structure is not known."
+            )
 
     def insert_after(self, value: ir.Value, node: ir.Node, cuts: Mapping[int, UnitCut]) -> ir.Value:
         """Put a node with one output behind the one that makes `value`, and tell its cuts.
@@ -216,7 +227,9 @@ class GraphCutter:
 
     def _visit(self, node: ir.Node) -> None:
         outputs: Sequence[Mapping[int, UnitCut]] = [NO_CUTS] * len(node.outputs)
-        if node in self.starts:
+        if node in self.starts and node.op_type == "Attention":
+            outputs = self.start_attention(self, node, self.starts[node].cut)
+        elif node in self.starts:
             outputs = [self._start(node, self.starts[node])]
         elif node in self.ends:
             self._end(node, self.ends[node])

@@ -48,8 +48,8 @@ def prune_graph(model: ir.Model, plan: PruningPlan) -> GraphPruning:
     try:
         PassManager(passes)(model)
     except PassError as error:
-        cause: BaseException = error
-        while isinstance(cause, PassError) and cause.__cause__ is not None:
+        cause: BaseException = error  # the passes' own words are around ours
+        while cause.__cause__ is not None and not isinstance(cause, NirvanaError):
             cause = cause.__cause__
         raise NirvanaError(str(cause)) from error
     return GraphPruning(

@@ -32,6 +32,8 @@ def mend_shape(cutter: GraphCutter, node: ir.Node, index: int, cuts: Mapping[int
     wanted = {
         axis: cut.count for axis, cut in cuts.items() if int(data[axis]) not in (-1, 0, cut.count)
     }
+    for axis in wanted:
+        cutter.require_fixed(node.outputs[0], axis, node)
     if wanted:
         key = ("shape", operand, tuple(sorted(wanted.items())))
         if key not in cutter.made:
