@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from exporters.compare.onnx_graph import open_session
 from exporters.precision import half_precision
 from exporters.precision.half_precision import HalfOutcome, convert_graph
 from pruning.errors import NirvanaError
@@ -166,6 +167,24 @@ def test_a_graph_in_a_node_is_refused() -> None:
     )
     with pytest.raises(NirvanaError, match=r"the node the_if \(If\) has a graph of its own"):
         convert_graph(ir.from_proto(model), ir.DataType.FLOAT16)
+
+
+def test_fused_operators_are_of_the_type_of_what_they_take() -> None:
+    """Inference knows nothing of ONNX Runtime's operators, nor then of what comes after them."""
+    nodes = [
+        helper.make_node("FastGelu", ["x"], ["first"], domain="com.microsoft"),
+        helper.make_node("Add", ["first", "x"], ["middle"]),
+        helper.make_node("FastGelu", ["middle"], ["y"], domain="com.microsoft"),
+    ]
+    shape = (TensorProto.FLOAT, ["batch", 2])
+    model = make_model(nodes, {"x": shape}, {"y": shape}, {})
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    half, outcome = convert(model, ir.DataType.FLOAT16)
+    assert outcome.num_half_nodes == 3
+    x = np.array([[0.5, -1.0]], np.float32)
+    session = open_session(model.SerializeToString(), "model.onnx")
+    (expected,) = session.run(None, {"x": x})
+    np.testing.assert_allclose(run_rounded(half, {"x": x}), expected, atol=2e-3)
 
 
 def test_values_of_no_known_type_are_refused() -> None:
