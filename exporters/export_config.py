@@ -13,8 +13,8 @@ FORMS: tuple[Form, ...] = get_args(Form)
 GRAPH_PRECISIONS: tuple[GraphPrecision, ...] = get_args(GraphPrecision)
 # Those that graphs are tested with.
 OPSETS = (18, 20, 23, 24)
-# For each form, the opset that it is tested with.
-DEFAULT_OPSETS: dict[Form, int] = {"portable": 18, "ort-cpu": 18, "ort-cuda": 18, "tensorrt": 18}
+# For each form, the opset that it is tested with; caches in place for TensorRT are of 24.
+DEFAULT_OPSETS: dict[Form, int] = {"portable": 18, "ort-cpu": 18, "ort-cuda": 18, "tensorrt": 24}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

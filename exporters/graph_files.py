@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.export_config import GraphPrecision
+from exporters.graph_structure import is_skipped, read_structure
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
@@ -18,15 +19,33 @@ def load_graph(path: Path) -> onnx.ModelProto:
     Raises:
         NirvanaError: it is no ONNX file, or weights beside it are missing or lie elsewhere.
     """
-    import onnx
-
     try:
-        onnx.checker.check_model(str(path))  # first: it holds the weights once more
-        model = onnx.load(str(path), load_external_data=False, format="protobuf")
+        model = read_structure(path)
+        _check(path, model)
     except Exception as error:  # the checker's, protobuf's and the file system's have no one base
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NirvanaError(f"{path} is no valid ONNX file: {first_line}") from error
     return model
+
+
+def _check(path: Path, model: onnx.ModelProto) -> None:
+    """Have onnx check a model; weights outside the file are looked for, from its folder."""
+    import onnx
+
+    if any(tensor.external_data for tensor in model.graph.initializer):
+        onnx.checker.check_model(str(path))
+        return
+    checked = onnx.ModelProto()
+    checked.CopyFrom(model)
+    known = {value.name for value in checked.graph.input}
+    for number, tensor in reversed(list(enumerate(model.graph.initializer))):
+        if not is_skipped(tensor):
+            continue
+        del checked.graph.initializer[number]  # an input has a type and a shape, which is enough
+        if tensor.name not in known:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            checked.graph.input.append(value)
+    onnx.checker.check_model(checked)
 
 
 def read_precision(model: onnx.ModelProto) -> GraphPrecision:

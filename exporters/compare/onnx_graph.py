@@ -12,6 +12,7 @@ import torch
 from exporters.compare.artefact import Array
 from exporters.compare.onnx_blocks import BLOCK_OUTPUT, add_block_outputs
 from exporters.compare.rounded_graph import round_in_float
+from exporters.graph_structure import read_structure
 from exporters.trace.graph_part import GraphTensor
 from pruning.errors import MissingExtraError, NirvanaError
 
@@ -88,15 +89,11 @@ def load_rounded(path: Path) -> onnx.ModelProto | None:
 
 
 def _has_half_weights(path: Path) -> bool:
-    """Tell whether a weight is float16 or bfloat16.
-
-    Not by onnx-ir: what it loads stays in memory until the garbage collector comes by.
-    """
+    """Tell whether a weight is float16 or bfloat16."""
     import onnx
 
     halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    graph = onnx.load(str(path), load_external_data=False).graph
-    return any(tensor.data_type in halves for tensor in graph.initializer)
+    return any(t.data_type in halves for t in read_structure(path).graph.initializer)
 
 
 def open_session(model: Path | bytes, name: str) -> Any:

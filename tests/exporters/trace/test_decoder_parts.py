@@ -109,3 +109,14 @@ def test_the_entries_are_those_of_the_layers_with_attention(plan: str) -> None:
     ]
     found = [(i.name, i.shape[1]) for i in part.inputs if i.name.startswith("past")]
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("opset", "operator"), [(20, "Softmax"), (23, "RMSNormalization"), (24, "")]
+)
+def test_other_opsets_are_torch(opset: int, operator: str, tmp_path) -> None:
+    traced = trace_tiny(tmp_path, "llama", opset=opset, num_hidden_layers=1)["model"]
+    model = onnx.load(traced.path)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", opset)]
+    assert not operator or operator in {node.op_type for node in model.graph.node}
+    assert_same_as_torch(traced)
