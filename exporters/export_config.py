@@ -11,16 +11,10 @@ Graphs = Literal["merged", "split"]
 
 FORMS: tuple[Form, ...] = get_args(Form)
 GRAPH_PRECISIONS: tuple[GraphPrecision, ...] = get_args(GraphPrecision)
+# Those that graphs are tested with.
+OPSETS = (18, 20, 23, 24)
 # For each form, the opset that it is tested with.
 DEFAULT_OPSETS: dict[Form, int] = {"portable": 18, "ort-cpu": 18, "ort-cuda": 18, "tensorrt": 18}
-# For each precision, the largest difference to torch in float32 that is accepted.
-DEFAULT_TOLERANCES: dict[GraphPrecision, float] = {
-    "fp32": 1e-4,
-    "fp16": 2e-2,
-    "bf16": 2e-1,
-    "int8": 1.0,
-    "int8-static": 1.0,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +28,13 @@ class ExportConfig:
         default="fp32", metadata={"help": "number format of the weights and of most operators"}
     )
     opset: int | None = field(
-        default=None, metadata={"help": "ONNX opset of the graph; by default the form's"}
+        default=None, metadata={"help": "ONNX opset: 18, 20, 23 or 24; by default the form's"}
     )
     tolerance: float | None = field(
         default=None,
         metadata={
-            "help": "largest difference to torch that is accepted; by default the precision's"
+            "help": "largest difference to torch, of the largest value where that is above 1; by "
+            "default the precision's"
         },
     )
     graphs: Graphs = field(
@@ -52,11 +47,11 @@ class ExportConfig:
             ("form", self.form, FORMS),
             ("precision", self.precision, GRAPH_PRECISIONS),
             ("graphs", self.graphs, get_args(Graphs)),
+            ("opset", self.opset, (*OPSETS, None)),
         ):
             if value not in known:
-                raise NirvanaError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-        if self.opset is not None and not 18 <= self.opset <= 24:
-            raise NirvanaError(f"opset must be from 18 to 24, got {self.opset}.")
+                listed = ", ".join(str(one) for one in known if one is not None)
+                raise NirvanaError(f"{name} must be one of {listed}, got {value!r}.")
         if self.tolerance is not None and not self.tolerance > 0:
             raise NirvanaError(f"tolerance must be above 0, got {self.tolerance}.")
 
@@ -64,8 +59,3 @@ class ExportConfig:
     def chosen_opset(self) -> int:
         """The opset, by default that of the form."""
         return DEFAULT_OPSETS[self.form] if self.opset is None else self.opset
-
-    @property
-    def chosen_tolerance(self) -> float:
-        """The tolerance, by default that of the precision."""
-        return DEFAULT_TOLERANCES[self.precision] if self.tolerance is None else self.tolerance

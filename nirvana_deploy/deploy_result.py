@@ -80,10 +80,31 @@ class OneShotResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """Hold the ONNX file, and what its comparison with torch found (plain data)."""
+    """Hold the first ONNX file, and what is said of all of them in `export.json` (plain data)."""
 
     onnx: Path
     figures: Mapping[str, Any]
+
+    def headline(self) -> list[tuple[str, str]]:
+        """Return what a person wants to know of it, as (what, value)."""
+        figures = self.figures
+        passes = [step for graph in figures["graphs"].values() for step in graph["passes"]]
+        refused = sum(len(step["refusals"]) for step in passes)
+        difference, tolerance = figures["max_abs_difference"], figures["tolerance"]
+        found = [
+            ("folder", str(self.onnx.parent)),
+            ("graphs", ", ".join(graph["file"] for graph in figures["graphs"].values())),
+            ("task", figures["task"]),
+            (
+                "form",
+                f"{figures['form']}, {figures['precision']}, opset {figures['opset']}, "
+                f"{figures['num_nodes']} nodes, {figures['size_bytes'] / 1e6:.1f} MB",
+            ),
+            ("difference", f"{difference:.1e} at most (gate {tolerance:.0e})"),
+        ]
+        if refused:
+            found.append(("not fused", f"{refused} places, each with its reason in export.json"))
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -123,6 +144,8 @@ def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for case in profile["cases"]:
         ratio = case["speedup"]
         doubt = "" if case.get("stationary", True) else " (not stationary)"
+        if case.get("verdict") == "no significant difference":
+            doubt += " (no significant difference)"
         other = case.get("other_cpu_fraction") or 0
         doubt += f" (other programs took {other:.0%} of the CPUs)" if other > _BUSY else ""
         yield (

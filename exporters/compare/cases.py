@@ -14,8 +14,16 @@ from pruning.errors import NirvanaError
 
 Padding = Literal["none", "right", "left"]
 
-# (batch, length), other than the traced shape: a single token, shorter, longer, a batch of one.
-COMPARED_SHAPES = ((1, 1), (1, 7), (2, 33), (5, 64), (8, 128))
+_ALL_PADDINGS: tuple[Padding, ...] = ("none", "right", "left")
+# (batch, length), other than the traced shape: a single token, shorter, longer, a batch of one. The
+# largest ones, which take most of the time, have one padding each.
+COMPARED_SHAPES: dict[tuple[int, int], tuple[Padding, ...]] = {
+    (1, 1): ("none",),
+    (1, 7): _ALL_PADDINGS,
+    (2, 33): _ALL_PADDINGS,
+    (5, 64): ("left",),
+    (8, 128): ("right",),
+}
 # Ids below are often special: padding, start, end.
 _FIRST_TOKEN = 3
 
@@ -67,24 +75,20 @@ def list_cases(artefacts: Iterable[Artefact], config: CompareConfig) -> tuple[Ca
     artefacts = tuple(artefacts)
     limits = [artefact.facts.max_length for artefact in artefacts] + [config.max_length]
     longest = min((limit for limit in limits if limit is not None), default=None)
-    shapes = [("", *shape) for shape in COMPARED_SHAPES]
-    with_profile = [artefact for artefact in artefacts if artefact.corners]
-    if with_profile:
-        shapes = [(name, *shape) for a in with_profile for name, shape in a.corners.items()]
-    cases: dict[Case, None] = {}  # shapes that were shortened may be there twice
-    for corner, batch, length in shapes:
-        if longest is not None and not corner:
-            length = min(length, max(1, longest - config.num_steps))
-        for padding in _paddings(length):
-            case = Case(
-                batch=batch,
-                length=length,
-                padding=padding,
-                num_steps=config.num_steps,
-                corner=corner,
-            )
-            cases[case] = None
-    return tuple(cases)
+    corners = {
+        (corner, *shape): _ALL_PADDINGS if shape[1] > 1 else ("none",)
+        for artefact in artefacts
+        for corner, shape in artefact.corners.items()
+    }
+    shapes = corners or {
+        ("", batch, _shorten(length, longest, config)): paddings
+        for (batch, length), paddings in COMPARED_SHAPES.items()
+    }
+    return tuple(
+        Case(batch=batch, length=length, padding=padding, num_steps=config.num_steps, corner=corner)
+        for (corner, batch, length), paddings in shapes.items()
+        for padding in paddings
+    )
 
 
 def make_tokens(case: Case, artefacts: Iterable[Artefact], config: CompareConfig) -> CaseTokens:
@@ -109,8 +113,9 @@ def make_tokens(case: Case, artefacts: Iterable[Artefact], config: CompareConfig
     )
 
 
-def _paddings(length: int) -> tuple[Padding, ...]:
-    return ("none",) if length == 1 else ("none", "right", "left")
+def _shorten(length: int, longest: int | None, config: CompareConfig) -> int:
+    """Return the length, or what leaves room for the decode steps."""
+    return length if longest is None else min(length, max(1, longest - config.num_steps))
 
 
 def _token_range(facts: list[TokenFacts]) -> tuple[int, int]:

@@ -33,9 +33,15 @@ class CaseDifference:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        found = self.difference
-        derived = {"relative": found.relative, "scaled": found.scaled}
-        return {**asdict(self.case), "what": self.what, **asdict(found), **derived}
+        found = asdict(self.difference)
+        return {
+            **asdict(self.case),
+            "padded": self.case.padding != "none",
+            "what": self.what,
+            "max_abs_difference": found.pop("max_abs"),
+            "relative_difference": self.difference.relative,
+            **found,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,11 @@ class Comparison:
         return max(case.difference.max_abs for case in self.cases)
 
     @property
+    def largest(self) -> float:
+        """The largest magnitude that the source gives."""
+        return max(case.difference.largest for case in self.cases)
+
+    @property
     def max_kl(self) -> float | None:
         """The largest mean divergence of a case, in nats; None without logits."""
         return _max_kl(self.cases)
@@ -90,6 +101,7 @@ class Comparison:
             "candidate": self.candidate,
             "passed": self.passed,
             "gates": self.gates.to_json(),
+            "tolerance": self.gates.tolerance * max(1.0, self.largest),
             "max_abs_difference": self.max_abs_difference,
             "max_relative_difference": max(c.difference.relative for c in self.cases),
             "max_kl": self.max_kl,
@@ -127,7 +139,7 @@ def compare_artefacts(
     largest = -1.0
     for number, case in enumerate(cases):
         for calls in _run_both(source, candidate, case, config):
-            found.append(_compare_calls(case, calls, (source, candidate)))
+            found.append(_compare_calls(case, calls, (source, candidate), gates))
             if found[-1].difference.scaled > largest:  # of the others nothing is kept
                 worst, largest = calls, found[-1].difference.scaled
         if progress is not None:
@@ -163,7 +175,10 @@ def _run_both(
 
 
 def _compare_calls(
-    case: Case, calls: tuple[Observation, Observation], sides: tuple[Artefact, Artefact]
+    case: Case,
+    calls: tuple[Observation, Observation],
+    sides: tuple[Artefact, Artefact],
+    gates: Gates,
 ) -> CaseDifference:
     left, right = calls
     if not set(left.outputs) & set(right.outputs):
@@ -171,7 +186,7 @@ def _compare_calls(
             f"{sides[0].name} gives {', '.join(left.outputs)}, {sides[1].name} gives "
             f"{', '.join(right.outputs)}: there is nothing to compare. Export both for one task."
         )
-    difference = measure_difference(left.outputs, right.outputs, left.live)
+    difference = measure_difference(left.outputs, right.outputs, left.live, tie=gates.tie)
     return CaseDifference(case=case, what=left.what, difference=difference)
 
 

@@ -21,7 +21,7 @@ class Difference:
         max_abs: the largest absolute difference; infinite where one side is no number.
         largest: the largest magnitude in the source.
         kl: mean KL(source || candidate) of the logits in nats; None where nothing is a logit.
-        agreement: fraction of rows of logits whose largest class is the same.
+        agreement: fraction of rows of logits whose largest class is the same, or a tie.
         num_rows: of logits.
         output: where `max_abs` is.
     """
@@ -45,11 +45,17 @@ class Difference:
 
 
 def measure_difference(
-    source: Mapping[str, Array], candidate: Mapping[str, Array], live: Array | None
+    source: Mapping[str, Array],
+    candidate: Mapping[str, Array],
+    live: Array | None,
+    *,
+    tie: float = 0.0,
 ) -> Difference:
     """Compare the outputs that both have, without those of padding.
 
-    `live` [batch, sequence] is 1 at tokens, 0 at padding; None: all are live.
+    `live` [batch, sequence] is 1 at tokens, 0 at padding; None: all are live. Classes whose logits
+    in the source are within `tie` of the largest, scaled as a tolerance is, are as good as it:
+    which of them comes first is a matter of rounding.
     """
     names = [name for name in source if name in candidate]
     gaps = {name: max_difference(source[name], candidate[name], live) for name in names}
@@ -61,10 +67,11 @@ def measure_difference(
     ]
     kls = [_divergence(*pair) for pair in rows]
     num_rows = sum(len(left) for left, _ in rows)
-    same = sum(int((left.argmax(-1) == right.argmax(-1)).sum()) for left, right in rows)
+    largest = max(_largest(source[name], live) for name in names)
+    same = sum(_count_same(left, right, tie * max(1.0, largest)) for left, right in rows)
     return Difference(
         max_abs=gaps[worst],
-        largest=max(_largest(source[name], live) for name in names),
+        largest=largest,
         kl=float(np.concatenate(kls).mean()) if kls else None,
         agreement=same / num_rows if num_rows else None,
         num_rows=num_rows,
@@ -106,6 +113,12 @@ def _keep_live(values: Array, live: Array | None) -> Array:
 def _largest(values: Array, live: Array | None) -> float:
     kept = np.abs(_keep_live(values, live))
     return float(kept[np.isfinite(kept)].max(initial=0.0))
+
+
+def _count_same(source_RC: Array, candidate_RC: Array, margin: float) -> int:
+    chosen_R1 = candidate_RC.argmax(-1)[:, None]
+    lost_R = source_RC.max(-1) - np.take_along_axis(source_RC, chosen_R1, axis=-1)[:, 0]
+    return int((lost_R <= margin).sum())
 
 
 def _divergence(source_RC: Array, candidate_RC: Array) -> Array:

@@ -26,6 +26,11 @@ class Gates:
     max_kl: float
     min_agreement: float
 
+    @property
+    def tie(self) -> float:
+        """How near two logits are, scaled as the tolerance, for either to be the prediction."""
+        return self.tolerance / 10
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)

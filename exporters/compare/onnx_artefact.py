@@ -9,6 +9,7 @@ from exporters.compare.artefact import GRAPH_NAMES, MODEL, Artefact, TokenFacts
 from exporters.compare.onnx_graph import OnnxGraph
 from exporters.compare.token_facts import read_config_facts
 from exporters.export_config import GraphPrecision
+from exporters.graph_files import load_graph, read_precision
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
@@ -19,28 +20,29 @@ _HALVES = ("fp16", "bf16")
 _ROUNDED = "{name} ran in float32 on the CPU, with what each operator gives rounded to {precision}"
 
 
-def open_onnx(path: Path) -> Artefact:
-    """Open a file, or all graphs of a folder.
+def open_onnx(path: Path, *, name: str | None = None) -> Artefact:
+    """Open a file, or all graphs of a folder; `name` is what it is called, by default its path.
 
     What the tokens can be is read from a config.json beside it, else from the graph.
 
     Raises:
         NirvanaError: there is no valid ONNX file, or a folder has none of optimum's names.
     """
+    name = name or str(path)
     files = _list_files(path)
-    protos = {name: _load(file) for name, file in files.items()}
+    protos = {stem: load_graph(file) for stem, file in files.items()}
     folder = path if path.is_dir() else path.parent
     num_tokens = [_count_tokens(proto) for proto in protos.values()]
     known = [count for count in num_tokens if count is not None]
     in_graph = TokenFacts(num_tokens=min(known, default=None))
     precision = _coarsest(protos.values())
     return Artefact(
-        name=str(path),
+        name=name,
         precision=precision,
-        graphs={name: OnnxGraph(file) for name, file in files.items()},
+        graphs={stem: OnnxGraph(file) for stem, file in files.items()},
         facts=read_config_facts(folder) or in_graph,
         corners={},
-        notes=(_ROUNDED.format(name=path, precision=precision),) if precision in _HALVES else (),
+        notes=(_ROUNDED.format(name=name, precision=precision),) if precision in _HALVES else (),
     )
 
 
@@ -56,19 +58,6 @@ def _list_files(path: Path) -> dict[str, Path]:
             "Give the file itself."
         )
     return there
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    """Read a graph without its weights, and check it."""
-    import onnx
-
-    try:
-        model = onnx.load(str(path), load_external_data=False, format="protobuf")
-        onnx.checker.check_model(str(path))
-    except Exception as error:  # the checker's, protobuf's and the file system's have no one base
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NirvanaError(f"{path} is no valid ONNX file: {first_line}") from error
-    return model
 
 
 def _count_tokens(model: onnx.ModelProto) -> int | None:
@@ -87,18 +76,3 @@ def _coarsest(models: Any) -> GraphPrecision:
     found = [read_precision(model) for model in models]
     order: tuple[GraphPrecision, ...] = ("int8-static", "int8", "bf16", "fp16")
     return next((precision for precision in order if precision in found), "fp32")
-
-
-def read_precision(model: onnx.ModelProto) -> GraphPrecision:
-    """Tell a graph's number format by its operators and its weights."""
-    from onnx import TensorProto
-
-    ops = {node.op_type for node in model.graph.node}
-    if ops & {"MatMulInteger", "DynamicQuantizeLinear", "MatMulNBits", "DynamicQuantizeMatMul"}:
-        return "int8"
-    if ops & {"QuantizeLinear", "QLinearMatMul"}:
-        return "int8-static"
-    types = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    if TensorProto.BFLOAT16 in types:
-        return "bf16"
-    return "fp16" if TensorProto.FLOAT16 in types else "fp32"

@@ -40,7 +40,7 @@ from exporters.passes.graph_reading import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Table:
-    """The half tables [rows, D / 2] of one pair of cos and sin, and the row of each token [B, S]."""
+    """The half tables [rows, D / 2] of cos and sin, and the row of each token [B, S]."""
 
     cos: ir.Value
     sin: ir.Value
@@ -132,9 +132,7 @@ def _fuse(
         model, np.array([0, 0, num_heads, head_dim], np.int64), f"split_{num_heads}_{head_dim}"
     )
     apart = make_node("Reshape", [rotated.outputs[0], shape], like=node)
-    back = make_node(
-        "Transpose", [apart.outputs[0]], like=node, attributes={"perm": [0, 2, 1, 3]}
-    )
+    back = make_node("Transpose", [apart.outputs[0]], like=node, attributes={"perm": [0, 2, 1, 3]})
     rotated.outputs[0].shape, rotated.outputs[0].type = merged.shape, merged.type
     apart.outputs[0].shape, apart.outputs[0].type = split.shape, split.type
     model.graph.insert_before(node, [rotated, apart, back])

@@ -99,14 +99,32 @@ def _prepare(model: ir.Model) -> None:
                     f"the node {node.name} ({node.op_type}) has a graph of its own, which is not "
                     "converted to half precision. Export the model without control flow."
                 )
-    if any(_untyped(model)):
+    while any(_untyped(model)):
         ShapeInferencePass()(model)
+        if not _type_fused_operators(model):
+            break
     untyped = next(_untyped(model), None)
     if untyped is not None:
         raise NirvanaError(
             f"the type of {untyped.name} cannot be told, and so not whether to convert it. Run "
             "shape inference on the graph first."
         )
+
+
+def _type_fused_operators(model: ir.Model) -> bool:
+    """Give outputs of ONNX Runtime's operators, in place, the type of what they are computed from.
+
+    Inference knows nothing of them; they have one type, which is that of their first input.
+    """
+    fused = [node for node in model.graph if node.domain == "com.microsoft"]
+    found = False
+    for node in fused:
+        dtype = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+        for value in node.outputs:
+            if value.dtype is None and value.name and dtype is not None:
+                value.dtype = dtype
+                found = True
+    return found
 
 
 def _untyped(model: ir.Model) -> Any:
@@ -215,6 +233,9 @@ class _Conversion:
 
 def _convert_attributes(node: ir.Node, dtype: ir.DataType) -> None:
     """Give constants in the node's attributes the half type, and casts their new target."""
+    if node.op_type == "ConstantOfShape" and "value" not in node.attributes:
+        zero = ir.tensor(np.zeros(1, np.float32))  # what it means without
+        node.attributes["value"] = ir.AttrTensor("value", zero)
     for name, attribute in list(node.attributes.items()):
         if attribute.type == ir.AttributeType.TENSOR:
             tensor = attribute.as_tensor()

@@ -15,6 +15,7 @@ from exporters.trace.bfloat16_steps import widen_bfloat16_steps
 from exporters.trace.graph_dims import check_signature, name_dims
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.graph_part import GraphPart
+from exporters.trace.write_graph import write_graph
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 # The traced shape. A length of 1 would be specialised into the graph; none is like another, so that
 # none is taken for another.
 TRACED_SIZES = {"batch": 3, "sequence": 5, "past_sequence": 11, "encoder_sequence": 7}
-# Weights beyond this go into a file beside the graph: protobuf holds 2 GB at most.
-_EXTERNAL_DATA_BYTES = 1_500_000_000
 
 
 def trace_part(part: GraphPart, out_path: Path, opset: int) -> None:
@@ -37,14 +36,7 @@ def trace_part(part: GraphPart, out_path: Path, opset: int) -> None:
         NirvanaError: torch.onnx refuses the module, the graph has not the inputs and outputs that
             the part promises, or an input on which the module depends leads nowhere.
     """
-    import onnx_ir
-
-    model = trace_graph(part, opset)
-    out_path.parent.mkdir(parents=True, exist_ok=True)
-    weights = (value.const_value for value in model.graph.initializers.values())
-    num_bytes = sum(weight.nbytes for weight in weights if weight is not None)
-    external = f"{out_path.name}.data" if num_bytes > _EXTERNAL_DATA_BYTES else None
-    onnx_ir.save(model, out_path, external_data=external)
+    write_graph(trace_graph(part, opset), out_path)
 
 
 def trace_graph(part: GraphPart, opset: int) -> onnx_ir.Model:

@@ -5,15 +5,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper
 from transformers import AutoConfig, AutoTokenizer
 
-from exporters.compare.verify import COMPARED_SHAPES, check_graph, verify_part
-from exporters.export_config import ExportConfig
+from exporters.compare.cases import COMPARED_SHAPES
+from exporters.export_config import (
+    DEFAULT_OPSETS,
+    OPSETS,
+    ExportConfig,
+)
 from exporters.export_stage import export_checkpoint, run_export
-from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import TRACED_SIZES
-from pruning.checkpoints.checkpoint import load_pruned, save_pruned
+from nirvana_deploy import export
+from pruning.checkpoints.checkpoint import save_pruned
 from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.model_source import resolve_model
 from pruning.cutting.repack import repack
@@ -46,12 +49,11 @@ def test_both_exports_match_torch_on_other_shapes(exported) -> None:
     _, result = exported
     for name in ("dense", "pruned"):
         cases = result[name]["cases"]
-        assert {(c["batch"], c["length"]) for c in cases} == {s[:2] for s in COMPARED_SHAPES}
-        assert (TRACED_SIZES["batch"], TRACED_SIZES["sequence"]) not in {
-            s[:2] for s in COMPARED_SHAPES
-        }
-        assert [c["padding"] for c in cases] == [None, "right", "left"] * 5
+        assert {(c["batch"], c["length"]) for c in cases} == set(COMPARED_SHAPES)
+        assert (TRACED_SIZES["batch"], TRACED_SIZES["sequence"]) not in COMPARED_SHAPES
+        assert {c["padding"] for c in cases} == {"none", "right", "left"}
         assert max(c["max_abs_difference"] for c in cases) < 1e-5
+        assert result[name]["verification"]["passed"]
 
 
 def test_dims_are_dynamic_where_promised_and_static_elsewhere(exported) -> None:
@@ -104,40 +106,65 @@ def test_the_folder_says_what_is_in_it_and_loads_as_a_models_does(exported) -> N
     assert not (folder / "onnx" / "pruned" / "manifest.json").exists()
 
 
-def test_a_changed_weight_is_found(exported, tmp_path: Path) -> None:
-    folder, _ = exported
-    model = onnx.load(folder / "onnx" / "pruned" / "model.onnx")
-    bias = next(
-        i for i in model.graph.initializer if list(i.dims) == [5] and "classifier" in i.name
-    )
-    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 0.01, bias.name))
-    onnx.save(model, tmp_path / "model.onnx")
-    torch_model = load_pruned(folder / "pruned", attn_implementation="eager").eval()
-    (part,) = list_parts(torch_model, ExportConfig())
-    with pytest.raises(NirvanaError, match=r"differs from its torch model by 1\.00e-02"):
-        verify_part(tmp_path / "model.onnx", part, 1e-4)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A pruned checkpoint of one layer, quick to trace."""
+    folder = tmp_path_factory.mktemp("small")
+    model = make_tiny("distilbert", num_hidden_layers=1)
+    save_pruned(repack(model, uneven_plan(model)), folder / "checkpoint")
+    return folder / "checkpoint"
 
 
-def test_files_that_are_no_export_are_refused(tmp_path: Path) -> None:
-    (part,) = list_parts(make_tiny("distilbert"), ExportConfig())
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"not a model")
-    with pytest.raises(NirvanaError, match="is no valid ONNX file"):
-        check_graph(path, part)
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["3", 2])
-    node = onnx.helper.make_node("Identity", ["x"], ["y"])
-    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["3", 2])
-    graph = onnx.helper.make_graph([node], "g", [value], [out])
-    onnx.save(onnx.helper.make_model(graph), path)
-    with pytest.raises(NirvanaError, match=r"should have the inputs .* it has \{'x': \['3', 2\]\}"):
-        check_graph(path, part)
+@pytest.mark.parametrize(
+    ("form", "precision", "operator"),
+    [
+        ("ort-cpu", "int8", "DynamicQuantizeLinear"),
+        ("ort-cuda", "fp16", "MultiHeadAttention"),
+        ("portable", "int8-static", "QuantizeLinear"),
+    ],
+)
+def test_form_and_precision_go_together(
+    small: Path, tmp_path: Path, form: str, precision: str, operator: str
+) -> None:
+    config = ExportConfig(form=form, precision=precision)
+    result = export(small, config, out=tmp_path / "out")
+    described = result.figures
+    assert result.headline()[1] == ("graphs", "model.onnx")
+    assert f"{form}, {precision}, opset 18" in result.headline()[3][1]
+    assert (described["form"], described["precision"]) == (form, precision)
+    assert described["verification"]["gates"]["precision"] == precision
+    graph = onnx.load(result.onnx).graph
+    assert operator in {node.op_type for node in graph.node}
+    assert [path.name for path in result.onnx.parent.glob("*.onnx*")] == ["model.onnx"]
+    assert described["graphs"]["model"]["passes"]
+
+
+def test_an_export_that_fails_its_comparison_is_kept_aside(small: Path, tmp_path: Path) -> None:
+    config = ExportConfig(tolerance=1e-12)
+    failed = tmp_path / "out.failed"
+    with pytest.raises(NirvanaError, match=r"does not compute what .* What was written is in .*"):
+        export(small, config, out=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == [failed.name]
+    assert (failed / "model.onnx").is_file()
+    assert not (failed / "export.json").exists()
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(NirvanaError, match="opset must be from 18 to 24, got 12"):
-        ExportConfig(opset=12)
+    with pytest.raises(NirvanaError, match="opset must be one of 18, 20, 23, 24, got 22"):
+        ExportConfig(opset=22)
     with pytest.raises(NirvanaError, match="tolerance must be above 0"):
         ExportConfig(tolerance=0)
+    with pytest.raises(NirvanaError, match=r"form must be one of portable, .*, got 'onnx'"):
+        ExportConfig(form="onnx")
+    with pytest.raises(NirvanaError, match="graphs must be one of merged, split, got 'both'"):
+        ExportConfig(graphs="both")
+
+
+def test_the_opset_follows_the_form_unless_it_is_said() -> None:
+    assert ExportConfig().chosen_opset == DEFAULT_OPSETS["portable"]
+    assert ExportConfig(form="tensorrt").chosen_opset == DEFAULT_OPSETS["tensorrt"]
+    assert ExportConfig(opset=23).chosen_opset == 23
+    assert set(DEFAULT_OPSETS.values()) <= set(OPSETS)
 
 
 @pytest.mark.parametrize("written", [{}, {"architectures": ["OwnModel"]}])

@@ -4,7 +4,7 @@ import pytest
 from exporters.compare.artefact import Artefact, TokenFacts
 from exporters.compare.cases import COMPARED_SHAPES, Case, list_cases, make_tokens
 from exporters.compare.compare_config import CompareConfig
-from exporters.trace.trace_onnx import TRACED_BATCH, TRACED_LENGTH
+from exporters.trace.trace_part import TRACED_SIZES
 from pruning.errors import NirvanaError
 
 
@@ -21,10 +21,11 @@ def artefact(corners: dict | None = None, **facts: int) -> Artefact:
 def test_shapes_are_other_than_traced_and_padded_on_both_sides() -> None:
     cases = list_cases([artefact()], CompareConfig())
     assert {(c.batch, c.length) for c in cases} == set(COMPARED_SHAPES)
-    assert (TRACED_BATCH, TRACED_LENGTH) not in COMPARED_SHAPES
-    for shape in COMPARED_SHAPES[1:]:
-        paddings = [c.padding for c in cases if (c.batch, c.length) == shape]
-        assert paddings == ["none", "right", "left"]
+    traced = (TRACED_SIZES["batch"], TRACED_SIZES["sequence"])
+    assert traced not in COMPARED_SHAPES
+    for shape, paddings in COMPARED_SHAPES.items():
+        assert tuple(c.padding for c in cases if (c.batch, c.length) == shape) == paddings
+    assert {c.padding for c in cases if c.length > 50} == {"left", "right"}
     assert {c.num_steps for c in cases} == {3}
 
 

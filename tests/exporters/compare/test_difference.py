@@ -81,3 +81,16 @@ def test_equal_infinities_are_equal_and_nan_never_is() -> None:
 
 def test_other_shapes_are_infinitely_far() -> None:
     assert max_difference(np.zeros((1, 2)), np.zeros((2, 1)), None) == math.inf
+
+
+def test_ties_are_predictions_that_rounding_decides() -> None:
+    source, candidate = np.array([[1.0, 1.02, 0.0]]), np.array([[1.02, 1.0, 0.0]])
+
+    def agreement(scale: float, tie: float) -> float | None:
+        pair = ({"logits": scale * source}, {"logits": scale * candidate})
+        return measure_difference(*pair, None, tie=tie).agreement
+
+    assert agreement(1, 0) == agreement(1, 0.01) == 0
+    assert agreement(1, 0.03) == 1
+    assert agreement(10, 0.03) == 1  # as a tolerance, it grows with the values
+    assert agreement(0.5, 0.008) == 0

@@ -16,7 +16,7 @@ from exporters.compare.open_artefact import open_pair
 from exporters.engines.engine_manifest import EngineManifest, EngineResult
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
-from tests.exporters.compare.conftest import Exported
+from tests.exporters.conftest import Exported
 
 
 def test_a_checkpoint_is_cut_into_the_graphs_of_the_other(llama: Exported) -> None:

@@ -10,8 +10,8 @@ from exporters.compare.cases import Case, make_tokens
 from exporters.compare.compare_config import CompareConfig
 from exporters.compare.comparison import compare_artefacts
 from exporters.compare.onnx_artefact import open_onnx
-from tests.exporters.compare.conftest import Exported
 from tests.exporters.compare.onnx_damage import change_weight
+from tests.exporters.conftest import Exported
 
 CASE = Case(batch=2, length=9, padding="left", num_steps=2)
 

@@ -1,0 +1,85 @@
+"""What lies beside the graphs of an export: the model's config and tokenizer, and `export.json`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from exporters.compare.comparison import Comparison
+from exporters.trace.graph_part import GraphPart, GraphTensor
+from pruning.checkpoints.file_hash import hash_file
+from pruning.checkpoints.prunable_model import find_stock_class
+
+EXPORT_FILE = "export.json"
+# What goes with a model besides its weights: configs, tokenizers and image processors, the plan.
+_COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
+_NOT_COMPANIONS = ("manifest.json", "*.index.json", EXPORT_FILE)
+
+
+def copy_companions(checkpoint: Path, out_dir: Path) -> None:
+    """Copy the files that a runtime wants beside the graphs, but what loads torch weights."""
+    for pattern in _COMPANIONS:
+        for path in sorted(checkpoint.glob(pattern)):
+            if not any(path.match(unwanted) for unwanted in _NOT_COMPANIONS):
+                shutil.copyfile(path, out_dir / path.name)
+    config = json.loads((out_dir / "config.json").read_text())
+    config.pop("auto_map", None)  # its code builds torch modules and is not here
+    (out_dir / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def name_task(model: PreTrainedModel, graphs: Iterable[str]) -> str:
+    """Name the task as optimum does, whose names the ecosystem reads."""
+    from optimum.exporters.tasks import TasksManager
+
+    if "encoder_model" in graphs:  # optimum finds some of these classes under other tasks first
+        return "text2text-generation-with-past"
+    task = str(TasksManager.infer_task_from_model(find_stock_class(model)))
+    return f"{task}-with-past" if task == "text-generation" else task
+
+
+def describe_graph(path: Path, part: GraphPart) -> dict[str, Any]:
+    """Describe a graph that was written: its files by hash, its size, inputs and outputs."""
+    import onnx
+
+    files = (path, *sorted(path.parent.glob(f"{path.name}.data")))
+    return {
+        "file": path.name,
+        "sha256": {file.name: hash_file(file) for file in files},
+        "size_bytes": sum(file.stat().st_size for file in files),
+        "num_nodes": len(onnx.load(str(path), load_external_data=False).graph.node),
+        "inputs": [_describe_tensor(tensor) for tensor in part.inputs],
+        "outputs": [_describe_tensor(tensor) for tensor in part.outputs],
+    }
+
+
+def _describe_tensor(tensor: GraphTensor) -> dict[str, Any]:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return {"name": tensor.name, "dtype": dtype, "shape": list(tensor.shape)}
+
+
+def sum_up(graphs: Mapping[str, dict[str, Any]], comparison: Comparison) -> dict[str, Any]:
+    """Return the figures of all graphs together; `sha256` is the first one's."""
+    described = list(graphs.values())
+    return {
+        "sha256": described[0]["sha256"][described[0]["file"]],
+        "size_bytes": sum(graph["size_bytes"] for graph in described),
+        "num_nodes": sum(graph["num_nodes"] for graph in described),
+        "tolerance": comparison.gates.tolerance,
+        "max_abs_difference": comparison.max_abs_difference,
+        "cases": [
+            {
+                "batch": found.case.batch,
+                "length": found.case.length,
+                "padding": found.case.padding,
+                "padded": found.case.padding != "none",
+                "what": found.what,
+                "max_abs_difference": found.difference.max_abs,
+            }
+            for found in comparison.cases
+        ],
+    }
