@@ -107,4 +107,4 @@ class Model:
         return feeds
 
 
-app = Model.bind()
+app = Model.bind()  # type: ignore[attr-defined]  # what the decorator makes of it
