@@ -48,6 +48,9 @@ class PackageConfig:
         default=False,
         metadata={"help": "add a script that compares two endpoints, and requests to replay"},
     )
+    ray: bool = field(
+        default=False, metadata={"help": "add an application of Ray Serve, ray_app.py"}
+    )
     kubernetes: bool = field(
         default=False, metadata={"help": "add manifests for Kubernetes and KServe"}
     )

@@ -92,6 +92,10 @@ python compare_endpoints.py http://localhost:8000/v2/models/{name}/versions/1/in
 """
 
 
+_RAY = """
+With Ray Serve instead of Triton, two replicas and more as requests wait: `pip install 'ray[serve]'
+onnxruntime`, then `serve run ray_app:app` here.
+"""
 _KUBERNETES = """
 `kubernetes.yaml` (Deployment, Service, autoscaling on Triton's queue) and `kserve.yaml` (with a
 canary share of the traffic) want this folder in a volume claim `{resource}-package`, and the
@@ -134,6 +138,7 @@ def _list_notes(config: PackageConfig, sources: Sources) -> list[str]:
         (sources.dense is not None, _VERSIONS),
         (sources.checkpoint is not None, _TEXT_MODEL),
         (config.ab, _ROLLOUT),
+        (config.ray, _RAY),
         (config.kubernetes, _KUBERNETES),
     ]
     last = len(sources.graphs)
