@@ -11,7 +11,7 @@ import torch
 
 from exporters.compare.artefact import Array
 from exporters.compare.onnx_blocks import BLOCK_OUTPUT, add_block_outputs
-from exporters.compare.rounded_graph import is_half, round_in_float
+from exporters.compare.rounded_graph import round_in_float
 from exporters.trace.graph_part import GraphTensor
 from pruning.errors import MissingExtraError, NirvanaError
 
@@ -77,14 +77,26 @@ def load_rounded(path: Path) -> onnx.ModelProto | None:
     """Return a half-precision graph as one that a CPU runs; None for any other graph."""
     import onnx_ir
 
-    model = onnx_ir.load(path)
-    if not is_half(model):
+    if not _has_half_weights(path):
         return None
+    model = onnx_ir.load(path)
     try:
         round_in_float(model)
     except NirvanaError as error:
         raise NirvanaError(f"{path}: {error}") from error
     return onnx_ir.to_proto(model)
+
+
+def _has_half_weights(path: Path) -> bool:
+    """Tell whether a weight is float16 or bfloat16.
+
+    Not by onnx-ir: what it loads stays in memory until the garbage collector comes by.
+    """
+    import onnx
+
+    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return any(tensor.data_type in halves for tensor in graph.initializer)
 
 
 def open_session(model: Path | bytes, name: str) -> Any:
@@ -100,6 +112,9 @@ def open_session(model: Path | bytes, name: str) -> Any:
         raise MissingExtraError("ONNX Runtime, which runs what is compared,", "cpu") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_ERRORS
+    # The source's weights are in memory, too: no second layout of these, no pool for what is short.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = False
     if isinstance(model, bytes):
         folder = str(Path(name).resolve().parent)
         options.add_session_config_entry(_WEIGHTS_FOLDER, folder)

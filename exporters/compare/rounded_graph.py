@@ -17,12 +17,6 @@ _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _MAX_BYTES = 2**31 - 1
 
 
-def is_half(model: ir.Model) -> bool:
-    """Tell whether a weight of the graph is float16 or bfloat16."""
-    weights = (value.const_value for value in model.graph.initializers.values())
-    return any(weight is not None and weight.dtype in _HALVES for weight in weights)
-
-
 def round_in_float(model: ir.Model) -> None:
     """Make the graph compute in float32 with half-precision values, in place.
 
