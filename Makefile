@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-EXTRAS := cpu,rtx,triton,demo
+EXTRAS := cpu,rtx,triton,demo,serve,genai
 
 .PHONY: demo test check clean
 
@@ -24,8 +24,14 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.installed-demo
 	HF_HUB_OFFLINE=1 $(BIN)/nirvana deploy recipes/quickstart.yaml
 
-test: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+# A real tritonserver for the tests of server packages. It wants NumPy 1, so an environment of its own.
+$(VENV)/triton/.installed: | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/triton
+	$(VENV)/triton/bin/python -m pip install --quiet nvidia-pytriton onnxruntime tokenizers
+	touch $@
+
+test: $(VENV)/.installed-dev $(VENV)/triton/.installed
+	NIRVANA_TRITON=$(abspath $(VENV)/triton) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="of all parts together")
     parser.add_argument("--parts", nargs="+", choices=[p.name for p in PARTS], default=None)
     parser.add_argument("--rehearse", action="store_true", help="tiny, on whatever is here")
-    parser.add_argument("--worker", choices=[p.name for p in (*PARTS, GRAPHS)], help="internal")
+    parser.add_argument("--worker", choices=[p.name for p in (*PARTS, *GRAPHS)], help="internal")
     parser.add_argument("--until", type=float, help="internal: seconds since the epoch")
     parser.add_argument("--graphs", type=Path, help="internal")
     arguments = parser.parse_args()
@@ -72,9 +72,10 @@ def run_parts(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         graphs = Path(folder) / "graphs"
         graphs.mkdir()
-        tracing = None
+        tracing = {}
         if any(part.needs_graphs for part in parts):
-            tracing = Worker(GRAPHS, arguments, graphs, seconds=arguments.minutes * 60)
+            seconds = arguments.minutes * 60
+            tracing = {p.name: Worker(p, arguments, graphs, seconds=seconds) for p in GRAPHS}
         for number, part in enumerate(parts):
             left = deadline - time.monotonic()
             share = part.share / sum(p.share for p in parts[number:])
@@ -85,13 +86,11 @@ def run_parts(arguments: argparse.Namespace) -> None:
                 time.sleep(_POLL_SECONDS if not arguments.rehearse else 0.1)
             result["parts"][part.name] = worker.read()
             print(summarise(part.name, result["parts"][part.name]), flush=True)
-            if tracing is not None:
-                tracing.is_done()
-                result["parts"][GRAPHS.name] = tracing.read()
+            result["parts"] |= {name: beside.read() for name, beside in tracing.items()}
             write_result(arguments.out, result)
-        if tracing is not None:
-            tracing.stop("the run is over")
-            result["parts"][GRAPHS.name] = tracing.read()
+        for name, beside in tracing.items():
+            beside.stop("the run is over")
+            result["parts"][name] = beside.read()
     result["gpu_after"] = _ask(list_gpus)
     result["finished"] = True
     write_result(arguments.out, result)
@@ -161,8 +160,8 @@ def run_worker(arguments: argparse.Namespace) -> None:
     """Run one part in this process."""
     from gpu_record import PartRecord, describe
 
-    part = next(p for p in (*PARTS, GRAPHS) if p.name == arguments.worker)
-    if part is GRAPHS:
+    part = next(p for p in (*PARTS, *GRAPHS) if p.name == arguments.worker)
+    if part in GRAPHS:
         os.nice(10)
     device = "cuda" if _has_gpu() else "cpu"
     left = arguments.until - time.time()  # less than was given: to import torch took its time
@@ -200,10 +199,10 @@ def _measure_sub_blocks(record: Any) -> None:
     measure_sub_blocks(record)
 
 
-def _write_graphs(record: Any, folder: Path) -> None:
+def _write_graphs(name: str, record: Any, folder: Path) -> None:
     from gpu_graphs import write_graphs
 
-    write_graphs(record, folder)
+    write_graphs(record, name, folder)
 
 
 def _compare_in_onnxruntime(record: Any, folder: Path) -> None:
@@ -264,8 +263,11 @@ PARTS: tuple[Part, ...] = (
     Part(name="tensorrt", share=5, run=_look_for_tensorrt),
     Part(name="torch-compile", share=60, run=_compare_compiled),
 )
-# Runs beside the others, on the CPU.
-GRAPHS = Part(name="graphs", share=0, run=_write_graphs, needs_graphs=True)
+# Run beside the others, on the CPU.
+GRAPHS: tuple[Part, ...] = tuple(
+    Part(name=f"graphs-{name}", share=0, run=partial(_write_graphs, name), needs_graphs=True)
+    for name in ("bert-base", "bert-large")
+)
 
 
 def describe_run(arguments: argparse.Namespace) -> dict[str, Any]:

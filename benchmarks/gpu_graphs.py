@@ -25,13 +25,15 @@ _PERCENT = 50
 _FORMS = ("portable", "ort-cuda")
 
 
-def write_graphs(record: PartRecord, folder: Path) -> None:
+def write_graphs(record: PartRecord, name: str, folder: Path) -> None:
     """Write `<shape>/<form>-<precision>/<side>.onnx`, and a file `ready` beside each pair."""
     torch.set_num_threads(1)  # others are being timed
-    for name in SHAPES:
-        shape = find_shape(name, record.rehearse)
-        record.attempt(lambda shape=shape: _write_shape(record, shape, folder), shape=name)
-    (folder / ENDED).touch()
+    shape = find_shape(name, record.rehearse)
+    (folder / name).mkdir()
+    try:
+        record.attempt(lambda: _write_shape(record, shape, folder), shape=name)
+    finally:
+        (folder / name / ENDED).touch()
 
 
 def _write_shape(record: PartRecord, shape: Shape, folder: Path) -> None:

@@ -21,8 +21,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
     import onnx
 
     try:
-        # First, as it holds the weights once more while it runs.
-        onnx.checker.check_model(str(path), full_check=True)
+        onnx.checker.check_model(str(path))  # first: it holds the weights once more
         model = onnx.load(str(path), load_external_data=False, format="protobuf")
     except Exception as error:  # the checker's, protobuf's and the file system's have no one base
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]

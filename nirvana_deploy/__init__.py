@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.api import repack as repack
     from nirvana_deploy.api import save_pruned as save_pruned
     from nirvana_deploy.api import score as score
+    from nirvana_deploy.api import serve as serve
     from nirvana_deploy.api import verify as verify
     from nirvana_deploy.deploy_result import DeployResult as DeployResult
     from nirvana_deploy.deploy_result import ExportResult as ExportResult
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.recipe import Recipe as Recipe
     from nirvana_deploy.recipe import load_recipe as load_recipe
     from nirvana_deploy.serving.package_config import PackageConfig as PackageConfig
+    from nirvana_deploy.serving.serve_config import ServeConfig as ServeConfig
     from profiles.profile_config import ProfileConfig as ProfileConfig
     from pruning.allocation.allocation_config import GlobalThreshold as GlobalThreshold
     from pruning.allocation.allocation_config import KlKnapsack as KlKnapsack
@@ -87,6 +89,7 @@ _HOMES = {
         "repack",
         "save_pruned",
         "score",
+        "serve",
         "verify",
     ),
     "nirvana_deploy.deploy_result": (
@@ -97,6 +100,7 @@ _HOMES = {
     ),
     "nirvana_deploy.recipe": ("Recipe", "load_recipe"),
     "nirvana_deploy.serving.package_config": ("PackageConfig",),
+    "nirvana_deploy.serving.serve_config": ("ServeConfig",),
     "exporters.compare.compare_config": ("CompareConfig",),
     "exporters.engines.engine_config": ("EngineConfig",),
     "exporters.export_config": ("ExportConfig",),

@@ -16,6 +16,7 @@ from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
 from nirvana_deploy.pipeline import Say, run_stages
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.serve_config import ServeConfig
 from nirvana_deploy.step_progress import Progress
 from profiles.profile_config import ProfileConfig
 from pruning.errors import MissingExtraError, NirvanaError
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 
     from exporters.compare.comparison import Comparison
     from exporters.engines.engine_manifest import EngineResult
-    from nirvana_deploy.serving.triton import PackageResult
+    from nirvana_deploy.serving.package_result import PackageResult
     from profiles.profile_result import ProfileResult
     from pruning.cutting.proof import Proof
     from pruning.cutting.repack_checkpoint import RepackResult
+    from pruning.oneshot.pricing import Pricing
     from pruning.oneshot.scoring_run import ScoringRun
     from pruning.plans.plan import LayerPlan, PruningPlan
 
@@ -167,12 +169,14 @@ def prune_from_scores(
     model: str | Path | None = None,
     data: DataConfig | None = None,
     progress: Progress | None = None,
+    pricing: Pricing | None = None,
 ) -> tuple[OneShotResult, ...]:
     """Prune the model of a scoring run to each budget; a budget's folder appears when it is whole.
 
     One budget goes into `out`, several into `out/0.7`, `out/0.5` and so on: a checkpoint, its plan
     and the figures. Of `config`, `budget` is not looked at. `model` says where the run's model is
-    now, if it has moved; `data` is what `config.recovery` trains on.
+    now, if it has moved; `data` is what `config.recovery` trains on. With `pricing` budgets are
+    fractions of what it counts, such as milliseconds (see `latency_pricing.price_latency`).
 
     Raises:
         NirvanaError: a budget cannot be reached or is there twice, the run is damaged or of another
@@ -195,6 +199,7 @@ def prune_from_scores(
         model=None if model is None else str(model),
         data=data,
         say=progress,
+        pricing=pricing,
     )
     return tuple(
         OneShotResult(
@@ -300,13 +305,50 @@ def verify(
 
 
 def package(
-    onnx: Path | str, config: PackageConfig | None = None, *, out: Path | str
+    onnx: Path | str,
+    config: PackageConfig | None = None,
+    *,
+    out: Path | str,
+    dense: Path | str | None = None,
+    engine: Path | str | None = None,
+    checkpoint: Path | str | None = None,
+    check: bool = False,
 ) -> PackageResult:
-    """Write a Triton model repository for an ONNX model into the folder `out`."""
-    from nirvana_deploy.serving.triton import package_triton
+    """Write the folder that a server loads for an ONNX model into `out`.
 
+    `dense` becomes version 1 beside it; `engine` is the folder of an engine built from it, served
+    in its place; `checkpoint` has the tokenizer and labels for a model that takes text. With
+    `check` the real server serves it, and its answers are held against ONNX Runtime's.
+
+    Raises:
+        NirvanaError: the parts do not fit together, the server refuses the package or answers
+            wrongly, or `out` is not free. Then there is no `out`.
+    """
+    from nirvana_deploy.serving.package import package_model
+    from nirvana_deploy.serving.package_sources import Sources
+
+    sources = Sources(
+        onnx=Path(onnx),
+        dense=None if dense is None else Path(dense),
+        engine=None if engine is None else Path(engine),
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+    )
     with write_new_folder(Path(out), "package") as folder:
-        return package_triton(Path(onnx), folder, config or PackageConfig())
+        return package_model(sources, folder, config or PackageConfig(), check=check)
+
+
+def serve(folder: Path | str, config: ServeConfig | None = None, *, say: Say | None = None) -> None:
+    """Serve a package by the Open Inference Protocol until SIGTERM or SIGINT.
+
+    `say` gets a line when all models are loaded; by default it goes to the standard error.
+
+    Raises:
+        MissingExtraError: MLServer or ONNX Runtime is not installed.
+        NirvanaError: the folder is no package or was changed, or a port is in use.
+    """
+    from nirvana_deploy.serving.serve import serve_package
+
+    serve_package(Path(folder), config or ServeConfig(), say or _say_on_stderr)
 
 
 def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: Any) -> PruningPlan:
@@ -351,11 +393,21 @@ def save_pruned(
     checkpoint.save_pruned(model, out, tokenizer, max_shard_size=max_shard_size, replace=replace)
 
 
-def load(folder: Path | str, **kwargs: Any) -> PreTrainedModel:
-    """Load a pruned checkpoint as a transformers model, running no code from the folder.
+def load(folder: Path | str, **kwargs: Any) -> Any:
+    """Load a pruned checkpoint, or the folder of an export, running no code from the folder.
 
-    `kwargs` go to `from_pretrained` (`dtype`, `attn_implementation`, ...).
+    A checkpoint gives a transformers model; `kwargs` go to `from_pretrained` (`dtype`,
+    `attn_implementation`, ...). An export gives its graph in ONNX Runtime, called as the model is;
+    a decoder's also generates as transformers does.
     """
+    if (Path(folder) / "export.json").is_file():
+        from nirvana_deploy.serving.onnx_models import load_onnx
+
+        if kwargs:
+            raise NirvanaError(
+                f"{folder} holds ONNX, which takes no settings; leave out {next(iter(kwargs))}."
+            )
+        return load_onnx(Path(folder))
     from pruning.checkpoints.checkpoint import load_pruned
 
     return load_pruned(Path(folder), **kwargs)

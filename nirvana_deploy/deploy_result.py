@@ -144,6 +144,8 @@ def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for case in profile["cases"]:
         ratio = case["speedup"]
         doubt = "" if case.get("stationary", True) else " (not stationary)"
+        if case.get("verdict") == "no significant difference":
+            doubt += " (no significant difference)"
         other = case.get("other_cpu_fraction") or 0
         doubt += f" (other programs took {other:.0%} of the CPUs)" if other > _BUSY else ""
         yield (

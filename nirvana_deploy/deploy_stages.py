@@ -92,18 +92,23 @@ def _profile(inputs: StageInputs, _: Path) -> Mapping[str, Any]:
 
 
 def _package(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
-    from nirvana_deploy.serving.triton import package_triton
+    from nirvana_deploy.serving.package import package_model
+    from nirvana_deploy.serving.package_sources import Sources
 
+    config = inputs.recipe.package
+    model = _pruned_onnx(inputs)
+    if config.takes_checkpoint:
+        model = inputs.folders["prune"] / "checkpoint"
     # A folder a server: a package wants one of its own.
     try:
-        package = package_triton(_pruned_onnx(inputs), out_dir / "triton", inputs.recipe.package)
+        package = package_model(Sources(onnx=model), out_dir / config.to, config)
     except MissingExtraError as error:
         return _describe_skip(error)
     result = package.to_json()
     return {
         **result,
-        "folder": f"triton/{result['folder']}",
-        "files": [f"triton/{name}" for name in result["files"]],
+        "folder": f"{config.to}/{result['folder']}",
+        "files": [f"{config.to}/{name}" for name in result["files"]],
     }
 
 
@@ -230,7 +235,7 @@ PROFILE = Stage(
 )
 PACKAGE = Stage(
     name="package",
-    reads=("export",),
+    reads=("prune", "export"),
     settings=_settings("package"),
     run=_package,
     packages=("tritonclient",),

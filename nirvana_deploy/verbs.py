@@ -16,11 +16,18 @@ from nirvana_deploy.byte_progress import show_bytes
 from nirvana_deploy.config_flags import add_flags, collect_flags
 from nirvana_deploy.config_reader import config_types, read_config, read_union
 from nirvana_deploy.deploy_result import describe_profile
+from nirvana_deploy.latency_pricing import (
+    add_latency_flags,
+    asks_latency,
+    read_latency_flags,
+    refuse_latency,
+)
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.run_folder import write_json
-from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving_verbs import add_package, add_serve, run_package, run_serve
 from nirvana_deploy.step_progress import show_steps
 from nirvana_deploy.tables import print_json, print_pairs, print_proof, print_structure
+from nirvana_deploy.target_verbs import add_targets, run_targets
 from profiles.profile_config import ProfileConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
@@ -105,10 +112,13 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, OneShotConfig, PruneConfig, title="prune", skip=("budget",))
     add_flags(parser, DataConfig, prefix="data")
     add_flags(parser, BaselineConfig, prefix="baseline")
+    add_latency_flags(parser)
 
 
 def _prune(args: argparse.Namespace) -> int:
     given = collect_flags(args)
+    if args.scores is None:
+        refuse_latency(args, given)
     if args.plan is not None:
         return _apply_plan(args, given)
     if args.scores is not None:
@@ -143,7 +153,7 @@ def _require_model(args: argparse.Namespace) -> None:
 
 
 def _prune_from_scores(args: argparse.Namespace, given: dict[str, Any]) -> int:
-    data = given.pop("data", None)
+    data, table = given.pop("data", None), given.pop("table", None)
     unused = [name for name in ("baseline", "scoring") if name in given]
     if unused or args.fine_tuned:
         name = f"{unused[0]}.*" if unused else "fine_tuned"
@@ -165,15 +175,21 @@ def _prune_from_scores(args: argparse.Namespace, given: dict[str, Any]) -> int:
             f"--data.{next(iter(data))} is for training after pruning, and none is asked for. Set "
             "--recovery.num_epochs or --recovery.max_steps, or leave it out."
         )
+    run, budgets, pricing = args.scores, args.budget or (config.budget,), None
+    if asks_latency(args):
+        run, budgets, pricing = read_latency_flags(args, table or {}, config)
+    else:
+        refuse_latency(args, {} if table is None else {"table": table})
     with show_steps() as progress:
         results = api.prune_from_scores(
-            args.scores,
-            args.budget or (config.budget,),
+            run,
+            budgets,
             config,
             out=args.out,
             model=args.model,
             data=None if data is None else read_config(DataConfig, data, key="data"),
             progress=progress,
+            pricing=pricing,
         )
     for result in results:
         print_pairs(f"Pruned to {result.budget:g}", result.headline())
@@ -247,7 +263,9 @@ def _build(args: argparse.Namespace) -> int:
 def _add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dense_onnx", type=Path, help="ONNX file that is compared with")
     parser.add_argument("pruned_onnx", type=Path, help="ONNX file that is compared")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for all figures")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="JSON file for all figures; .csv or .md: a table"
+    )
     add_flags(parser, ProfileConfig, title="profile")
 
 
@@ -255,23 +273,16 @@ def _profile(args: argparse.Namespace) -> int:
     config = read_config(ProfileConfig, collect_flags(args))
     if args.out is not None and args.out.exists():
         raise NirvanaError(f"{args.out} exists already. Choose a new file for the figures.")
-    figures = api.profile(args.dense_onnx, args.pruned_onnx, config).to_json()
-    print_pairs("Profile", list(describe_profile(figures)))
+    result = api.profile(args.dense_onnx, args.pruned_onnx, config)
+    print_pairs("Profile", list(describe_profile(result.to_json())))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.out, figures)
-    return 0
+        if args.out.suffix in (".csv", ".md"):
+            from profiles.result_tables import to_csv, to_markdown
 
-
-def _add_package(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("onnx", type=Path, help="ONNX file")
-    _add_out(parser, "new folder, a Triton model repository")
-    add_flags(parser, PackageConfig, title="package")
-
-
-def _package(args: argparse.Namespace) -> int:
-    config = read_config(PackageConfig, collect_flags(args))
-    _print_result("Packaged", api.package(args.onnx, config, out=args.out))
+            args.out.write_text((to_csv if args.out.suffix == ".csv" else to_markdown)(result))
+        else:
+            write_json(args.out, result.to_json())
     return 0
 
 
@@ -375,6 +386,7 @@ VERBS = (
         name="prune",
         usage="MODEL --out DIR [--fine_tuned] [--SETTING VALUE ...]\n"
         "       nirvana prune [MODEL] --scores RUN --budget X [X ...] --out DIR [--SETTING ...]\n"
+        "       nirvana prune [MODEL] --scores RUN --latency TIME | --speedup X --out DIR ...\n"
         "       nirvana prune MODEL --plan FILE --out DIR",
         summary="prune a model to a budget: learn what goes, take scores, or cut a given plan",
         add_arguments=_add_prune,
@@ -421,10 +433,24 @@ VERBS = (
     ),
     Verb(
         name="package",
-        usage="ONNX --out DIR [--SETTING VALUE ...]",
-        summary="write a Triton model repository for ONNX",
-        add_arguments=_add_package,
-        run=_package,
+        usage="ONNX --out DIR [--dense ONNX | --engine DIR] [--checkpoint DIR] [--check] "
+        "[--SETTING VALUE ...]",
+        summary="write the folder that a server loads, and check it by the real server",
+        description="Write a Triton model repository: ONNX or its engine, dense and pruned as two "
+        "versions, with a tokenizer and labels a model that takes text. --check serves it by the "
+        "real tritonserver and holds the answers against ONNX Runtime's.",
+        add_arguments=add_package,
+        run=run_package,
+    ),
+    Verb(
+        name="serve",
+        usage="FOLDER [--SETTING VALUE ...]",
+        summary="serve a package on this machine, over HTTP and gRPC",
+        description="Serve what `nirvana package` made by the Open Inference Protocol, with "
+        "health, readiness, metrics and limits, until Ctrl-C or SIGTERM; open requests are "
+        "answered first. Listens on the loopback address alone unless --host says otherwise.",
+        add_arguments=add_serve,
+        run=run_serve,
     ),
     Verb(
         name="inspect",
@@ -432,6 +458,13 @@ VERBS = (
         summary="show what of a model can be pruned, and its size; prove it",
         add_arguments=_add_inspect,
         run=_inspect,
+    ),
+    Verb(
+        name="targets",
+        usage="[NAME] [--plan FILE [--batch N] [--length N] [--past N] [--precision P]] [--json]",
+        summary="show the machines that are known: bandwidth, rates, and where each figure is from",
+        add_arguments=add_targets,
+        run=run_targets,
     ),
     Verb(
         name="doctor",

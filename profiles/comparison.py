@@ -19,6 +19,7 @@ from profiles.profile_result import ProfileCase, ProfileResult
 from profiles.progress import OnProgress, draw_progress
 from profiles.runner import Runner
 from profiles.statistics import NUM_RESAMPLES, find_sample_floor
+from profiles.throttling import judge_throttling, read_throttling
 from profiles.token_inputs import make_token_inputs
 from pruning.errors import NirvanaError
 
@@ -62,12 +63,20 @@ def compare_latency(
     """Compare two loaded models on the same inputs, in turns. `clock` gives seconds."""
     _require_same_inputs(dense, pruned)
     environment = capture_environment(config.num_threads or count_allowed_cpus())
+    before = read_throttling()
     cases = tuple(
         _compare_case(dense, pruned, batch, config, clock, on_progress)
         for batch in config.batch_sizes
     )
+    throttled = judge_throttling(before, read_throttling())
     return ProfileResult(
-        environment=environment, method=_describe_method(dense, pruned, config), cases=cases
+        environment={
+            **environment,
+            "throttled_fraction": throttled.fraction,
+            "throttling": throttled.describe(),
+        },
+        method=_describe_method(dense, pruned, config),
+        cases=cases,
     )
 
 
@@ -118,6 +127,7 @@ def _describe_method(dense: Runner, pruned: Runner, config: ProfileConfig) -> di
     alike = described["dense"] == described["pruned"]
     return {
         **(described["dense"] if alike else described),
+        "semantics": "ours: end to end from the caller, inputs and outputs bound in host memory",
         "order": "in turns: blocks of ABBA or BAAB, drawn at random",
         "first_run": "excluded",
         "inputs": "random token ids, no padding",

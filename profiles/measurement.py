@@ -60,7 +60,7 @@ def measure_in_turns(
 ) -> Measurement:
     """Warm both up and time them; `clock` gives seconds, `watch` gets the fraction done."""
     timer = _BlockTimer((dense, pruned), draw, clock)
-    with _no_garbage_collection():
+    with no_garbage_collection():
         started = clock()
         warmup_steady = _warm_up(timer, config, started, clock)
         warm = clock()
@@ -145,7 +145,7 @@ def _find_progress(config: ProfileConfig, blocks: list[_Block], seconds: float) 
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Keep Python's collector out of the samples, as `timeit` does."""
     enabled = gc.isenabled()
     gc.collect()

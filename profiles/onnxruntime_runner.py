@@ -1,6 +1,6 @@
-"""Runs ONNX on the CPU with ONNX Runtime, set up so that two models can be timed in turns."""
+"""Runs ONNX with ONNX Runtime on any provider, so that two models can be timed in turns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,13 @@ from profiles.environment import count_allowed_cpus
 from profiles.runner import Tensors, TensorSpec
 from pruning.errors import MissingExtraError, NirvanaError
 
-_PROVIDER = "CPUExecutionProvider"
+# By the short names that are asked for.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
 _DTYPES = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
@@ -27,20 +33,34 @@ _OPTIONS = {
 
 
 class OnnxRuntimeRunner:
-    """An ONNX model in a session on the CPU."""
+    """An ONNX model in a session on one provider."""
 
     def __init__(
-        self, onnx_path: Path, *, name: str = "model", num_threads: int | None = None
+        self,
+        onnx_path: Path,
+        *,
+        name: str = "model",
+        num_threads: int | None = None,
+        provider: str = "cpu",
+        provider_options: Mapping[str, str] | None = None,
+        profile_prefix: Path | None = None,
     ) -> None:
         """Load the model; external data is found beside it.
 
+        With `profile_prefix` ONNX Runtime's own profiler runs too, until `end_profiling`.
+        Inputs and outputs are in host memory, also where the provider is a GPU's: copies count.
+
         Raises MissingExtraError without ONNX Runtime, NirvanaError for a file that is missing or
-        that it does not take.
+        that it does not take, and for a provider that is not there.
         """
         self._name = name
         self._path = onnx_path
         self._num_threads = num_threads or count_allowed_cpus()
-        self._session = _open_session(onnx_path, self._num_threads)
+        self._provider = _find_provider(provider)
+        self._options = dict(provider_options or {})
+        self._session = _open_session(
+            onnx_path, self._num_threads, (self._provider, self._options), profile_prefix
+        )
         self._inputs = tuple(_read_spec(node) for node in self._session.get_inputs())
 
     @property
@@ -67,12 +87,17 @@ class OnnxRuntimeRunner:
         """Say how the model is run."""
         return {
             "runtime": "ONNX Runtime",
-            "provider": _PROVIDER,
+            "provider": self._provider,
+            **({"provider_options": self._options} if self._options else {}),
             "num_threads": self._num_threads,
             "graph_optimisation": "all",
             "threads_spin_between_runs": False,
             "buffers_bound": True,
         }
+
+    def end_profiling(self) -> Path:
+        """Stop ONNX Runtime's profiler; return the file that it wrote."""
+        return Path(self._session.end_profiling())
 
     def _run_first(self, inputs: Tensors) -> dict[str, Any]:
         names = [output.name for output in self._session.get_outputs()]
@@ -102,11 +127,33 @@ class _BoundRun:
         return self.outputs
 
 
-def _open_session(onnx_path: Path, num_threads: int) -> Any:
+def _import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError("ONNX Runtime", "cpu") from error
+    return onnxruntime
+
+
+def _find_provider(asked: str) -> str:
+    """Return ONNX Runtime's name of a provider that is there, by its short or its full name."""
+    known = PROVIDERS.get(asked, asked)
+    there = list(_import_onnxruntime().get_available_providers())
+    if known not in there:
+        raise NirvanaError(
+            f"ONNX Runtime has no provider {asked!r} here; it has {', '.join(there)}. GPUs need "
+            "onnxruntime-gpu in place of onnxruntime: pip install 'nirvana-deploy[cuda]'."
+        )
+    return known
+
+
+def _open_session(
+    onnx_path: Path,
+    num_threads: int,
+    provider: tuple[str, dict[str, str]],
+    profile_prefix: Path | None = None,
+) -> Any:
+    onnxruntime = _import_onnxruntime()
     if not onnx_path.is_file():
         raise NirvanaError(f"{onnx_path} is missing: expected an ONNX file to profile.")
     options = onnxruntime.SessionOptions()
@@ -116,13 +163,23 @@ def _open_session(onnx_path: Path, num_threads: int) -> Any:
     options.log_severity_level = 4
     for key, value in _OPTIONS.items():
         options.add_session_config_entry(key, value)
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
     try:
-        return onnxruntime.InferenceSession(str(onnx_path), options, providers=[_PROVIDER])
+        session = onnxruntime.InferenceSession(str(onnx_path), options, providers=[provider])
     except Exception as error:  # ONNX Runtime's errors have no base of their own.
         raise NirvanaError(
             f"{onnx_path} is not an ONNX model that ONNX Runtime {onnxruntime.__version__} can "
             f"load: {_first_line(error)} Export it again."
         ) from error
+    # ONNX Runtime falls back to the CPU with no more than a warning.
+    if session.get_providers()[0] != provider[0]:
+        raise NirvanaError(
+            f"{provider[0]} was asked, ONNX Runtime took {', '.join(session.get_providers())}: its "
+            "libraries or its GPU are missing. `nirvana doctor` shows what is there."
+        )
+    return session
 
 
 def _read_spec(node: Any) -> TensorSpec:

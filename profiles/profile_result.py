@@ -59,6 +59,11 @@ class ProfileCase:
     other_cpu_fraction: float | None
     notes: tuple[str, ...]
 
+    @property
+    def verdict(self) -> str:
+        """Say of the pruned model: faster, slower, or no significant difference."""
+        return self.speedup.verdict
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileResult:
@@ -72,7 +77,7 @@ class ProfileResult:
         """Return plain data for a stage manifest."""
         return {
             "environment": self.environment,
-            "cases": [_listed(asdict(case)) for case in self.cases],
+            "cases": [{**_listed(asdict(case)), "verdict": case.verdict} for case in self.cases],
             "method": self.method,
         }
 

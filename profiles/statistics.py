@@ -27,6 +27,13 @@ class Speedup:
     confidence: float
     note: str | None = None
 
+    @property
+    def verdict(self) -> str:
+        """Say what the interval allows to be said: 1 within it is no significant difference."""
+        if self.low > 1:
+            return "faster"
+        return "slower" if self.high < 1 else "no significant difference"
+
 
 def find_sample_floor(percentile: float, confidence: float = 0.99) -> int:
     """Return the fewest samples on which a percentile may be quoted: 64 for 90, 662 for 99.

@@ -17,9 +17,10 @@ _LAYER = re.compile(
 )
 _DATATYPE = re.compile(r"Datatype: (\w+)")
 
-# The kernel that holds a whole attention: both products, the scale, the mask and the softmax. The
-# name must begin so: a torch module that is called `mha` puts its name into other layers.
-_FUSED_ATTENTION = re.compile(r"^_gemm_mha_v\d+")
+# The kernel that holds a whole attention: both products, the scale, the mask and the softmax; gemv
+# where there is one query, as in a decode step. The name must begin so: a torch module that is
+# called `mha` puts its name into other layers.
+_FUSED_ATTENTION = re.compile(r"^_gem[mv]_mha_v\d+")
 
 # Widest first: a layer counts as the widest floating type that it writes.
 _FLOATING = {"Float": "fp32", "BFloat16": "bf16", "Half": "fp16", "FP8": "fp8", "FP4": "fp4"}

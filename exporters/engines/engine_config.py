@@ -54,6 +54,10 @@ class EngineConfig:
         default=ShapeRange(min=16, opt=128, max=512),
         metadata={"help": "tokens a row; max must not pass the model's position table"},
     )
+    past: ShapeRange = field(
+        default=ShapeRange(min=1, opt=128, max=512),
+        metadata={"help": "decoders with a cache: tokens in it before the call"},
+    )
     workspace_mib: int | None = field(
         default=None, metadata={"help": "scratch memory a layer may take, MiB; none: no limit"}
     )

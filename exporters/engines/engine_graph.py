@@ -59,8 +59,16 @@ def count_attentions(model: onnx.ModelProto) -> int:
 
 
 def plan_profile(model: onnx.ModelProto, config: EngineConfig) -> Profile:
-    """Return the shapes of every input: `batch` and `sequence` by the config, the rest fixed."""
-    ranges = {"batch": config.batch, "sequence": config.length}
+    """Return the shapes of every input: free dimensions by the config, the rest fixed."""
+    past, new = config.past, config.length
+    ranges = {
+        "batch": config.batch,
+        "sequence": new,
+        "past_sequence": past,
+        "total_sequence": ShapeRange(
+            min=past.min + new.min, opt=past.opt + new.opt, max=past.max + new.max
+        ),
+    }
     profile: Profile = {}
     for graph_input in model.graph.input:
         dims = [
@@ -95,6 +103,6 @@ def _range_of(
     if dim.dim_param not in ranges:
         raise NirvanaError(
             f"input {input_name} has the dynamic dimension {dim.dim_param!r}; an engine knows "
-            f"{' and '.join(ranges)}. Export the graph with these names."
+            f"{', '.join(ranges)}. Export the graph with these names."
         )
     return ranges[dim.dim_param]

@@ -1,4 +1,4 @@
-"""Gives the tensors of an attention the layout that a fused operator takes: heads merged, masks whole.
+"""Gives the tensors of an attention the layout of a fused operator: heads merged, masks whole.
 
 New nodes are put before the node that needs them. Legend of dims: see attention_site.py.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from exporters.passes.attention_site import AttentionSite
 from exporters.passes.graph_pass import NoMatchError
 from exporters.passes.graph_reading import (
     expect_dims,
@@ -15,6 +16,7 @@ from exporters.passes.graph_reading import (
     make_constant,
     make_node,
     read_perm,
+    take_over,
 )
 
 
@@ -51,14 +53,31 @@ def merge_heads(model: ir.Model, split: ir.Value, like: ir.Node, before: ir.Node
     return merge.outputs[0]
 
 
-def widen_bias(model: ir.Model, bias: ir.Value, scores: ir.Value, before: ir.Node) -> ir.Value:
+def give_merged(model: ir.Model, node: ir.Node, merged: ir.Value) -> None:
+    """Let the first output of a fused node, [B, S, H * D], stand for `merged`, in place."""
+    output = node.outputs[0]
+    assert merged.shape is not None
+    if len(merged.shape) == 2:  # the next product is over flat tokens
+        width = merged.shape[1]
+        assert isinstance(width, int)
+        shape = make_constant(model, np.array([-1, width], np.int64), f"flat_{width}")
+        flat = make_node("Reshape", [output, shape], like=node)
+        model.graph.insert_after(node, flat)
+        output = flat.outputs[0]
+    take_over(merged, output)
+
+
+def widen_bias(model: ir.Model, bias: ir.Value, site: AttentionSite, before: ir.Node) -> ir.Value:
     """Return a bias whose last two dims are S and T where it is broadcast over one of them.
 
-    `scores` is [B, H, S, T]. The fused operators broadcast over batch and heads alone.
+    The fused operators broadcast over batch and heads alone.
     """
     dims = expect_dims(bias, 4, "the mask")
     if dims[2] != 1 and dims[3] != 1:
         return bias
+    scores = site.anchor.inputs[0]
+    if site.anchor.op_type != "Softmax" or scores is None:
+        raise NoMatchError(f"its mask {bias.name} is not as wide as its scores: {dims}")
     known = next((use.node for use in bias.uses() if use.node.op_type == "Expand"), None)
     if known is not None and known.name == f"{bias.name}_widen":
         return known.outputs[0]

@@ -40,7 +40,8 @@ class AttentionSite:
         value: [B, G, T, D].
         bias: added to the scores, broadcast to [B, H, S, T]; or None.
         softcap: the scores are squeezed to +- this by tanh; 0: they are not.
-        merged: its output [B, S, H * D].
+        output: [B, H, S, D].
+        merged: its output [B, S, H * D], or [B * S, H * D] where a flat product follows.
     """
 
     anchor: ir.Node
@@ -54,6 +55,7 @@ class AttentionSite:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    output: ir.Value
     merged: ir.Value
 
     @property
@@ -82,7 +84,7 @@ def _read_primitives(softmax: ir.Node) -> AttentionSite:
     product = _only_user(softmax.outputs[0], "MatMul", "the softmax")
     if product.inputs[0] is not softmax.outputs[0]:
         raise NoMatchError("the softmax is the right factor of its product")
-    value, of_value = _unrepeat(product.inputs[1])
+    value, _ = _unrepeat(product.inputs[1])
     scores, bias = _split_bias(scores)
     scores, softcap = _split_softcap(scores)
     scores, scale = _split_scale(scores)
@@ -98,7 +100,7 @@ def _read_primitives(softmax: ir.Node) -> AttentionSite:
 
 
 def _read_operator(node: ir.Node) -> AttentionSite:
-    """Read an Attention operator of opset 23 with four-dimensional inputs and no cache of its own."""
+    """Read an Attention operator of opset 23 with split heads and no cache of its own."""
     query, key, value = node.inputs[:3]
     bias = node.inputs[3] if len(node.inputs) > 3 else None
     if len(node.outputs) > 1 or any(extra is not None for extra in node.inputs[4:]):
@@ -162,18 +164,24 @@ def _make_site(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        merged=_find_merged(output),
+        output=output,
+        merged=_find_merged(output, num_heads * head_dim),
     )
 
 
-def _find_merged(output: ir.Value) -> ir.Value:
+def _find_merged(output: ir.Value, width: int) -> ir.Value:
     """Follow the output [B, H, S, D] through its Transpose and Reshape to [B, S, H * D]."""
-    transpose = _only_user(output, "Transpose", "the attention's output")
-    if read_perm(transpose) != _SPLIT:
-        raise NoMatchError(f"its output is transposed by {read_perm(transpose)}")
-    reshape = _only_user(transpose.outputs[0], "Reshape", "the attention's output")
+    alone = output.shape is not None and output.shape[1] == 1
+    if not (alone and [use.node.op_type for use in output.uses()] == ["Reshape"]):
+        transpose = _only_user(output, "Transpose", "the attention's output")
+        if read_perm(transpose) != _SPLIT:
+            raise NoMatchError(f"its output is transposed by {read_perm(transpose)}")
+        output = transpose.outputs[0]
+    reshape = _only_user(output, "Reshape", "the attention's output")
     merged = reshape.outputs[0]
-    expect_dims(merged, 3, "the merged output")
+    shape = merged.shape
+    if shape is None or len(shape) not in (2, 3) or shape[-1] != width:
+        raise NoMatchError(f"its output becomes {shape}, expected a last dim of {width}")
     return merged
 
 
@@ -245,7 +253,7 @@ def _split_scale(scores: ir.Value | None, levels: int = 3) -> tuple[ir.Value | N
 
 
 def _untranspose(key_t: ir.Value | None) -> tuple[ir.Value, bool]:
-    """Return the key before its transposition, and whether its heads are split off: [B, G, T, D]."""
+    """Return the key before its transposition, and whether that is [B, G, T, D]."""
     node = expect_producer(key_t, "the key", "Transpose")
     source = node.inputs[0]
     assert source is not None

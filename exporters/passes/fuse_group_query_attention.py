@@ -13,8 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from exporters.passes.attention_inputs import find_split_source, merge_heads
+from exporters.passes.attention_inputs import find_split_source, give_merged, merge_heads
 from exporters.passes.attention_site import AttentionSite, find_attentions
+from exporters.passes.cache_lengths import MASK, TOKENS, find_input, take_lengths_from_mask
 from exporters.passes.graph_pass import (
     CONTRIB,
     GraphPass,
@@ -32,7 +33,7 @@ from exporters.passes.graph_reading import (
 )
 from exporters.passes.mask_probe import read_mask_kind
 
-_MASK, _TOKENS = "attention_mask", "input_ids"
+_HEAD_DIM_STEP = 8
 
 
 class FuseGroupQueryAttention(GraphPass):
@@ -63,7 +64,7 @@ class FuseGroupQueryAttention(GraphPass):
         if num_fused:
             use_contrib(model)
             RemoveUnusedNodesPass()(model)  # else the next pass finds what is left of them
-            _take_lengths_from_mask(model)
+            take_lengths_from_mask(model)
         return self.tell(num_fused, refusals)
 
 
@@ -87,6 +88,12 @@ def _read_keys(site: AttentionSite) -> _Keys:
     keys = _Keys(site)
     if keys.past_key is None and not site.key.is_graph_output():
         raise NoMatchError("it has no cache, and its keys are no output of the graph")
+    _expect_split(site.query, "query")
+    if site.head_dim % _HEAD_DIM_STEP:
+        raise NoMatchError(
+            f"its head dim is {site.head_dim}, GroupQueryAttention takes multiples of "
+            f"{_HEAD_DIM_STEP}"
+        )
     return keys
 
 
@@ -134,10 +141,9 @@ def _find_bias(
 
 def _make_padding(model: ir.Model, like: ir.Value) -> ir.Value:
     """Put 0 for each token and the lowest number for padding, [B, 1, S, T], before the graph."""
-    inputs = {value.name: value for value in model.graph.inputs}
-    mask, tokens = inputs[_MASK], inputs.get(_TOKENS)
-    if tokens is None:
-        raise NoMatchError(f"the graph has no input {_TOKENS} to read the new length from")
+    mask, tokens = find_input(model, MASK), find_input(model, TOKENS)
+    if mask is None or tokens is None:
+        raise NoMatchError(f"the graph has no input {TOKENS} to read the new length from")
     nodes: list[ir.Node] = []
 
     def add(op: str, inputs: list[ir.Value], **attributes: Any) -> ir.Value:
@@ -163,9 +169,9 @@ def _make_padding(model: ir.Model, like: ir.Value) -> ir.Value:
 
 def _make_lengths(model: ir.Model) -> tuple[ir.Value, ir.Value]:
     """Put seqlens_k [B] and total_sequence_length [] in front of the graph, int32."""
-    mask = next((value for value in model.graph.inputs if value.name == _MASK), None)
+    mask = find_input(model, MASK)
     if mask is None or mask.shape is None or len(mask.shape) != 2:
-        raise NoMatchError(f"the graph has no input {_MASK} to read the total length from")
+        raise NoMatchError(f"the graph has no input {MASK} to read the total length from")
     one = make_constant(model, np.array([1], np.int64), "one_1")
     batch = ir.node("Shape", [mask], attributes={"start": 0, "end": 1})
     total = ir.node("Shape", [mask], attributes={"start": 1, "end": 2})
@@ -200,8 +206,11 @@ def _fuse(
     }
     node = make_node(
         "GroupQueryAttention",
-        [query, new_key, new_value, keys.past_key, keys.past_value, *lengths]
-        + [None, None, None, bias],
+        [
+            *(query, new_key, new_value, keys.past_key, keys.past_value),
+            *lengths,
+            *(None, None, None, bias),  # no rotation, no positions
+        ],
         like=site.anchor,
         domain=CONTRIB,
         attributes=attributes,
@@ -210,35 +219,4 @@ def _fuse(
     model.graph.insert_before(end, node)
     take_over(keys.present_key, node.outputs[1])
     take_over(keys.present_value, node.outputs[2])
-    take_over(site.merged, node.outputs[0])
-
-
-def _take_lengths_from_mask(model: ir.Model) -> None:
-    """Replace the length of a cache by total less new tokens, in place."""
-    inputs = {value.name: value for value in model.graph.inputs}
-    tokens = inputs.get(_TOKENS)
-    if tokens is None:
-        return
-    past: ir.Value | None = None
-    for node in list(model.graph):
-        source = node.inputs[0] if node.inputs else None
-        if node.op_type != "Shape" or source is None or not _is_cache(source):
-            continue
-        if (_read_int(node, "start"), _read_int(node, "end")) != (2, 3):
-            continue
-        if past is None:
-            total = ir.node("Shape", [inputs[_MASK]], attributes={"start": 1, "end": 2})
-            new = ir.node("Shape", [tokens], attributes={"start": 1, "end": 2})
-            rest = ir.node("Sub", [total.outputs[0], new.outputs[0]])
-            model.graph.insert_before(model.graph[0], [total, new, rest])
-            past = rest.outputs[0]
-        ir.convenience.replace_all_uses_with(node.outputs[0], past)
-
-
-def _is_cache(value: ir.Value) -> bool:
-    return value.is_graph_input() and value.shape is not None and len(value.shape) == 4
-
-
-def _read_int(node: ir.Node, name: str) -> int | None:
-    attribute = node.attributes.get(name)
-    return attribute.as_int() if attribute is not None else None
+    give_merged(model, node, site.merged)

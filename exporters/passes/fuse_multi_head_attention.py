@@ -5,7 +5,12 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from exporters.passes.attention_inputs import find_split_source, merge_heads, widen_bias
+from exporters.passes.attention_inputs import (
+    find_split_source,
+    give_merged,
+    merge_heads,
+    widen_bias,
+)
 from exporters.passes.attention_site import AttentionSite, find_attentions
 from exporters.passes.graph_pass import (
     CONTRIB,
@@ -57,7 +62,7 @@ def _fuse(model: ir.Model, site: AttentionSite) -> None:
     key, value, pasts, presents = _read_keys(model, site, end)
     bias = site.bias
     if bias is not None:
-        bias = widen_bias(model, bias, _find_scores(site), end)
+        bias = widen_bias(model, bias, site, end)
     node = make_node(
         "MultiHeadAttention",
         [query, key, value, None, None, bias, *pasts],
@@ -69,7 +74,7 @@ def _fuse(model: ir.Model, site: AttentionSite) -> None:
     model.graph.insert_before(end, node)
     for present, output in zip(presents, node.outputs[1:], strict=True):
         take_over(present, output)
-    take_over(site.merged, node.outputs[0])
+    give_merged(model, node, site.merged)
 
 
 def _merge_query(model: ir.Model, site: AttentionSite, end: ir.Node) -> ir.Value:
@@ -77,13 +82,6 @@ def _merge_query(model: ir.Model, site: AttentionSite, end: ir.Node) -> ir.Value
     if split is None:
         raise NoMatchError("the heads of its query are not split off by Reshape and Transpose")
     return merge_heads(model, split, site.anchor, end)
-
-
-def _find_scores(site: AttentionSite) -> ir.Value:
-    scores = site.anchor.inputs[0]
-    if site.anchor.op_type != "Softmax" or scores is None:
-        raise NoMatchError("its mask is not as wide as its scores")
-    return scores
 
 
 def _read_keys(

@@ -40,7 +40,7 @@ from exporters.passes.graph_reading import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Table:
-    """The half tables [rows, D / 2] of one pair of cos and sin, and the row of each token [B, S]."""
+    """The half tables [rows, D / 2] of cos and sin, and the row of each token [B, S]."""
 
     cos: ir.Value
     sin: ir.Value

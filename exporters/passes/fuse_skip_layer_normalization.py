@@ -1,4 +1,4 @@
-"""Fuses a residual sum and the LayerNormalization after it into ONNX Runtime's operator for both."""
+"""Fuses a residual sum and its LayerNormalization into ONNX Runtime's operator for both."""
 
 from __future__ import annotations
 

@@ -35,10 +35,10 @@ class PassOutcome:
 
 
 class NoMatchError(Exception):
-    """A place does not have the structure that a pass rewrites. Caught by the pass, as a refusal."""
+    """A place has not the structure that a pass rewrites. The pass tells it as a refusal."""
 
 
-class GraphPass(ir.passes.InPlacePass):  # type: ignore[misc]
+class GraphPass(ir.passes.InPlacePass):
     """A pass in place: `requires`, then `rewrite`, then `ensures`; its outcome is kept."""
 
     outcome: PassOutcome

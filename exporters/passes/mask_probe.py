@@ -87,7 +87,7 @@ def _compute(
         "mask",
         [ir.to_proto(value) for value in part.inputs],
         [helper.make_empty_tensor_value_info(str(bias.name))],
-        [ir.to_proto(value.const_value) for value in part.constants],
+        [ir.to_proto(value.const_value) for value in part.constants if value.const_value],
     )
     opsets = [helper.make_opsetid(*opset) for opset in model.graph.opset_imports.items()]
     try:

@@ -7,6 +7,7 @@ a single token. Legend of dims: see attention_site.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -126,7 +127,7 @@ def _join(model: ir.Model, node: ir.Node, parts: tuple[_Projection, ...]) -> ir.
     return add.outputs[0]
 
 
-def _read(value: ir.Value) -> np.ndarray:  # type: ignore[type-arg]
+def _read(value: ir.Value) -> np.ndarray[Any, Any]:
     array = read_constant(value)
     if array is None:
         raise NoMatchError(f"{value.name} has no values")

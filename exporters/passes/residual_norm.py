@@ -25,7 +25,7 @@ class ResidualNorm:
 
 
 def read_residual(x: ir.Value | None) -> ResidualNorm:
-    """Return the sum that makes `x`, the input of a norm; raise NoMatchError where there is none."""
+    """Return the sum that makes `x`, the input of a norm."""
     add = find_producer(x, "Add", "Sum")
     if add is None or x is None or len(add.inputs) != 2:
         raise NoMatchError("no residual sum comes before it")

@@ -7,14 +7,26 @@ from typing import Literal
 from pruning.errors import NirvanaError
 
 InstanceKind = Literal["auto", "cpu", "gpu"]
+Backend = Literal["onnxruntime", "python"]
+Stack = Literal["triton", "genai", "vllm", "tensorrt-llm"]
 
 INSTANCE_KINDS = ("auto", "cpu", "gpu")
+BACKENDS = ("onnxruntime", "python")
+STACKS = ("triton", "genai", "vllm", "tensorrt-llm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageConfig:
     """Set the model's name in the server, its batching and its instances."""
 
+    to: Stack = field(
+        default="triton",
+        metadata={"help": "the server that it is for"},
+    )
+    backend: Backend = field(
+        default="onnxruntime",
+        metadata={"help": "Triton's own for ONNX, or python, which every Triton has"},
+    )
     model_name: str = field(
         default="model", metadata={"help": "of the model in the server, and of its folder"}
     )
@@ -32,12 +44,33 @@ class PackageConfig:
     instance_count: int = field(
         default=1, metadata={"help": "copies that run at the same time; on GPUs, a GPU"}
     )
+    ab: bool = field(
+        default=False,
+        metadata={"help": "add a script that compares two endpoints, and requests to replay"},
+    )
+    kubernetes: bool = field(
+        default=False, metadata={"help": "add manifests for Kubernetes and KServe"}
+    )
+    gpu_resource: str = field(
+        default="nvidia.com/gpu",
+        metadata={"help": "of the manifests; a MIG slice is such as nvidia.com/mig-1g.10gb"},
+    )
+
+    @property
+    def takes_checkpoint(self) -> bool:
+        """Tell whether the server reads a checkpoint, not ONNX."""
+        return self.to in ("vllm", "tensorrt-llm")
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.model_name):
             raise NirvanaError(
                 "model_name must be a folder name of letters, digits, '_', '-' and '.', not "
                 f"starting with '-' or '.', got {self.model_name!r}."
+            )
+        if not re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", self.gpu_resource):
+            raise NirvanaError(
+                "gpu_resource must be a resource of Kubernetes, such as nvidia.com/gpu, got "
+                f"{self.gpu_resource!r}."
             )
         for name, floor in (
             ("max_batch_size", 1),
@@ -51,8 +84,12 @@ class PackageConfig:
                 "preferred_batch_sizes must be from 1 to max_batch_size "
                 f"({self.max_batch_size}), got {', '.join(map(str, self.preferred_batch_sizes))}."
             )
-        if self.instance_kind not in INSTANCE_KINDS:
-            raise NirvanaError(
-                f"instance_kind must be one of {', '.join(INSTANCE_KINDS)}, "
-                f"got {self.instance_kind!r}."
-            )
+        for name, known in (
+            ("to", STACKS),
+            ("backend", BACKENDS),
+            ("instance_kind", INSTANCE_KINDS),
+        ):
+            if getattr(self, name) not in known:
+                raise NirvanaError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}."
+                )

@@ -1,11 +1,14 @@
 """Writes the README of a Triton package: how to serve the model, and a request that it answers."""
 
+from __future__ import annotations
+
 import json
 import math
 from typing import Any
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_sources import Sources
 
 # It carries ONNX Runtime 1.22.
 IMAGE = "nvcr.io/nvidia/tritonserver:25.06-py3"
@@ -43,6 +46,32 @@ checkpoint that this model was exported from:
 The answer holds {outputs}.
 Requests run together, up to {max_batch_size} rows; one waits at most {delay_us} microseconds for
 others. Rows that run together must be of the same length: pad them, with 0 in `attention_mask`.
+{more}
+`package.json` has the SHA-256 of every file here.
+"""
+
+_PYTHON = """
+The model runs in Triton's Python backend, which needs ONNX Runtime: add `pip install onnxruntime`
+to the image, or start Triton from a virtual environment that has it.
+"""
+_ENGINE = """
+The model is a TensorRT engine. It runs on the GPUs and the TensorRT version that it was built for,
+see `engine.json` beside it.
+"""
+_VERSIONS = """
+Version 1 is the dense model, version 2 the pruned one, which a request gets that names none. Ask
+for the other by `/v2/models/{name}/versions/1/infer`.
+"""
+_TEXT_MODEL = """
+`{name}_text` takes text and gives its label and the label's probability:
+
+```sh
+curl --fail -H 'Content-Type: application/json' \\
+  -d '{{"inputs": [{{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["text"]}}]}}' \\
+  http://localhost:8000/v2/models/{name}_text/infer
+```
+
+Its tokenizer runs in the Python backend and needs the package `tokenizers` there.
 """
 
 _DEVICES = {
@@ -52,22 +81,43 @@ _DEVICES = {
 }
 
 
+_ROLLOUT = """
+Before the new model takes over, replay requests against both and see how far they agree, and how
+fast each is (`requests.jsonl` holds random ones: put real ones in its place):
+
+```sh
+python compare_endpoints.py http://localhost:8000/v2/models/{name}/versions/1/infer \\
+  http://localhost:8000/v2/models/{name}/versions/{last}/infer requests.jsonl
+```
+"""
+
+
+_KUBERNETES = """
+`kubernetes.yaml` (Deployment, Service, autoscaling on Triton's queue) and `kserve.yaml` (with a
+canary share of the traffic) want this folder in a volume claim `{resource}-package`, and the
+autoscaler wants the Prometheus adapter. Edit image, sizes and replicas, then `kubectl apply -f
+kubernetes.yaml`.
+"""
+
+
 def make_request(signature: OnnxSignature) -> dict[str, Any]:
     """Return a request of one row in the form of the KServe protocol, version 2."""
     return {"inputs": [_fill_input(tensor) for tensor in signature.inputs]}
 
 
-def write_readme(signature: OnnxSignature, config: PackageConfig) -> str:
+def write_readme(signature: OnnxSignature, config: PackageConfig, sources: Sources) -> str:
     """Return the text of the README."""
     outputs = [
         f"`{tensor.name}` ({_wire_type(tensor)}, {_describe_row(tensor)} a row)"
         for tensor in signature.outputs
     ]
+    kind = "gpu" if sources.engine is not None else config.instance_kind
     return _TEXT.format(
         name=config.model_name,
         image=IMAGE,
-        gpus="--gpus all " if config.instance_kind == "gpu" else "",
-        device=_DEVICES[config.instance_kind],
+        gpus="--gpus all " if kind == "gpu" else "",
+        device=_DEVICES[kind],
+        more="".join(_list_notes(config, sources)),
         request_name=REQUEST_NAME,
         request=format_request(signature),
         length=_SAMPLE_LENGTH,
@@ -75,6 +125,30 @@ def write_readme(signature: OnnxSignature, config: PackageConfig) -> str:
         max_batch_size=config.max_batch_size,
         delay_us=config.max_queue_delay_us,
     )
+
+
+def _list_notes(config: PackageConfig, sources: Sources) -> list[str]:
+    notes = [
+        (sources.engine is not None, _ENGINE),
+        (sources.engine is None and config.backend == "python", _PYTHON),
+        (sources.dense is not None, _VERSIONS),
+        (sources.checkpoint is not None, _TEXT_MODEL),
+        (config.ab, _ROLLOUT),
+        (config.kubernetes, _KUBERNETES),
+    ]
+    last = len(sources.graphs)
+    names = {
+        "name": config.model_name,
+        "last": last,
+        "resource": name_resource(config.model_name),
+    }
+    return [text.format(**names) for wanted, text in notes if wanted]
+
+
+def name_resource(model_name: str) -> str:
+    """Return a model's name as Kubernetes takes names: small letters, digits, dashes."""
+    letters = (letter if letter.isalnum() else "-" for letter in model_name.lower())
+    return "".join(letters).strip("-")[:50].strip("-") or "model"
 
 
 def format_request(signature: OnnxSignature) -> str:

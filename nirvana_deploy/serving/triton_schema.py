@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,29 @@ from nirvana_deploy.serving.package_config import PackageConfig
 from pruning.errors import MissingExtraError, NirvanaError
 
 CONFIG_NAME = "config.pbtxt"
-_BACKEND = "onnxruntime"
-_PLATFORM = "onnxruntime_onnx"
+# A backend's older name, which Triton still takes.
+_PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
+# Of the sample that a model runs before it is ready.
+_WARM_UP_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """Say what of a model's configuration its graph does not tell.
+
+    Attributes:
+        num_versions: all of them are served; a request that names none gets the last.
+        hashes: by file, relative to the model's folder, the SHA-256 that its loader checks.
+        profile: index of the engine's optimisation profile.
+        warm_up_length: tokens of the sample row; None: no warm-up.
+    """
+
+    name: str
+    backend: str = "onnxruntime"
+    num_versions: int = 1
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    profile: int | None = None
+    warm_up_length: int | None = _WARM_UP_LENGTH
 
 
 def load_schema() -> Any:
@@ -26,26 +48,54 @@ def load_schema() -> Any:
     return model_config_pb2
 
 
-def write_config(signature: OnnxSignature, config: PackageConfig) -> str:
+def write_config(signature: OnnxSignature, model: ServedModel, config: PackageConfig) -> str:
     """Return the text of `config.pbtxt`."""
     from google.protobuf import text_format
 
     schema = load_schema()
-    group = schema.ModelInstanceGroup
-    kinds = {"auto": group.KIND_AUTO, "cpu": group.KIND_CPU, "gpu": group.KIND_GPU}
     message = schema.ModelConfig(
-        name=config.model_name,
-        backend=_BACKEND,
+        name=model.name,
+        backend=model.backend,
         max_batch_size=config.max_batch_size,
-        input=[_fill(schema, schema.ModelInput(), tensor) for tensor in signature.inputs],
-        output=[_fill(schema, schema.ModelOutput(), tensor) for tensor in signature.outputs],
+        input=[add_tensor(schema.ModelInput(), tensor) for tensor in signature.inputs],
+        output=[add_tensor(schema.ModelOutput(), tensor) for tensor in signature.outputs],
         dynamic_batching=schema.ModelDynamicBatching(
             preferred_batch_size=sorted(config.preferred_batch_sizes),
             max_queue_delay_microseconds=config.max_queue_delay_us,
         ),
-        instance_group=[group(count=config.instance_count, kind=kinds[config.instance_kind])],
+        instance_group=[_make_instances(schema, model, config)],
+        default_model_filename=MODEL_FILES[model.backend],
     )
-    return text_format.MessageToString(message)
+    if model.num_versions > 1:
+        message.version_policy.all.SetInParent()
+    for path, sha256 in sorted(model.hashes.items()):
+        message.parameters[f"sha256:{path}"].string_value = sha256
+    if model.warm_up_length is not None:
+        message.model_warmup.append(_make_warm_up(schema, message, model.warm_up_length))
+    return str(text_format.MessageToString(message))
+
+
+# What a backend loads, by its own default name.
+MODEL_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
+
+
+def _make_instances(schema: Any, model: ServedModel, config: PackageConfig) -> Any:
+    group = schema.ModelInstanceGroup
+    kinds = {"auto": group.KIND_AUTO, "cpu": group.KIND_CPU, "gpu": group.KIND_GPU}
+    kind = "gpu" if model.backend == "tensorrt" else config.instance_kind
+    profile = [] if model.profile is None else [str(model.profile)]
+    return group(count=config.instance_count, kind=kinds[kind], profile=profile)
+
+
+def _make_warm_up(schema: Any, message: Any, length: int) -> Any:
+    """Run a row of zeros before the model is ready: the first real request is not the slow one."""
+    sample = schema.ModelWarmup(name="one row", batch_size=1, count=1)
+    for tensor in message.input:
+        given = sample.inputs[tensor.name]
+        given.data_type = tensor.data_type
+        given.dims.extend(length if dim == -1 else dim for dim in tensor.dims)
+        given.zero_data = True
+    return sample
 
 
 def read_config_file(path: Path) -> Any:
@@ -61,6 +111,11 @@ def read_config_file(path: Path) -> Any:
         raise NirvanaError(f"{path} is not a model configuration of Triton: {error}") from error
 
 
+def read_backend(message: Any) -> str:
+    """Name the backend of a parsed configuration."""
+    return str(message.backend or _PLATFORMS.get(message.platform, message.platform))
+
+
 def check_config(path: Path, message: Any, signature: OnnxSignature) -> None:
     """Raise NirvanaError where a parsed configuration does not fit its folder or its model."""
     if message.name not in ("", path.parent.name):
@@ -68,10 +123,10 @@ def check_config(path: Path, message: Any, signature: OnnxSignature) -> None:
             f"{path} names the model {message.name!r}, its folder {path.parent.name!r}. Give both "
             "the same name."
         )
-    if message.backend != _BACKEND and message.platform != _PLATFORM:
+    if read_backend(message) not in MODEL_FILES:
         raise NirvanaError(
-            f"{path} has backend {message.backend!r} and platform {message.platform!r}; an ONNX "
-            f"model needs backend {_BACKEND!r}."
+            f"{path} has backend {message.backend!r} and platform {message.platform!r}; expected "
+            f"one of the backends {', '.join(MODEL_FILES)}."
         )
     if message.max_batch_size < 1:
         raise NirvanaError(
@@ -100,7 +155,7 @@ def _check_tensors(
             f"{', '.join(by_name)}."
         )
     for tensor in found:
-        fits = _fill(schema, type(tensor)(), by_name[tensor.name])
+        fits = add_tensor(type(tensor)(), by_name[tensor.name])
         if tensor.data_type != fits.data_type:
             raise NirvanaError(
                 f"{path}: {kind} {tensor.name} has data_type "
@@ -114,9 +169,10 @@ def _check_tensors(
             )
 
 
-def _fill(schema: Any, message: Any, tensor: TensorSignature) -> Any:
+def add_tensor(message: Any, tensor: TensorSignature) -> Any:
+    """Fill an input or output of a configuration in place, and return it."""
     message.name = tensor.name
-    message.data_type = schema.DataType.Value(tensor.data_type)
+    message.data_type = load_schema().DataType.Value(tensor.data_type)
     # Triton refuses empty dims: a tensor of a number a row is one of width 1, reshaped.
     message.dims.extend(tensor.dims or (1,))
     if not tensor.dims:

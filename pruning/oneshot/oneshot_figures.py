@@ -8,20 +8,31 @@ from typing import Any
 
 from pruning.allocation.levels import list_items
 from pruning.oneshot.oneshot_config import OneShotConfig
+from pruning.oneshot.pricing import Pricing, cost_of
+from pruning.plans.cost import CostModel, dense_cost, plan_cost
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_budget
 
 
-def describe_spare(plan: PruningPlan, config: OneShotConfig, budget: float) -> dict[str, Any]:
+def describe_spare(
+    plan: PruningPlan, config: OneShotConfig, budget: float, pricing: Pricing | None = None
+) -> dict[str, Any]:
     """Return what was asked and what is kept, and how far the one is below the other."""
-    unit_cost = _largest_step(plan, config)
-    described = describe_budget(plan, config.cost_model, budget, unit_cost, config.sequence_length)
+    cost = cost_of(config, pricing)
+    unit_cost = _largest_step(plan, cost, config)
+    described = describe_budget(plan, cost, budget, unit_cost, config.sequence_length)
     return {**described, "spare_fraction": budget - described["kept_fraction"]}
 
 
-def _largest_step(plan: PruningPlan, config: OneShotConfig) -> int:
+def describe_latency(plan: PruningPlan, pricing: Pricing) -> dict[str, Any]:
+    """Return what was asked in milliseconds, and what the prices predict of the whole model."""
+    saved = dense_cost(plan.dims, pricing.cost) - plan_cost(plan, pricing.cost)
+    return {**pricing.about, "predicted_ms": pricing.about["dense_ms"] - saved / 1e6}
+
+
+def _largest_step(plan: PruningPlan, cost: CostModel, config: OneShotConfig) -> int:
     """Return the most that raising one sub-block by one level costs: the spare is less."""
-    items = list_items(plan.dims, config.cost_model, config.constraints)
+    items = list_items(plan.dims, cost, config.constraints)
     return max(more - less for item in items for less, more in pairwise(item.costs))
 
 
@@ -35,6 +46,9 @@ def summarise(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{budget['spare_fraction']:.3%} below)",
         )
     ]
+    latency = figures.get("latency")
+    if latency is not None:
+        rows.append(("latency, " + latency["how"], _show_latency(latency)))
     for name in ("calibration", "held_out"):
         part = figures[name]
         if part is not None:
@@ -48,3 +62,10 @@ def _show_part(part: Mapping[str, Any]) -> str:
     if part["dense_loss"] is not None:
         text += f" (loss {part['dense_loss']:.3f} -> {part['pruned_loss']:.3f})"
     return text
+
+
+def _show_latency(latency: Mapping[str, Any]) -> str:
+    return (
+        f"{latency['dense_ms']:.4g} ms -> {latency['predicted_ms']:.4g} ms (asked: "
+        f"{latency['asked_ms']:.4g} ms)"
+    )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pruning.allocation.allocation_config import allocate
 from pruning.oneshot.oneshot_config import OneShotConfig
+from pruning.oneshot.pricing import Pricing, cost_of
 from pruning.oneshot.repair import prune_in_place
 from pruning.oneshot.residual_style import ResidualStyle
 from pruning.oneshot.scoring_run import ScoringRun
@@ -13,7 +14,9 @@ from pruning.plans.plan import LayerPlan
 from pruning.saliencies.saliency import ScoringTask
 
 
-def allocate_budget(run: ScoringRun, config: OneShotConfig, budget: float) -> tuple[LayerPlan, ...]:
+def allocate_budget(
+    run: ScoringRun, config: OneShotConfig, budget: float, pricing: Pricing | None = None
+) -> tuple[LayerPlan, ...]:
     """Return what each layer keeps at a budget; no model is needed.
 
     Raises:
@@ -23,7 +26,7 @@ def allocate_budget(run: ScoringRun, config: OneShotConfig, budget: float) -> tu
         config.allocation or run.config.allocation,
         run.dims,
         {sub_block: values.tolist() for sub_block, values in run.scores.items()},
-        cost=config.cost_model,
+        cost=cost_of(config, pricing),
         budget=budget,
         constraints=config.constraints,
         curves=run.curves,
@@ -36,6 +39,7 @@ def prune_to_budget(
     config: OneShotConfig,
     budget: float,
     say: Callable[[int, int], None] | None = None,
+    pricing: Pricing | None = None,
 ) -> tuple[tuple[LayerPlan, ...], dict[int, ResidualStyle]]:
     """Zero what a budget does not keep, and repair what it keeps, in place.
 
@@ -43,5 +47,5 @@ def prune_to_budget(
         what each layer keeps, and how each block adds to its residual stream (see
         `prune_in_place`).
     """
-    layers = allocate_budget(run, config, budget)
+    layers = allocate_budget(run, config, budget, pricing)
     return layers, prune_in_place(task, layers, config.repair, say=say)

@@ -24,7 +24,8 @@ from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
 from pruning.oneshot.fidelity import compare_with_dense, predict, prove_equal
 from pruning.oneshot.oneshot_config import OneShotConfig, check_budgets
-from pruning.oneshot.oneshot_figures import describe_spare
+from pruning.oneshot.oneshot_figures import describe_latency, describe_spare
+from pruning.oneshot.pricing import Pricing, cost_of
 from pruning.oneshot.prune_to_budget import allocate_budget, prune_to_budget
 from pruning.oneshot.score_model import DenseModel, load_dense
 from pruning.oneshot.scoring_config import ScoringConfig
@@ -55,6 +56,7 @@ def prune_with_scores(
     model: str | None = None,
     data: DataConfig | None = None,
     say: Say | None = None,
+    pricing: Pricing | None = None,
 ) -> dict[float, dict[str, Any]]:
     """Prune the model of a scoring run to each budget, and return the figures of each.
 
@@ -64,12 +66,13 @@ def prune_with_scores(
     Args:
         model: where the run's model is now, if it has moved.
         data: what recovery trains on; only it needs some.
+        pricing: what the budgets are fractions of, in place of `config.cost`.
 
     Raises:
         NirvanaError: a budget is no fraction, is there twice or cannot be reached; the model is
             another than the run's; the run lacks what the allocation needs.
     """
-    check_run(run, budgets, config)
+    check_run(run, budgets, config, pricing)
     source = model or run.source
     check_model(run, source)
     dense = load_dense(source, run.config.dtype)
@@ -82,12 +85,19 @@ def prune_with_scores(
     figures = {}
     for budget in budgets:
         with place(budget) as folder:
-            figures[budget], _ = prune_once(dense, run, config, budget, folder, text=text, say=say)
+            figures[budget], _ = prune_once(
+                dense, run, config, budget, folder, text=text, say=say, pricing=pricing
+            )
             shutil.rmtree(folder / RECOVERY_FOLDER, ignore_errors=True)
     return figures
 
 
-def check_run(run: ScoringRun, budgets: Sequence[float], config: OneShotConfig) -> None:
+def check_run(
+    run: ScoringRun,
+    budgets: Sequence[float],
+    config: OneShotConfig,
+    pricing: Pricing | None = None,
+) -> None:
     """Raise NirvanaError where a run cannot serve `config`, or not to one of the budgets."""
     check_budgets(budgets)
     asked = config.allocation
@@ -103,7 +113,7 @@ def check_run(run: ScoringRun, budgets: Sequence[float], config: OneShotConfig) 
             "allocation unset."
         )
     for budget in budgets:
-        allocate_budget(run, config, budget)
+        allocate_budget(run, config, budget, pricing)
 
 
 def check_model(run: ScoringRun, source: str) -> None:
@@ -126,6 +136,7 @@ def prune_once(
     *,
     text: LabelledText | None = None,
     say: Say | None = None,
+    pricing: Pricing | None = None,
 ) -> tuple[dict[str, Any], PreTrainedModel]:
     """Prune to one budget into `folder`; the dense model is as it was afterwards.
 
@@ -137,10 +148,10 @@ def prune_once(
     batch = task.batches[0]
     with restored_outputs(task):
         layers, styles = prune_to_budget(
-            task, run, config, budget, _name(say, f"prune to {budget:g}")
+            task, run, config, budget, _name(say, f"prune to {budget:g}"), pricing
         )
         masked_logits = predict(dense.model, batch)
-        plan = plan_for(dense.model, layers, **_describe_making(run, config, budget))
+        plan = plan_for(dense.model, layers, **_describe_making(run, config, budget, pricing))
         smaller = repack(dense.model, plan)
     dtype = dense.model.dtype
     proofs = [
@@ -169,7 +180,8 @@ def prune_once(
         "curve": curve,
         # Blocks that add up in a way of their own: their residual error was not made up for.
         "uncorrected_layers": [n for n, style in styles.items() if style == "other"],
-        "budget": describe_spare(plan, config, budget),
+        "budget": describe_spare(plan, config, budget, pricing),
+        **({} if pricing is None else {"latency": describe_latency(plan, pricing)}),
         "dense": describe_size(dense.model, whole, config.sequence_length),
         "pruned": describe_size(smaller, plan, config.sequence_length),
         "calibration": compare_with_dense(dense.model, smaller, run.calibration),
@@ -208,15 +220,19 @@ def restored_outputs(task: ScoringTask) -> Iterator[None]:
                 parameter.copy_(before)
 
 
-def _describe_making(run: ScoringRun, config: OneShotConfig, budget: float) -> dict[str, Any]:
+def _describe_making(
+    run: ScoringRun, config: OneShotConfig, budget: float, pricing: Pricing | None
+) -> dict[str, Any]:
+    cost = cost_of(config, pricing)
     return {
         "method": "one-shot",
         "saliency": run.config.saliency,
         "allocation": type(config.allocation or run.config.allocation).__name__,
         "repair": type(config.repair).__name__,
         "budget": budget,
-        "cost": config.cost,
-        "sequence_length": config.sequence_length if config.cost == "macs" else None,
+        "cost": cost.name,
+        "sequence_length": config.sequence_length if cost.name == "macs" else None,
+        **({} if pricing is None else {"latency": dict(pricing.about)}),
         "constraints": dataclasses.asdict(config.constraints),
         "calibration_sha256": run.calibration.sha256,
         "seed": run.config.calibration.seed,

@@ -47,6 +47,11 @@ class StackDims:
     cross_attention: bool
     sizes: UnitSizes
 
+    @classmethod
+    def from_json(cls, data: Any) -> StackDims:
+        """Read the dimensions of one stack from JSON values."""
+        return _read_stack(data, 0)
+
     @property
     def heads_per_group(self) -> int:
         """Query heads that share one key and value: 1 for plain multi-head attention."""

@@ -12,6 +12,7 @@ from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_sources import Sources
 from profiles.profile_config import ProfileConfig
 from pruning.errors import MissingExtraError
 from pruning.gates.prune_config import PruneConfig
@@ -101,11 +102,11 @@ def profile_onnx(dense_path: Path, pruned_path: Path, config: ProfileConfig) -> 
     return Result({"cases": [case]})
 
 
-def package_triton(onnx_path: Path, out_dir: Path, config: PackageConfig) -> Result:
+def package_triton(sources: Sources, out_dir: Path, config: PackageConfig) -> Result:
     calls.append("package")
     refuse_used_folder(out_dir)
     (out_dir / "repository").mkdir(parents=True)
-    (out_dir / "repository" / "model.onnx").write_text(onnx_path.read_text())
+    (out_dir / "repository" / "model.onnx").write_text(sources.onnx.read_text())
     files = ["repository/model.onnx"]
     return Result({"folder": "repository", "models": ["m"], "files": files})
 

@@ -30,6 +30,7 @@ def test_the_verbs_are_public() -> None:
     verbs = {"deploy", "prune", "export", "build", "profile", "package", "load"}
     verbs |= {
         "score",
+        "serve",
         "prune_from_scores",
         "apply_plan",
         "plan_for",

@@ -1,6 +1,7 @@
 """Oracle: a plain ONNX Runtime session on the same file."""
 
 import builtins
+import json
 import os
 import sys
 from pathlib import Path
@@ -135,3 +136,40 @@ def test_without_onnx_runtime_the_extra_is_named(
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(MissingExtraError, match=r"ONNX Runtime .*'nirvana-deploy\[cpu\]'"):
         OnnxRuntimeRunner(encoder)
+
+
+def test_a_provider_that_is_not_there_is_refused(encoder: Path) -> None:
+    with pytest.raises(NirvanaError, match=r"no provider 'cuda' here; it has .*CPUExecution"):
+        OnnxRuntimeRunner(encoder, provider="cuda")
+
+
+def test_a_provider_is_never_swapped_in_silence(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime lists a provider whose libraries are missing, and then runs on the CPU."""
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    real = onnxruntime.InferenceSession
+
+    def fall_back(path: str, options: Any, providers: Any) -> Any:
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fall_back)
+    with pytest.raises(NirvanaError, match=r"CUDAExecutionProvider was asked, .* took CPU"):
+        OnnxRuntimeRunner(encoder, provider="cuda")
+
+
+def test_the_full_name_of_a_provider_and_its_options_are_told(encoder: Path) -> None:
+    options = {"use_arena": "0"}
+    runner = OnnxRuntimeRunner(encoder, provider="CPUExecutionProvider", provider_options=options)
+    assert runner.describe()["provider"] == "CPUExecutionProvider"
+    assert runner.describe()["provider_options"] == options
+
+
+def test_the_run_times_own_profiler_sees_the_same_runs(encoder: Path, tmp_path: Path) -> None:
+    runner = OnnxRuntimeRunner(encoder, num_threads=1, profile_prefix=tmp_path / "ort")
+    run = runner.bind(make_inputs(runner))
+    for _ in range(3):
+        run()
+    events = json.loads(runner.end_profiling().read_text())
+    assert sum(event["name"] == "model_run" for event in events) == 4  # the first one included

@@ -85,6 +85,25 @@ def test_interval_covers_the_true_ratio_about_as_often_as_it_says(common: float)
     assert 0.88 <= covered <= (0.995 if not common else 1.0)
 
 
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [(1.0, "faster"), (1 / TRUE_RATIO**2, "slower"), (1 / TRUE_RATIO, "no significant difference")],
+    ids=["faster", "slower", "equal"],
+)
+def test_the_verdict_needs_the_whole_interval(factor: float, verdict: str) -> None:
+    dense, pruned = draw_blocks(3, 64, own=0.1)
+    assert estimate_speedup(dense * factor, pruned, seed=0).verdict == verdict
+
+
+def test_equal_models_are_rarely_told_apart() -> None:
+    """At 95 % about one in twenty comparisons of equal models may find a difference."""
+    verdicts = []
+    for seed in range(100):
+        dense, pruned = draw_blocks(seed, 32)
+        verdicts.append(estimate_speedup(dense / TRUE_RATIO, pruned, seed=seed).verdict)
+    assert verdicts.count("no significant difference") >= 88
+
+
 def test_pairs_are_resampled_together() -> None:
     """What slows whole blocks cancels in the ratio; resampling the two apart would not see that."""
     dense, pruned = draw_blocks(0, 64, common=0.3, own=0.001)

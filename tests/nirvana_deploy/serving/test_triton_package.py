@@ -1,6 +1,6 @@
 """Oracles: tritonclient's schema, the ONNX graph itself, and ONNX Runtime for the sample request.
 
-No Triton server runs here.
+No Triton server runs here: see test_triton_server.py.
 """
 
 import builtins
@@ -113,8 +113,10 @@ def test_files_are_where_triton_looks_for_them(onnx_path: Path, tmp_path: Path) 
             "README.md",
             "model_repository/tiny/1/model.onnx",
             "model_repository/tiny/config.pbtxt",
+            "package.json",
             "request.json",
         ],
+        "server_check": None,
     }
     served = out / "model_repository" / "tiny" / "1" / "model.onnx"
     assert served.read_bytes() == onnx_path.read_bytes()
@@ -259,7 +261,7 @@ def test_a_sound_repository_passes(package: Path) -> None:
         ),
         ("reshape {\n  }", "", r"output score has dims \[1\]; .* needs dims \[1\], reshape \[\]"),
         ('name: "tiny"', 'name: "small"', "names the model 'small', its folder 'tiny'"),
-        ('backend: "onnxruntime"', 'backend: "python"', "has backend 'python' and platform ''"),
+        ('backend: "onnxruntime"', 'backend: "openvino"', "has backend 'openvino' and platform ''"),
         ("max_batch_size: 32", "max_batch_size: 0", "has max_batch_size 0; .* expected 1 or more"),
         ("max_batch_size: 32", "max_batch_size: 8", r"has preferred_batch_size 16; .* \(8\)"),
     ],
@@ -412,6 +414,8 @@ def test_without_tritonclient_the_extra_is_named_and_nothing_is_written(
             {"max_batch_size": 8},
             r"^preferred_batch_sizes must be from 1 to max_batch_size \(8\), got 8, 16, 32",
         ),
+        ({"to": "torchserve"}, "^to must be one of triton.*, got 'torchserve'"),
+        ({"backend": "pytorch"}, "^backend must be one of onnxruntime, python, got 'pytorch'"),
         ({"instance_kind": "tpu"}, "^instance_kind must be one of auto, cpu, gpu, got 'tpu'"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Reads ONNX graphs: shapes, linear maps, where each attention and MLP is."""

@@ -1,0 +1,1 @@
+"""Prunes ONNX graphs: dense graph and plan to the graph of the repacked model."""

@@ -1,0 +1,161 @@
+"""Writes an ONNX file aside and renames it; its weights one by one, so that few are in memory.
+
+Small models have them inside: a protobuf message is its fields one after the other, so that the
+weights can follow the rest of the graph. Others have them in a file beside the graph.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+import onnx_ir as ir
+
+from exporters.surgeon.sliced_tensor import read_array
+from exporters.surgeon.weightless import list_weights, without_weights
+from pruning.errors import NirvanaError
+
+INLINE_BYTES = 1_500_000_000  # protobuf holds 2 GB at most
+_PAGE_BYTES = 4096  # what maps the file wants each tensor at the start of a page
+_COPY_BYTES = 64 << 20
+
+Progress = Callable[[int, int], None]  # bytes of weights written, bytes to write
+
+
+def write_onnx(
+    model: ir.Model, path: Path, *, external: bool, progress: Progress | None = None
+) -> list[Path]:
+    """Write `model` to `path`, which appears when it is whole; return the files that it has.
+
+    With `external`, or above 1.5 GB, weights go to `path` + ".data". Each is read, cut and written
+    on its own; those that stay whole are copied from file to file.
+
+    Raises:
+        NirvanaError: `path` is there, or cannot be written.
+    """
+    data = path.with_name(f"{path.name}.data")
+    for there in (path, data):
+        if there.exists():
+            raise NirvanaError(f"{there} exists already. Choose a new file; nothing was changed.")
+    with _write_aside(path) as aside:
+        tell = _Told(sum(tensor.nbytes for _, tensor in list_weights(model.graph)), progress)
+        if external or tell.total > INLINE_BYTES:
+            _move_weights(model.graph, aside / data.name, tell)
+            ir.save(model, aside / path.name)
+        else:
+            _write_inline(model, aside / path.name, tell)
+        # The graph last: it needs the data.
+        written = sorted(aside.iterdir(), key=lambda file: file.name == path.name)
+        return [file.replace(path.parent / file.name) for file in written]
+
+
+@contextmanager
+def _write_aside(path: Path) -> Iterator[Path]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
+            yield Path(aside)
+    except OSError as error:
+        raise NirvanaError(
+            f"Cannot write {path}: {error.strerror or error}. Nothing was left there."
+        ) from error
+
+
+class _Told:
+    """Counts the bytes that are done."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.total = total
+        self._done = 0
+        self._progress = progress
+
+    def add(self, num_bytes: int) -> None:
+        self._done += num_bytes
+        if self._progress is not None:
+            self._progress(self._done, self.total)
+
+
+def _write_inline(model: ir.Model, path: Path, tell: _Told) -> None:
+    weights = list_weights(model.graph)
+    with without_weights(model.graph):
+        proto = ir.to_proto(model)
+    graph = proto.graph.SerializeToString()
+    proto.ClearField("graph")
+    heads = [_describe_tensor(value, tensor) for value, tensor in weights]
+    sizes = [len(h) + t.nbytes for h, (_, t) in zip(heads, weights, strict=True)]
+    length = len(graph) + sum(len(_INITIALIZER + _varint(size)) + size for size in sizes)
+    with path.open("xb") as file:
+        file.write(proto.SerializeToString())
+        file.write(_GRAPH + _varint(length) + graph)
+        for head, size, (_, tensor) in zip(heads, sizes, weights, strict=True):
+            file.write(_INITIALIZER + _varint(size) + head)
+            _write_tensor(tensor, file)
+            tell.add(tensor.nbytes)
+
+
+# Field number and wire type 2: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
+_GRAPH, _INITIALIZER, _RAW_DATA = b"\x3a", b"\x2a", b"\x4a"
+
+
+def _describe_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> bytes:
+    """Return the serialised TensorProto up to its data, which has to follow."""
+    proto = onnx.TensorProto(
+        dims=[int(n) for n in tensor.shape.numpy()], data_type=int(tensor.dtype), name=value.name
+    )
+    return bytes(proto.SerializeToString()) + _RAW_DATA + _varint(tensor.nbytes)
+
+
+def _varint(number: int) -> bytes:
+    """Return protobuf's code of a number: seven bits a byte, the lowest first."""
+    code = bytearray()
+    while number > 0x7F:
+        code.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*code, number])
+
+
+def _move_weights(graph: ir.Graph, path: Path, tell: _Told) -> None:
+    """Write the weights to a file, and let the graph point there, in place."""
+    with path.open("xb") as file:
+        for value, tensor in list_weights(graph):
+            start = -(-file.tell() // _PAGE_BYTES) * _PAGE_BYTES
+            file.seek(start)
+            _write_tensor(tensor, file)
+            value.const_value = ir.ExternalTensor(
+                path.name,
+                start,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape([int(n) for n in tensor.shape.numpy()]),
+                name=value.name or "",
+                base_dir=path.parent,
+            )
+            tell.add(tensor.nbytes)
+
+
+def _write_tensor(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
+    start = file.tell()
+    if isinstance(tensor, ir.ExternalTensor):
+        _copy(tensor, file)
+    elif tensor.dtype.itemsize >= 1:
+        array = tensor.numpy() if isinstance(tensor, ir.LazyTensor) else read_array(tensor)
+        file.write(array.reshape(-1).view("u1").data)
+    else:  # several values a byte
+        file.write(tensor.tobytes())
+    assert file.tell() - start == tensor.nbytes, tensor.name
+
+
+def _copy(tensor: ir.ExternalTensor, file: BinaryIO) -> None:
+    with Path(tensor.path).open("rb") as source:
+        source.seek(tensor.offset or 0)
+        left = tensor.nbytes
+        while left:
+            piece = source.read(min(left, _COPY_BYTES))
+            if not piece:
+                raise NirvanaError(f"The data of {tensor.name} in {tensor.path} ends early.")
+            file.write(piece)
+            left -= len(piece)

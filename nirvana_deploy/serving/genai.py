@@ -1,0 +1,210 @@
+"""Packages a decoder's graph as a folder of ONNX Runtime GenAI, and checks one by running it.
+
+GenAI takes the heads of each layer from the graph's own cache inputs, and a layer without any for
+one without attention; what its config says of heads is not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nirvana_deploy.new_folder import refuse_used_folder
+from nirvana_deploy.serving.graph_decoder import DecoderInputs, GraphDecoder, read_decoder
+from nirvana_deploy.serving.onnx_signature import read_signature
+from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_manifest import check_package, write_manifest
+from nirvana_deploy.serving.package_result import PackageResult
+from nirvana_deploy.serving.package_sources import Sources
+from pruning.errors import MissingExtraError, NirvanaError
+
+CONFIG_NAME = "genai_config.json"
+MODEL_NAME = "model.onnx"
+# Any decoder whose inputs have our names; the others of GenAI's types are for its own quirks.
+_TYPE = "decoder"
+_DEFAULT_CONTEXT = 2048
+_COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+)
+_CHECKED_TOKENS = 16
+
+
+def package_genai(sources: Sources, out_dir: Path, config: PackageConfig) -> PackageResult:
+    """Write a folder that `onnxruntime_genai.Model` loads, from an export's folder.
+
+    Config and tokenizer are taken from beside the ONNX file.
+
+    Raises:
+        NirvanaError: the graph is no decoder with a cache, its folder lacks config or tokenizer,
+            or the package was to hold what GenAI has no place for.
+    """
+    if extra := [name for name in ("dense", "engine") if getattr(sources, name) is not None]:
+        raise NirvanaError(
+            f"A GenAI folder holds one ONNX model, and --{extra[0]} is another. Leave it out, or "
+            "package each on its own."
+        )
+    source_dir = sources.checkpoint or sources.onnx.parent
+    document = _make_config(read_decoder(sources.onnx), source_dir)
+    refuse_used_folder(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(sources.onnx, out_dir / MODEL_NAME)
+    for name in read_signature(sources.onnx).data_files:
+        (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(sources.onnx.parent / name, out_dir / name)
+    for name in _COMPANIONS:
+        if (source_dir / name).is_file():
+            shutil.copyfile(source_dir / name, out_dir / name)
+    text = json.dumps(document, indent=2) + "\n"
+    (out_dir / CONFIG_NAME).write_text(text, encoding="utf-8")
+    write_manifest(out_dir, config, ("onnxruntime-genai", "onnx"))
+    files = sorted(path for path in out_dir.rglob("*") if path.is_file())
+    return PackageResult(
+        folder=".",
+        models=(config.model_name,),
+        files=tuple(path.relative_to(out_dir).as_posix() for path in files),
+    )
+
+
+def check_genai(package: Path) -> dict[str, Any]:
+    """Generate with GenAI, and hold tokens against ONNX Runtime's, step by step; say what was done.
+
+    Raises:
+        MissingExtraError: GenAI is not installed.
+        NirvanaError: it does not load the folder, or its tokens or its tokenizer's differ.
+    """
+    try:
+        import onnxruntime_genai as genai
+    except ImportError as error:
+        raise MissingExtraError("ONNX Runtime GenAI", "genai") from error
+    check_package(package)
+    decoder = GraphDecoder(package / MODEL_NAME)
+    try:
+        model = genai.Model(str(package))
+        tokenizer = genai.Tokenizer(model)
+    except Exception as error:  # GenAI's errors are plain RuntimeErrors of many kinds
+        raise NirvanaError(f"ONNX Runtime GenAI does not load {package}: {error}") from error
+    _check_tokenizer(package, tokenizer)
+    prompts = ([1], [1, 3, 2], list(range(1, 9)))
+    for prompt in prompts:
+        expected = decoder.generate_greedily(prompt, _CHECKED_TOKENS)
+        came = generate(model, prompt, _CHECKED_TOKENS)
+        # GenAI ends at an end token, the loop here does not.
+        if came != expected[: len(came)] or len(came) <= len(prompt):
+            raise NirvanaError(
+                f"GenAI goes on from {prompt} with {came[len(prompt) :]}, ONNX Runtime with "
+                f"{expected[len(prompt) :]}. Do not serve this package."
+            )
+    return {
+        "server": f"onnxruntime-genai {genai.__version__}",
+        "num_answers": len(prompts),
+        "tokens_each": _CHECKED_TOKENS,
+        "layers_with_cache": len({each.layer for each in decoder.inputs.cache}),
+    }
+
+
+def generate(model: Any, prompt: list[int], num_new: int) -> list[int]:
+    """Return a prompt and the likeliest tokens after it, at most `num_new`, by a GenAI model."""
+    import onnxruntime_genai as genai
+
+    params = genai.GeneratorParams(model)
+    params.set_search_options(max_length=len(prompt) + num_new, do_sample=False)
+    generator = genai.Generator(model, params)
+    generator.append_tokens(prompt)
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [int(token) for token in generator.get_sequence(0)]
+
+
+def _make_config(decoder: DecoderInputs, source_dir: Path) -> dict[str, Any]:
+    config = _read_json(source_dir / "config.json")
+    if not (source_dir / "tokenizer.json").is_file():
+        raise NirvanaError(
+            f"{source_dir / 'tokenizer.json'} is missing: GenAI reads text by it. Save the "
+            "checkpoint with its (fast) tokenizer and export it again, or give --checkpoint."
+        )
+    path = source_dir / "generation_config.json"
+    generation = _read_json(path) if path.is_file() else {}
+    ids = {
+        name: generation.get(name, config.get(name))
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    ends = ids["eos_token_id"]
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    length = int(config.get("max_position_embeddings") or _DEFAULT_CONTEXT)
+    first = decoder.cache[0]
+    heads = int(config.get("num_attention_heads") or first.num_heads)
+    has_positions = "position_ids" in decoder.tokens
+    return {
+        "model": {
+            "type": _TYPE,
+            "bos_token_id": 0 if ids["bos_token_id"] is None else ids["bos_token_id"],
+            "eos_token_id": ends,
+            "pad_token_id": _choose_pad(ids["pad_token_id"], ends),
+            "vocab_size": int(config["vocab_size"]),
+            "context_length": length,
+            "decoder": {
+                "filename": MODEL_NAME,
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "hidden_size": int(config.get("hidden_size") or heads * first.head_dim),
+                "head_size": first.head_dim,
+                "num_attention_heads": heads,
+                "num_key_value_heads": first.num_heads,
+                # Layers are looked for by number: those between without a cache count.
+                "num_hidden_layers": max(each.layer for each in decoder.cache) + 1,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    **({"position_ids": "position_ids"} if has_positions else {}),
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        # A cache that grows: one shared buffer needs GroupQueryAttention in the graph.
+        "search": {
+            "do_sample": False,
+            "num_beams": 1,
+            "max_length": length,
+            "past_present_share_buffer": False,
+        },
+    }
+
+
+def _choose_pad(pad: Any, ends: list[int]) -> int:
+    return int(pad if pad is not None else ends[0] if ends else 0)
+
+
+def _check_tokenizer(package: Path, tokenizer: Any) -> None:
+    """Raise NirvanaError where GenAI's own reading of tokenizer.json splits text differently."""
+    from tokenizers import Tokenizer
+
+    ours = Tokenizer.from_file(str(package / "tokenizer.json"))
+    for text in ("the first text", "Numbers 12 and 345, (signs)!", "Grüße, ça va"):
+        came, expected = [int(token) for token in tokenizer.encode(text)], ours.encode(text).ids
+        if came != expected:
+            raise NirvanaError(
+                f"GenAI's tokenizer makes {came} of {text!r}; the model's own makes {expected}. "
+                "Give GenAI token ids, or serve the model by Triton."
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NirvanaError(
+            f"{path} cannot be read: {error}. Give an ONNX file in the folder of its export."
+        ) from error
+    return document if isinstance(document, dict) else {}

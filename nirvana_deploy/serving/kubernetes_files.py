@@ -1,0 +1,172 @@
+"""Manifests that run a Triton package on Kubernetes, by itself or by KServe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.triton_readme import IMAGE, REQUEST_NAME, name_resource
+from nirvana_deploy.yaml_text import dump_yaml
+
+KUBERNETES_NAME = "kubernetes.yaml"
+KSERVE_NAME = "kserve.yaml"
+_MOUNT = "/package"
+_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
+_MAX_REPLICAS = 4
+_PENDING_PER_REPLICA = 16
+_CANARY_PERCENT = 10
+
+
+def write_manifests(out_dir: Path, config: PackageConfig, sources: Sources) -> None:
+    """Write both files into a package's folder; what is in them is a start, to be edited."""
+    documents = (
+        _make_deployment(config, sources),
+        _make_service(config),
+        _make_autoscaler(config),
+    )
+    text = "---\n".join(dump_yaml(document) for document in documents)
+    (out_dir / KUBERNETES_NAME).write_text(text, encoding="utf-8")
+    text = dump_yaml(_make_inference_service(config, sources))
+    (out_dir / KSERVE_NAME).write_text(text, encoding="utf-8")
+
+
+def _make_deployment(config: PackageConfig, sources: Sources) -> dict[str, Any]:
+    name = name_resource(config.model_name)
+    container = {
+        "name": "triton",
+        "image": IMAGE,
+        "command": ["tritonserver", f"--model-repository={_MOUNT}/model_repository"],
+        "ports": [{"name": port, "containerPort": number} for port, number in _PORTS.items()],
+        "resources": _list_resources(config, sources),
+        "volumeMounts": [{"name": "package", "mountPath": _MOUNT, "readOnly": True}],
+        "startupProbe": {**_probe_health(), "failureThreshold": 60, "periodSeconds": 5},
+        "readinessProbe": {**_probe_health(), "periodSeconds": 5},
+        # Triton says ready while a worker of its Python backend is dead: only a request tells.
+        "livenessProbe": {
+            "exec": {"command": _make_sample_request(config)},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {
+                    "labels": {"app": name},
+                    "annotations": {
+                        "prometheus.io/scrape": "true",
+                        "prometheus.io/port": str(_PORTS["metrics"]),
+                    },
+                },
+                "spec": {
+                    "terminationGracePeriodSeconds": 60,
+                    "containers": [container],
+                    "volumes": [
+                        {
+                            "name": "package",
+                            "persistentVolumeClaim": {
+                                "claimName": f"{name}-package",
+                                "readOnly": True,
+                            },
+                        }
+                    ],
+                },
+            },
+        },
+    }
+
+
+def _make_service(config: PackageConfig) -> dict[str, Any]:
+    name = name_resource(config.model_name)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "selector": {"app": name},
+            "ports": [
+                {"name": port, "port": number, "targetPort": port}
+                for port, number in _PORTS.items()
+            ],
+        },
+    }
+
+
+def _make_autoscaler(config: PackageConfig) -> dict[str, Any]:
+    """Scale by what waits in Triton's queue, which the Prometheus adapter gives to Kubernetes."""
+    name = name_resource(config.model_name)
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": name},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "minReplicas": 1,
+            "maxReplicas": _MAX_REPLICAS,
+            "metrics": [
+                {
+                    "type": "Pods",
+                    "pods": {
+                        "metric": {"name": "nv_inference_pending_request_count"},
+                        "target": {
+                            "type": "AverageValue",
+                            "averageValue": str(_PENDING_PER_REPLICA),
+                        },
+                    },
+                }
+            ],
+        },
+    }
+
+
+def _make_inference_service(config: PackageConfig, sources: Sources) -> dict[str, Any]:
+    """The newest revision gets a part of the traffic until it is promoted."""
+    name = name_resource(config.model_name)
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": {
+            "predictor": {
+                "minReplicas": 1,
+                "maxReplicas": _MAX_REPLICAS,
+                "scaleMetric": "concurrency",
+                "scaleTarget": _PENDING_PER_REPLICA,
+                "canaryTrafficPercent": _CANARY_PERCENT,
+                "model": {
+                    "modelFormat": {"name": "triton"},
+                    "runtime": "kserve-tritonserver",
+                    "protocolVersion": "v2",
+                    "storageUri": f"pvc://{name}-package/model_repository",
+                    "resources": _list_resources(config, sources),
+                },
+            }
+        },
+    }
+
+
+def _list_resources(config: PackageConfig, sources: Sources) -> dict[str, Any]:
+    limits = {"cpu": "4", "memory": "8Gi"}
+    if sources.engine is not None or config.instance_kind == "gpu":
+        limits[config.gpu_resource] = "1"  # its instances share it
+    requests = {name: limits[name] for name in ("cpu", "memory")}
+    return {"requests": requests, "limits": limits}
+
+
+def _probe_health() -> dict[str, Any]:
+    return {"httpGet": {"path": "/v2/health/ready", "port": "http"}}
+
+
+def _make_sample_request(config: PackageConfig) -> list[str]:
+    url = f"http://localhost:{_PORTS['http']}/v2/models/{config.model_name}/infer"
+    data = f"@{_MOUNT}/{REQUEST_NAME}"
+    quiet = ["--fail", "--silent", "--max-time", "4", "--output", "/dev/null"]
+    return ["curl", *quiet, "--data", data, url]

@@ -1,0 +1,40 @@
+"""Packages a model for the stack that was asked for, and has its real server check it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_result import PackageResult
+from nirvana_deploy.serving.package_sources import Sources
+from pruning.errors import NirvanaError
+
+
+def package_model(
+    sources: Sources, out_dir: Path, config: PackageConfig, *, check: bool = False
+) -> PackageResult:
+    """Write the package into `out_dir`; with `check`, also run it by the real software."""
+    if config.to == "genai":
+        from nirvana_deploy.serving.genai import check_genai, package_genai
+
+        result = package_genai(sources, out_dir, config)
+        return replace(result, server_check=check_genai(out_dir)) if check else result
+    if config.takes_checkpoint:
+        from nirvana_deploy.serving.hub_checkpoint import STACKS, package_checkpoint
+
+        if check:
+            raise NirvanaError(
+                f"{STACKS[config.to].name} is not run here: leave out --check. What it can hold is "
+                "checked in any case."
+            )
+        return package_checkpoint(sources, out_dir, config)
+    from nirvana_deploy.serving.triton import package_triton
+
+    result = package_triton(sources, out_dir, config)
+    if not check:
+        return result
+    from nirvana_deploy.serving.triton_check import check_with_server
+
+    found = check_with_server(out_dir, onnx=sources.onnx)
+    return replace(result, server_check=found.to_json())

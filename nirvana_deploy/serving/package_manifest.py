@@ -1,0 +1,105 @@
+"""The file in a package that says what it was made of, and vouches for its files by hash."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nirvana_deploy.fingerprints import find_versions
+from nirvana_deploy.serving.package_config import PackageConfig
+from pruning.checkpoints.file_hash import hash_file
+from pruning.errors import NirvanaError
+
+MANIFEST_NAME = "package.json"
+_MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageManifest:
+    """Say what a package holds.
+
+    Attributes:
+        stack: the server that it is for, such as `triton`.
+        sha256: by file, relative to the package; all files but the manifest itself.
+        versions: of the libraries that took part.
+        settings: of the package.
+    """
+
+    stack: str
+    sha256: dict[str, str]
+    versions: dict[str, str | None]
+    settings: dict[str, Any]
+
+
+def write_manifest(
+    folder: Path, config: PackageConfig, packages: tuple[str, ...]
+) -> PackageManifest:
+    """Write the manifest of the files that are in `folder` now."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = PackageManifest(
+        stack=config.to,
+        sha256={path.relative_to(folder).as_posix(): hash_file(path) for path in files},
+        versions=find_versions(("nirvana-deploy", *packages)),
+        settings=asdict(config),
+    )
+    document = {"manifest_version": _MANIFEST_VERSION, **asdict(manifest)}
+    text = json.dumps(document, indent=2) + "\n"
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def check_package(folder: Path) -> PackageManifest:
+    """Return the manifest when every file that it names is as it was packaged, and none is new.
+
+    Raises NirvanaError otherwise. Call this before anything of a package is loaded.
+    """
+    manifest = _read_manifest(folder)
+    for name, expected in manifest.sha256.items():
+        path = folder / check_inside(name, folder)
+        if not path.is_file():
+            raise NirvanaError(f"{path} is missing. Package the model again.")
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise NirvanaError(f"{path} is a link out of the package. Package the model again.")
+        found = hash_file(path)
+        if found != expected:
+            raise NirvanaError(
+                f"{path} has SHA-256 {found[:12]}..., {MANIFEST_NAME} says {expected[:12]}... . "
+                "Package the model again."
+            )
+    files = (path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix() for path in files} - {MANIFEST_NAME}
+    if unknown := sorted(names - set(manifest.sha256)):
+        raise NirvanaError(
+            f"{folder / unknown[0]} was not packaged: {MANIFEST_NAME} does not name it. Remove it, "
+            "or package the model again."
+        )
+    return manifest
+
+
+def check_inside(name: str, folder: Path) -> str:
+    """Return a relative path that stays in its folder; raise NirvanaError for any other."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise NirvanaError(f"{folder} names a file outside its folder: {name}.")
+    return name
+
+
+def _read_manifest(folder: Path) -> PackageManifest:
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise NirvanaError(f"{path} is missing: {folder} is no package of `nirvana package`.")
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = document.pop("manifest_version")
+        manifest = PackageManifest(**document)
+        is_readable = all(isinstance(value, str) for value in manifest.sha256.values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NirvanaError(f"{path} is not a readable manifest: {error}") from error
+    if version != _MANIFEST_VERSION or not is_readable:
+        raise NirvanaError(
+            f"{path} has manifest version {version}; this package reads {_MANIFEST_VERSION}. "
+            "Package the model again."
+        )
+    return manifest

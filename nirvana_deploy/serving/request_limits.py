@@ -1,0 +1,93 @@
+"""Reads an HTTP request's body, up to a limit in bytes and time, before anything looks at it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+_BODY_SECONDS = 30.0
+
+
+class RequestLimits:
+    """ASGI middleware: a body that is too large, too slow or compressed is refused."""
+
+    def __init__(self, app: Application, *, max_body_bytes: int) -> None:
+        self._app = app
+        self._limit = max_body_bytes
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Pass a request on with its whole body at hand."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if b"content-encoding" in headers:  # a small body may unpack to a large one
+            await _refuse(send, 415, "Send the body uncompressed.")
+            return
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self._limit:
+            await self._refuse_size(send)
+            return
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await self._read_body(receive)
+        except TimeoutError:
+            await _refuse(send, 408, f"The body did not come within {_BODY_SECONDS:.0f} seconds.")
+            return
+        except _TooLargeError:
+            await self._refuse_size(send)
+            return
+        except ConnectionError:  # the client went away; nobody is there to answer
+            return
+        await self._app(scope, _Replay(body, receive), send)
+
+    async def _read_body(self, receive: Receive) -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionError
+            body += message.get("body", b"")
+            if len(body) > self._limit:
+                raise _TooLargeError
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    async def _refuse_size(self, send: Send) -> None:
+        await _refuse(send, 413, f"The body is larger than {self._limit} bytes.")
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class _Replay:
+    """Gives a body that was read, then what the connection says."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+async def _refuse(send: Send, status: int, reason: str) -> None:
+    body = json.dumps({"error": reason}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

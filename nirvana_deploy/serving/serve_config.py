@@ -1,0 +1,48 @@
+"""How a packaged model is served on this machine. No server framework here."""
+
+from dataclasses import dataclass, field
+
+from pruning.errors import NirvanaError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """Set where the server listens, and what it takes."""
+
+    host: str = field(
+        default="127.0.0.1", metadata={"help": "address to listen on; 0.0.0.0: the whole network"}
+    )
+    http_port: int = field(default=8000, metadata={"help": "for HTTP"})
+    grpc_port: int = field(default=8001, metadata={"help": "for gRPC"})
+    metrics_port: int = field(default=8002, metadata={"help": "for Prometheus, at /metrics"})
+    num_workers: int = field(
+        default=1,
+        metadata={"help": "processes that run the model, each started again when it dies"},
+    )
+    num_threads: int = field(default=0, metadata={"help": "of a worker; 0: all processors"})
+    max_body_bytes: int = field(
+        default=8 * 2**20, metadata={"help": "largest request that is read, bytes"}
+    )
+    max_waiting: int = field(
+        default=256, metadata={"help": "requests in work at once; more are turned away"}
+    )
+    drain_seconds: int = field(
+        default=30, metadata={"help": "time for open requests when the server is told to stop"}
+    )
+
+    def __post_init__(self) -> None:
+        ports = (self.http_port, self.grpc_port, self.metrics_port)
+        if not all(1 <= port <= 65535 for port in ports) or len(set(ports)) < len(ports):
+            raise NirvanaError(
+                "http_port, grpc_port and metrics_port must be three ports from 1 to 65535, got "
+                f"{', '.join(map(str, ports))}."
+            )
+        for name, floor in (
+            ("num_workers", 1),
+            ("num_threads", 0),
+            ("max_body_bytes", 1024),
+            ("max_waiting", 1),
+            ("drain_seconds", 0),
+        ):
+            if getattr(self, name) < floor:
+                raise NirvanaError(f"{name} must be {floor} or more, got {getattr(self, name)}.")

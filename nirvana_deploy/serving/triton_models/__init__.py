@@ -1,0 +1,1 @@
+"""Models for Triton's Python backend. Copied into packages, they import nothing of this project."""

@@ -1,0 +1,83 @@
+"""Dense graphs of tiny models, written by the TorchScript exporter: a second, and not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tests.pruning.tiny_models import batch_for
+
+
+class Logits(nn.Module):
+    """Takes inputs by position and returns one tensor, as a graph does."""
+
+    def __init__(self, model: PreTrainedModel, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *inputs):
+        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+
+
+def export_torchscript(model: PreTrainedModel, path: Path, opset: int = 17) -> Path:
+    """Write `batch -> logits` with free batch and lengths."""
+    model.config.use_cache = False
+    batch = batch_for(model)
+    lengths = {name: f"{name}_length" for name in batch if name != "pixel_values"}
+    lengths.update(dict.fromkeys(("input_ids", "attention_mask"), "sequence"))
+    axes = {name: {0: "batch", **({1: lengths[name]} if name in lengths else {})} for name in batch}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Logits(model, list(batch)).eval(),
+            tuple(batch.values()),
+            str(path),
+            input_names=list(batch),
+            output_names=["logits"],
+            dynamic_axes=axes,
+            opset_version=opset,
+            dynamo=False,
+        )
+    return path
+
+
+def run(path: Path, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the first output of a graph."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feeds = {i.name: batch[i.name].numpy() for i in session.get_inputs()}
+    return torch.from_numpy(session.run(None, feeds)[0])
+
+
+def assert_same_logits(path: Path, model: PreTrainedModel) -> None:
+    """The graph gives the model's logits, where they mean something."""
+    for side in ("right", "left"):
+        batch = batch_for(model, side)
+        with torch.no_grad():
+            expected = model(**batch).logits
+        came = run(path, batch)
+        if expected.dim() == 3 and not model.config.is_encoder_decoder:
+            live = batch["attention_mask"].bool()
+            came, expected = came[live], expected[live]
+        # T5's logits reach 10: the exporter's own rounding is 5e-6 of that.
+        torch.testing.assert_close(came, expected, atol=1e-5, rtol=1e-5)
+
+
+def weight_shapes(path: Path) -> list[tuple[int, ...]]:
+    """Return the sorted shapes of all matrices of a graph, smaller side first."""
+    graph = onnx.load(path).graph
+    return sorted(tuple(sorted(t.dims)) for t in graph.initializer if _is_weight(t))
+
+
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    return len(tensor.dims) == 2 and min(tensor.dims) > 1 and np.prod(tensor.dims) >= 64

@@ -1,0 +1,102 @@
+"""The rollout script, as a user runs it, against endpoints whose answers are known."""
+
+import json
+import math
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nirvana_deploy.serving.rollout import compare_endpoints
+
+ANSWERS: dict[str, Any] = {
+    "/a": [("logits", "FP32", [2, 2], [0.0, math.log(3), 2.0, 0.0])],
+    "/same": [("logits", "FP32", [2, 2], [0.0, math.log(3), 2.0, 0.0])],
+    # The second row's other class wins; the first row is one half each.
+    "/b": [("logits", "FP32", [2, 2], [0.0, 0.0, 0.0, 2.0])],
+    "/narrow": [("logits", "FP32", [1, 2], [0.0, 1.0])],
+    "/tokens": [("tokens", "INT64", [1, 4], [1, 2, 3, 4])],
+    "/others": [("tokens", "INT64", [1, 4], [1, 2, 9, 4])],
+}
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/same":
+            time.sleep(0.005)
+        names = ("name", "datatype", "shape", "data")
+        rows = ANSWERS.get(self.path)
+        outputs = [dict(zip(names, row, strict=True)) for row in rows or ()]
+        self.send_response(200 if rows else 500)
+        self.end_headers()
+        self.wfile.write(json.dumps({"outputs": outputs} if rows else {"error": "no"}).encode())
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> Path:
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"inputs": []}\n\n{"inputs": [1]}\n')
+    return path
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", compare_endpoints.__file__, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_endpoints_that_agree(url: str, requests: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    ended = run(f"{url}/a", f"{url}/same", str(requests), "--out", str(out), "--rounds", "5")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found == json.loads(out.read_text())
+    assert found["argmax_agreement"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert found["kl_a_to_b_nats"]["value"] == pytest.approx(0, abs=1e-12)
+    assert found["max_abs_difference"] == 0
+    # The second endpoint sleeps five milliseconds.
+    assert found["latency_b_ms"]["low"] >= 5
+    ratio = found["times_as_fast"]
+    assert ratio["low"] <= ratio["value"] <= ratio["high"] < 1
+
+
+def test_endpoints_that_differ(url: str, requests: Path) -> None:
+    found = json.loads(run(f"{url}/a", f"{url}/b", str(requests)).stdout)
+    assert found["argmax_agreement"]["value"] == pytest.approx(0.0)
+    first = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    p = math.exp(2) / (math.exp(2) + 1)
+    second = p * 2 - (1 - p) * 2
+    assert found["kl_a_to_b_nats"]["value"] == pytest.approx((first + second) / 2)
+    assert found["max_abs_difference"] == 2.0
+    tokens = json.loads(run(f"{url}/tokens", f"{url}/others", str(requests)).stdout)
+    assert tokens["token_match"]["value"] == 0.75
+    assert "argmax_agreement" not in tokens
+
+
+def test_what_cannot_be_compared_is_told(url: str, requests: Path, tmp_path: Path) -> None:
+    ended = run(f"{url}/a", f"{url}/nothing", str(requests))
+    assert ended.returncode == 1 and 'HTTP 500: {"error": "no"}' in ended.stderr
+    ended = run(f"{url}/a", f"{url}/narrow", str(requests))
+    assert ended.returncode == 1 and "The endpoints differ in form: logits [2, 2]" in ended.stderr
+    ended = run("http://127.0.0.1:9/x", f"{url}/a", str(requests))
+    assert ended.returncode == 1 and "Connection refused" in ended.stderr
+    (tmp_path / "empty").write_text("\n")
+    ended = run(f"{url}/a", f"{url}/b", str(tmp_path / "empty"))
+    assert ended.returncode == 1 and "holds no requests" in ended.stderr

@@ -1,0 +1,108 @@
+"""ONNX Runtime GenAI generates what transformers does, for dense and pruned models."""
+
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+
+from nirvana_deploy.serving.genai import check_genai, generate, package_genai
+from nirvana_deploy.serving.graph_decoder import GraphDecoder
+from nirvana_deploy.serving.package import package_model
+from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_sources import Sources
+from pruning.errors import NirvanaError
+from tests.nirvana_deploy.serving.tiny_classifier import save_classifier
+from tests.nirvana_deploy.serving.tiny_decoder import TinyDecoder, save_tokenizer
+
+genai = pytest.importorskip("onnxruntime_genai", reason="ONNX Runtime GenAI (extra genai)")
+CONFIG = PackageConfig(to="genai")
+PROMPTS = ([5, 6, 7, 8], [3], list(range(10, 40)))
+
+
+@pytest.mark.parametrize("which", ["dense_decoder", "pruned_decoder"])
+def test_it_generates_the_tokens_of_transformers(
+    which: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    tiny: TinyDecoder = request.getfixturevalue(which)
+    result = package_model(Sources(onnx=tiny.onnx), tmp_path / "package", CONFIG, check=True)
+    assert result.server_check is not None and result.server_check["num_answers"] == 3
+    model = genai.Model(str(tmp_path / "package"))
+    for prompt in PROMPTS:
+        (expected,) = tiny.generate([prompt], 20)
+        assert generate(model, prompt, 20) == expected
+        assert GraphDecoder(tiny.onnx).generate_greedily(prompt, 20) == expected
+
+
+def test_layers_have_caches_of_their_own_sizes(pruned_decoder: TinyDecoder, tmp_path: Path) -> None:
+    package_genai(Sources(onnx=pruned_decoder.onnx), tmp_path / "package", CONFIG)
+    cache = GraphDecoder(tmp_path / "package" / "model.onnx").inputs.cache
+    heads = {each.layer: each.num_heads for each in cache}
+    # Layer 1 has no attention, and the block behind the last is gone.
+    assert heads == {0: 2, 2: 1}
+    config = json.loads((tmp_path / "package" / "genai_config.json").read_text())["model"]
+    assert config["decoder"]["num_hidden_layers"] == 3
+    assert config["context_length"] == 80 and config["vocab_size"] == 99
+    assert config["eos_token_id"] == [] and config["pad_token_id"] == 0
+
+
+def copy(tiny: TinyDecoder, to: Path) -> Path:
+    shutil.copytree(tiny.folder, to)
+    return to / "model.onnx"
+
+
+def test_end_tokens_come_from_the_generation_config_first(
+    dense_decoder: TinyDecoder, tmp_path: Path
+) -> None:
+    onnx_path = copy(dense_decoder, tmp_path / "export")
+    ends = {"eos_token_id": [7, 8], "bos_token_id": 4}
+    (tmp_path / "export" / "generation_config.json").write_text(json.dumps(ends))
+    package_genai(Sources(onnx=onnx_path), tmp_path / "package", CONFIG)
+    config = json.loads((tmp_path / "package" / "genai_config.json").read_text())["model"]
+    assert (config["eos_token_id"], config["bos_token_id"]) == ([7, 8], 4)
+    generated = generate(genai.Model(str(tmp_path / "package")), [5, 6, 7, 8], 20)
+    assert not set(generated[4:-1]) & {7, 8}
+
+
+def test_what_genai_cannot_hold_is_refused(dense_decoder: TinyDecoder, tmp_path: Path) -> None:
+    out = tmp_path / "package"
+    classifier = save_classifier(tmp_path / "classifier.onnx")
+    with pytest.raises(NirvanaError, match=r"input_ids, attention_mask: expected a decoder with"):
+        package_genai(Sources(onnx=classifier), out, CONFIG)
+    with pytest.raises(NirvanaError, match=r"holds one ONNX model, and --dense is another"):
+        package_genai(Sources(onnx=dense_decoder.onnx, dense=dense_decoder.onnx), out, CONFIG)
+    onnx_path = copy(dense_decoder, tmp_path / "export")
+    (tmp_path / "export" / "tokenizer.json").unlink()
+    with pytest.raises(NirvanaError, match=r"tokenizer\.json is missing: GenAI reads text by it"):
+        package_genai(Sources(onnx=onnx_path), out, CONFIG)
+    (tmp_path / "export" / "config.json").unlink()
+    with pytest.raises(NirvanaError, match=r"config\.json cannot be read"):
+        package_genai(Sources(onnx=onnx_path), out, CONFIG)
+    model = onnx.load(onnx_path)
+    (key,) = [i for i in model.graph.input if i.name == "past_key_values.0.key"]
+    key.type.tensor_type.shape.dim[1].dim_param = "heads"
+    onnx.save(model, onnx_path)
+    with pytest.raises(NirvanaError, match=r"past_key_values\.0\.key is .* whose heads and"):
+        package_genai(Sources(onnx=onnx_path), out, CONFIG)
+    assert not out.exists()
+
+
+def test_other_tokens_or_another_tokenizer_are_found(
+    dense_decoder: TinyDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package_genai(Sources(onnx=dense_decoder.onnx), tmp_path / "package", CONFIG)
+    wrong = "nirvana_deploy.serving.genai.generate"
+    with monkeypatch.context() as patched:
+        patched.setattr(wrong, lambda model, prompt, num_new: [*prompt, 98])
+        with pytest.raises(NirvanaError, match=r"GenAI goes on from \[1\] with \[98\]"):
+            check_genai(tmp_path / "package")
+    onnx_path = copy(dense_decoder, tmp_path / "export")
+    save_tokenizer(tmp_path / "export", alphabet=[])
+    package_genai(Sources(onnx=onnx_path), tmp_path / "other", CONFIG)
+    with pytest.raises(NirvanaError, match=r"GenAI's tokenizer makes .* the model's own makes"):
+        check_genai(tmp_path / "other")
+    path = tmp_path / "package" / "genai_config.json"
+    path.write_text(path.read_text().replace('"decoder",', '"unheard-of",', 1))
+    with pytest.raises(NirvanaError, match=r"genai_config\.json has SHA-256"):
+        check_genai(tmp_path / "package")

@@ -1,0 +1,30 @@
+"""The commands of docs/targets.md and docs/measuring.md are understood as they stand there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nirvana_deploy.cli import _make_parser, main
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+TEXT = (DOCS / "targets.md").read_text() + (DOCS / "measuring.md").read_text()
+COMMANDS = re.findall(r"^    (nirvana .*?)\s*(?:#.*)?$", TEXT, flags=re.MULTILINE)
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) == 8
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_flags_are_known(command: str) -> None:
+    words = command.split()[1:]
+    namespace, unknown = _make_parser(words).parse_known_args(words)
+    assert not unknown and namespace.verb == words[0]
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c in ("nirvana targets", "nirvana targets l4")]
+)
+def test_what_needs_no_model_runs(command: str) -> None:
+    assert main(command.split()[1:]) == 0
