@@ -64,6 +64,7 @@ class DecoderOnly(nn.Module):
         super().__init__()
         self.model = model
         self.own, self.cross = tuple(own), tuple(cross)
+        self.in_order = order_entries(own, cross)
         self.num_layers = num_layers
         self.with_past = with_past
         self.cache_argument = cache_argument(model)
@@ -79,17 +80,20 @@ class DecoderOnly(nn.Module):
             **{self.cache_argument: cache},
             use_cache=True,
         )
-        present = read_cache(cache.self_attention_cache, self.own)
-        if not self.with_past:
-            present += read_cache(cache.cross_attention_cache, self.cross)
-        return (output.logits, *present)
+        own = cache.self_attention_cache
+        if self.with_past:
+            return (output.logits, *read_cache(own, self.own))
+        pairs = (
+            read_cache(own if entry in self.own else cache.cross_attention_cache, (entry,))
+            for entry in self.in_order
+        )
+        return (output.logits, *(tensor for pair in pairs for tensor in pair))
 
     def _prepare(
         self, mask_BE: torch.Tensor, rest: Sequence[torch.Tensor]
     ) -> tuple[EncoderDecoderCache, torch.Tensor]:
         """Return the cache, and the encoder's hidden states."""
-        split = 2 * len(self.own)
-        past_own, past_cross = (rest[:split], rest[split:]) if self.with_past else ((), ())
+        past_own, past_cross = self._part_past(rest) if self.with_past else ((), ())
         num_past = past_own[0].shape[2] if past_own else 0
         cache = EncoderDecoderCache(
             make_cache(self.own, self.num_layers, num_past, past_own),
@@ -101,6 +105,21 @@ class DecoderOnly(nn.Module):
         # Keys and values are there: nothing reads these, but for their shape and that they exist.
         hidden_size = self.model.config.hidden_size
         return cache, torch.zeros((*mask_BE.shape, hidden_size), dtype=self.model.dtype)
+
+    def _part_past(
+        self, past: Sequence[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the keys and values of self-attention, and those of cross-attention."""
+        own: list[torch.Tensor] = []
+        cross: list[torch.Tensor] = []
+        for number, entry in enumerate(self.in_order):
+            (own if entry in self.own else cross).extend(past[2 * number : 2 * number + 2])
+        return own, cross
+
+
+def order_entries(own: Sequence[CacheEntry], cross: Sequence[CacheEntry]) -> tuple[CacheEntry, ...]:
+    """Return all entries layer by layer, each layer's own first: optimum reads them by place."""
+    return tuple(sorted((*own, *cross), key=lambda entry: (entry.layer, entry in cross)))
 
 
 def _make_encoder(model: PreTrainedModel) -> GraphPart:
@@ -129,16 +148,20 @@ def _make_decoder(
         GraphTensor(name="encoder_attention_mask", dtype=mask.dtype, shape=mask.shape, limit=2)
     ]
     inputs.append(tokens)
-    kept = [(entry, "past_sequence") for entry in own]
-    made = [(entry, "encoder_sequence") for entry in cross]
+    entries = [
+        (entry, "past_sequence" if entry in own else "encoder_sequence")
+        for entry in order_entries(own, cross)
+    ]
     if with_past:
-        for entry, length in (*kept, *made):
+        for entry, length in entries:
             inputs += entry.describe("past_key_values", length, model.dtype)
     else:
         shape = ("batch", "encoder_sequence", model.config.hidden_size)
         inputs.append(GraphTensor(name="encoder_hidden_states", dtype=model.dtype, shape=shape))
     outputs = ["logits"]
-    for entry, length in kept if with_past else (*kept, *made):
+    for entry, length in entries:
+        if with_past and entry in cross:  # they stay as they are
+            continue
         outputs += [tensor.name for tensor in entry.describe("present", length, model.dtype)]
     return GraphPart(
         name="decoder_with_past_model" if with_past else "decoder_model",

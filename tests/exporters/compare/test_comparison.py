@@ -164,7 +164,9 @@ def test_the_record_is_plain_json(bert: Exported) -> None:
     assert record["gates"]["precision"] == "fp32"
     assert record["not_compared"] == []
     assert len(record["cases"]) == seen[-1][1] == len(seen)
-    assert {"max_abs", "relative", "kl", "agreement", "padding"} <= set(record["cases"][0])
+    assert {"max_abs_difference", "relative_difference", "kl", "agreement", "padding"} <= set(
+        record["cases"][0]
+    )
 
 
 def test_forms_of_different_models_are_refused(bert: Exported, llama: Exported) -> None:

@@ -48,5 +48,5 @@ def test_types_that_contradict_each_other_are_refused(llama: Exported, tmp_path:
     halves = onnx.numpy_helper.to_array(weight).astype("float16")
     weight.CopyFrom(onnx.numpy_helper.from_array(halves, weight.name))
     onnx.save(model, tmp_path / "model.onnx")
-    with pytest.raises(NirvanaError, match=rf"is no valid ONNX file: .*{product.name}"):
+    with pytest.raises(NirvanaError, match="is no valid ONNX file"):
         check_promised(tmp_path / "model.onnx", part)
