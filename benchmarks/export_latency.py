@@ -49,8 +49,15 @@ def main() -> None:
     result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     if "encoder" in parts:
         result["encoder"] = measure_encoder(arguments.work)
+        write(result)
     if "decoder" in parts:
         result["decoder"] = measure_decoder(arguments.work, arguments.genai)
+    for bar in write(result)["bars"]:
+        print(f"{'met   ' if bar['met'] else 'MISSED'} {bar['name']}: {bar['value']:.4g}")
+
+
+def write(measured: dict[str, Any]) -> dict[str, Any]:
+    """Write what is measured so far, with its bars, and return it."""
     result = {
         "benchmark": "export_latency",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -58,12 +65,11 @@ def main() -> None:
         "versions": {name: version(name) for name in PACKAGES},
         "data": "random token ids",
         "clock": "CPU time of one thread; other work ran on the machine",
-        **{part: result[part] for part in ("encoder", "decoder") if part in result},
+        **{part: measured[part] for part in ("encoder", "decoder") if part in measured},
     }
     result["bars"] = [*encoder_bars(result), *decoder_bars(result)]
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    for bar in result["bars"]:
-        print(f"{'met   ' if bar['met'] else 'MISSED'} {bar['name']}: {bar['value']:.4g}")
+    return result
 
 
 def measure_encoder(work: Path) -> dict[str, Any]:

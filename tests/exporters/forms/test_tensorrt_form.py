@@ -1,4 +1,4 @@
-"""The form for TensorRT: against the portable one in ONNX Runtime, and in real builds without a GPU."""
+"""The form for TensorRT: against the portable one in ONNX Runtime, and in real builds."""
 
 from pathlib import Path
 

@@ -22,7 +22,8 @@ g (float[batch, 4] x) => (float[batch, 4] y)
 """
 GELU = """
 g (float[batch, 4] x) => (float[batch, 4] y)
-<float[4] bias = {0.1, 0.2, 0.3, 0.4}, float root = {1.4142135}, float one = {1.0}, float half = {0.5}>
+<float[4] bias = {0.1, 0.2, 0.3, 0.4},
+ float root = {1.4142135}, float one = {1.0}, float half = {0.5}>
 { b = Add(x, bias) d = Div(b, root) e = Erf(d) a = Add(e, one) h = Mul(half, a) y = Mul(b, h) }
 """
 NORM = """
@@ -33,7 +34,8 @@ g (float[batch, sequence, 4] x, float[batch, sequence, 4] r) => (float[batch, se
 RMS = """
 g (float[batch, sequence, 4] x, float[batch, sequence, 4] r)
   => (float[batch, sequence, 4] y, float[batch, sequence, 4] sum)
-<float[4] weight = {1.0, 2.0, 3.0, 4.0}, float two = {2.0}, float small = {0.01}, int64[1] last = {-1}>
+<float[4] weight = {1.0, 2.0, 3.0, 4.0}, float two = {2.0}, float small = {0.01},
+ int64[1] last = {-1}>
 { sum = Add(x, r) p = Pow(sum, two) m = ReduceMean(p, last) e = Add(m, small) s = Sqrt(e)
   i = Reciprocal(s) n = Mul(sum, i) y = Mul(weight, n) }
 """
@@ -141,7 +143,8 @@ g (int64[batch, sequence] input_ids, int64[batch, total_sequence] attention_mask
 <int64 zero = {0}, int64 one = {1}, float seen = {0.0}, float hidden = {-1e9}, int64[1] last = {1},
  int64[2] front = {0, 1}, int64[2] inner = {1, 2}, int64 window = {900}>
 { p1 = Shape<start = 2, end = 3>(past) n1 = Shape<start = 1, end = 2>(input_ids)
-  t1 = Add(p1, n1) p = Squeeze(p1) t = Squeeze(t1) rows = Range(p, t, one) row = Unsqueeze(rows, last)
+  t1 = Add(p1, n1) p = Squeeze(p1) t = Squeeze(t1)
+  rows = Range(p, t, one) row = Unsqueeze(rows, last)
   columns = Range(zero, t, one) before = LessOrEqual(columns, row)
   start = Sub(row, window) after = Greater(columns, start)
   both = And(before, after) plane = Unsqueeze(CHOSEN, front)
