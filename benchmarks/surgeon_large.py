@@ -48,7 +48,7 @@ RESULT = Path(__file__).parent / "results" / "surgeon_large.json"
 GRAPH = "model.onnx"
 # The graph is exported with the heads of Llama-2-7B, but few channels, neurons and tokens: none of
 # these is written in it but in the shapes of the weights, which are then made as wide as they are.
-THIN = (64, 96, 160)
+THIN = (72, 96, 160)
 WIDE = dict(zip(THIN, (HIDDEN, NEURONS, VOCAB), strict=True))
 
 COPY = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"
@@ -204,6 +204,9 @@ def _point_to_data(model: ir.Model, folder: Path) -> None:
                 file.write(block[: min(left, len(block))])
                 left -= min(left, len(block))
             model.graph.register_initializer(value)
+    values = (value for node in model.graph for value in node.outputs if value.shape is not None)
+    for value in values:
+        value.shape = ir.Shape([WIDE.get(n, n) if isinstance(n, int) else n for n in value.shape])
     ir.save(model, folder / GRAPH)
 
 
