@@ -22,6 +22,12 @@ from nirvana_deploy.latency_pricing import (
     read_latency_flags,
     refuse_latency,
 )
+from nirvana_deploy.onnx_verbs import (
+    add_surgeon_arguments,
+    inspect_graph,
+    is_onnx,
+    run_surgeon,
+)
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.run_folder import write_json
 from nirvana_deploy.serving_verbs import add_package, add_serve, run_package, run_serve
@@ -287,7 +293,9 @@ def _profile(args: argparse.Namespace) -> int:
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="local folder, hub id (owner/name), or pypi:PACKAGE")
+    parser.add_argument(
+        "model", help="local folder, hub id (owner/name), pypi:PACKAGE, or an ONNX file"
+    )
     parser.add_argument(
         "--prove",
         action="store_true",
@@ -304,6 +312,13 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
+    if is_onnx(args.model):
+        if args.prove or args.write_plan is not None:
+            raise NirvanaError(
+                "--prove and --write_plan take a model, got an ONNX file. Give the checkpoint that "
+                "it was exported from."
+            )
+        return inspect_graph(args.model, as_json=args.json)
     from pruning.cutting.inspection import inspect_model, prove_model, read_current_plan
 
     if args.write_plan is not None and args.write_plan.exists():
@@ -453,9 +468,19 @@ VERBS = (
         run=run_serve,
     ),
     Verb(
+        name="surgeon",
+        usage="DENSE_ONNX PLAN -o FILE [--json]",
+        summary="prune an ONNX file by a plan, without torch",
+        description="Write the ONNX file of a dense model as a plan leaves it: the graph that an "
+        "export of the pruned checkpoint gives, in a fraction of the time.",
+        add_arguments=add_surgeon_arguments,
+        run=run_surgeon,
+    ),
+    Verb(
         name="inspect",
-        usage="MODEL [--prove] [--write_plan FILE] [--json]",
-        summary="show what of a model can be pruned, and its size; prove it",
+        usage="MODEL [--prove] [--write_plan FILE] [--json]\n"
+        "       nirvana inspect FILE.onnx [--json]",
+        summary="show what of a model or of an ONNX file can be pruned, and its size; prove it",
         add_arguments=_add_inspect,
         run=_inspect,
     ),

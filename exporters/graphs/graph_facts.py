@@ -92,9 +92,17 @@ class GraphFacts:
                 data,
                 opset_imports=[onnx.helper.make_opsetid("", self._opset)],
             )
-        except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError) as error:
+        except _ONNX_ERRORS as error:
             raise ShapeUnknown from error
         return [_read_type(found.get(value.name or "")) for value in node.outputs]
+
+
+_ONNX_ERRORS = (
+    onnx.defs.SchemaError,
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    RuntimeError,
+)
 
 
 def free_sizes(sizes: Mapping[ir.Value, tuple[int, ...]]) -> set[int]:

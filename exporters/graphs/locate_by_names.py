@@ -11,6 +11,7 @@ from exporters.graphs.located_model import LocatedModel, LocatedSubBlock
 from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims, StackDims
 from pruning.plans.sub_block import Part, SubBlock
+from pruning.wirings.known_wirings import WIRINGS
 from pruning.wirings.wiring import AttentionWiring, MlpWiring, Projection, StackWiring, Wiring
 
 # By number of the block and path in it.
@@ -37,6 +38,15 @@ def locate_by_names(
                 )
         start += stack_dims.num_layers
     return LocatedModel(by="names", layers=layers) if layers else None
+
+
+def list_types_named(linears: Sequence[LinearMap]) -> list[str]:
+    """Return the model types whose modules the maps are named after."""
+    return [
+        model_type
+        for model_type, wiring in WIRINGS.items()
+        if all(_match(linears, stack) for stack in wiring.stacks)
+    ]
 
 
 def _match(linears: Sequence[LinearMap], stack: StackWiring) -> _Found:

@@ -113,7 +113,7 @@ def _name_attention(
     if any(len(linears) > 1 for linears in maps):
         names = ", ".join(_name(linear) for linears in maps for linear in linears)
         raise NirvanaError(
-            f"Layer {layer}: expected one projection each of queries, keys and values, found {names}."
+            f"Layer {layer}: expected one projection of queries, keys and values, found {names}."
         )
     if maps[0] == maps[2]:
         parts: tuple[str, ...] = ("query", "kv", "kv")

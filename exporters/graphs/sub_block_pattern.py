@@ -216,9 +216,7 @@ class SubBlockPattern:
             node = current.producer()
             if node is None:
                 continue
-            if node.op_type in _POINTWISE:
-                frontier += node.inputs
-            elif node.op_type == "Concat":
+            if node.op_type in _POINTWISE or node.op_type == "Concat":
                 frontier += node.inputs
             elif node.op_type in _MOVES or node.op_type in NORMS:
                 frontier.append(node.inputs[0])

@@ -46,7 +46,8 @@ def follow_cuts(cutter: GraphCutter, node: ir.Node) -> Outputs:
             f"{name_node(node)}: what the plan keeps does not lie as heads or neurons here. The "
             "graph is not what the wiring says."
         ) from error
-    return [*outputs, *[NO_CUTS] * (len(node.outputs) - len(outputs))]
+    # Optional outputs may be left out, and others carry no units.
+    return [*outputs, *[NO_CUTS] * len(node.outputs)][: len(node.outputs)]
 
 
 def _find_rule(node: ir.Node) -> Rule | None:

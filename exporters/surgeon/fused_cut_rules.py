@@ -1,6 +1,6 @@
 """How cuts go through attention operators and ONNX Runtime's fused operators.
 
-Sources: ONNX operators `Attention` and `RotaryEmbedding` (23); onnxruntime docs/ContribOperators.md.
+Sources: ONNX operators `Attention`, `RotaryEmbedding` (23); onnxruntime's ContribOperators.md.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _read_heads(cut: UnitCut, heads: int) -> UnitCut:
     if cut.mask is None or not heads or cut.total % heads:
         raise NotRegular
     channels: Mask = cut.mask.reshape(heads, -1)
-    kept: Mask = channels.all(axis=1)
+    kept: Mask = np.asarray(channels.all(axis=1))
     if not np.array_equal(kept, channels.any(axis=1)):
         raise NotRegular
     return UnitCut.of(kept)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from exporters.graphs.read_onnx import read_onnx
 from exporters.surgeon.check_graph import check_graph
 from exporters.surgeon.prune_graph import GraphPruning, prune_graph
+from exporters.surgeon.weightless import take_in_constants
 from exporters.surgeon.write_onnx import Progress, write_onnx
 from pruning.plans.plan import PruningPlan
 
@@ -65,6 +66,7 @@ def prune_onnx(
     model = read_onnx(dense)
     beside = _list_data(model, dense)
     graph = prune_graph(model, plan)
+    take_in_constants(model.graph)
     check_graph(model)
     written = write_onnx(model, out, external=bool(beside), progress=progress)
     return SurgeonResult(

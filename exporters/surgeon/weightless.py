@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import onnx_ir as ir
 
+from exporters.surgeon.sliced_tensor import read_array
+
 _SMALL_BYTES = 1024  # such constants stay: shapes, scalars
 
 
@@ -20,6 +22,15 @@ def list_weights(graph: ir.Graph) -> list[tuple[ir.Value, ir.TensorProtocol]]:
         and value.const_value.nbytes >= _SMALL_BYTES
         and not value.is_graph_output()
     ]
+
+
+def take_in_constants(graph: ir.Graph) -> None:
+    """Read what lies beside the graph and is no weight, in place: it is written with the graph."""
+    weights = {value for value, _ in list_weights(graph)}
+    for value in graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor) and value not in weights:
+            array = read_array(value.const_value)
+            value.const_value = ir.Tensor(array, dtype=value.const_value.dtype, name=value.name)
 
 
 @contextmanager

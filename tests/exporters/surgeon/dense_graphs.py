@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tests.pruning.tiny_models import batch_for
+from pruning.cutting.repack import repack
+from tests.pruning.tiny_models import batch_for, make_tiny, uneven_plan
 
 
 class Logits(nn.Module):
@@ -81,3 +82,9 @@ def weight_shapes(path: Path) -> list[tuple[int, ...]]:
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     return len(tensor.dims) == 2 and min(tensor.dims) > 1 and np.prod(tensor.dims) >= 64
+
+
+def repacked(name: str) -> PreTrainedModel:
+    """Return a tiny model after its uneven plan."""
+    model = make_tiny(name, "eager")
+    return repack(model, uneven_plan(model))

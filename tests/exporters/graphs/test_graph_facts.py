@@ -1,0 +1,59 @@
+"""Shapes that are told are those that ONNX Runtime gives, however a graph computes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+from exporters.graphs.free_dims import size_inputs
+from exporters.graphs.graph_facts import GraphFacts
+from tests.exporters.surgeon.dense_graphs import export_torchscript
+from tests.pruning.tiny_models import make_tiny
+
+
+@pytest.mark.parametrize("name", ["deberta-v2", "llama", "t5"])
+def test_every_shape_is_what_a_run_gives(name, tmp_path):
+    path = export_torchscript(make_tiny(name, "eager"), tmp_path / "dense.onnx")
+    model = ir.load(path)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    sizes = size_inputs(model.graph)
+    facts = GraphFacts(model, sizes)
+    values = [value for node in model.graph for value in node.outputs]
+    proto = ir.to_proto(model)
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in values)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    feeds = {value.name: np.ones(shape, np.int64) for value, shape in sizes.items()}
+    for value, came in zip(values, session.run(None, feeds), strict=True):
+        fact = facts.of(value)
+        assert fact.shape == came.shape, value.name
+        if fact.data is not None and came.dtype.kind == "i":
+            np.testing.assert_array_equal(fact.data, came, err_msg=value.name)
+
+
+def test_free_sizes_are_told_from_fixed_ones(tmp_path):
+    model = ir.load(export_torchscript(make_tiny("bert", "eager"), tmp_path / "dense.onnx"))
+    sizes = size_inputs(model.graph)
+    facts = GraphFacts(model, sizes)
+    batch, length = next(iter(sizes.values()))
+    assert facts.is_free(batch * 4) and facts.is_free(length)
+    assert not any(facts.is_free(size) for size in (32, 48, 99, 80, 4, 8))
+
+
+def test_a_total_is_what_is_past_and_what_is_new():
+    dims = {"ids": ["batch", "sequence"], "mask": ["batch", "total_sequence"]}
+    dims["past"] = ["batch", 4, "past_sequence", 8]
+    dims["other"] = ["batch", "past_sequence + sequence", "16"]
+    values = [ir.Value(name=name, shape=ir.Shape(shape)) for name, shape in dims.items()]
+    node = ir.node("Identity", [values[0]])
+    found = size_inputs(ir.Graph(values, node.outputs, nodes=[node], opset_imports={"": 18}))
+    shapes = {value.name: shape for value, shape in found.items()}
+    total = shapes["ids"][1] + shapes["past"][2]
+    assert shapes["mask"][1] == shapes["other"][1] == total
+    assert shapes["other"][2] == 16

@@ -1,0 +1,96 @@
+"""Graphs of others: without any names, fused by ONNX Runtime, with caches; and no wrong ones."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+
+import onnx
+import pytest
+
+from exporters.surgeon.prune_onnx import prune_onnx
+from pruning.cutting.repack import repack
+from pruning.errors import NirvanaError
+from tests.exporters.surgeon.dense_graphs import assert_same_logits, export_torchscript
+from tests.pruning.tiny_models import block_plan, dropping_plan, make_tiny, uneven_plan
+
+# One for each way to be different: post-norm, fused and grouped projections, Conv1D, two stacks.
+UNNAMED = (
+    *("bert", "modernbert", "vit", "llama", "qwen3", "phi3", "gpt2", "gpt_neox", "opt-post-norm"),
+    *("falcon-grouped", "falcon-multi-query", "t5", "bart"),
+)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dense")
+
+    @cache
+    def export(name: str) -> Path:
+        return export_torchscript(make_tiny(name, "eager"), folder / f"{name}.onnx")
+
+    return export
+
+
+def strip_names(path: Path, out: Path) -> Path:
+    """Write a graph whose nodes and weights are numbered, as tools leave them."""
+    model = onnx.load(path)
+    weights = {tensor.name: f"w{i}" for i, tensor in enumerate(model.graph.initializer)}
+    for tensor in model.graph.initializer:
+        tensor.name = weights[tensor.name]
+    for number, node in enumerate(model.graph.node):
+        node.name = f"n{number}"
+        del node.metadata_props[:]
+        node.input[:] = [weights.get(name, name) for name in node.input]
+    onnx.save(model, out)
+    return out
+
+
+@pytest.mark.parametrize("make_plan", [uneven_plan, block_plan], ids=["uneven", "block"])
+@pytest.mark.parametrize("name", UNNAMED)
+def test_a_graph_without_names(name, make_plan, dense, tmp_path):
+    model = make_tiny(name, "eager")
+    plan = make_plan(model)
+    out = tmp_path / "pruned.onnx"
+    result = prune_onnx(strip_names(dense(name), tmp_path / "stripped.onnx"), plan, out)
+    assert result.graph.located_by == "pattern"
+    assert_same_logits(out, repack(model, plan))
+
+
+def test_positions_with_heads_and_no_names_are_refused(dense, tmp_path):
+    """DeBERTa multiplies heads by projected positions too: these are not found by pattern."""
+    plan = uneven_plan(make_tiny("deberta-v2"))
+    stripped = strip_names(dense("deberta-v2"), tmp_path / "stripped.onnx")
+    with pytest.raises(NirvanaError, match="This structure is not known"):
+        prune_onnx(stripped, plan, tmp_path / "pruned.onnx")
+
+
+@pytest.mark.parametrize("make_plan", [uneven_plan, dropping_plan, block_plan])
+@pytest.mark.parametrize("fused", ["Attention", "MultiHeadAttention"])
+def test_a_graph_that_onnxruntime_optimised(fused, make_plan, dense, tmp_path):
+    fusion = pytest.importorskip("onnxruntime.transformers.fusion_options")
+    optimizer = pytest.importorskip("onnxruntime.transformers.optimizer")
+    logging.disable(logging.WARNING)
+    try:
+        options = fusion.FusionOptions("bert")
+        options.use_multi_head_attention = fused == "MultiHeadAttention"
+        optimised = optimizer.optimize_model(
+            str(dense("bert")), "bert", num_heads=4, hidden_size=32, optimization_options=options
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+    assert [node.op_type for node in optimised.model.graph.node].count(fused) == 3
+    path, out = tmp_path / "optimised.onnx", tmp_path / "pruned.onnx"
+    onnx.save(optimised.model, path)
+    model = make_tiny("bert", "eager")
+    plan = make_plan(model)
+    prune_onnx(path, plan, out)
+    assert_same_logits(out, repack(model, plan))
+    heads = [
+        attribute.i
+        for node in onnx.load(out).graph.node
+        for attribute in node.attribute
+        if node.op_type == fused and attribute.name == "num_heads"
+    ]
+    assert heads == [layer.num_kept_heads for layer in plan.layers if layer.num_kept_heads]
