@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from exporters.graphs.node_reading import input_at, name_node, read_attribute
-from exporters.surgeon.cut_rules import Outputs, Rule, rank_of
+from exporters.graphs.node_reading import input_at, name_node, need_input, read_attribute
+from exporters.surgeon.cut_rules import Outputs, Rule, align, rank_of
 from exporters.surgeon.graph_cutter import NO_CUTS, GraphCutter
 from exporters.surgeon.unit_cut import Mask, NotRegular, UnitCut
 from pruning.errors import NirvanaError
@@ -81,6 +81,9 @@ def _attention(cutter: GraphCutter, node: ir.Node) -> Outputs:
     if node.domain:
         raise NirvanaError(f"{name_node(node)}: units of another layer reach it.")
     if rank_of(cutter, node, 0) == 4:
+        values = [cutter.shape(need_input(node, index), node) for index in (0, 2)]
+        if values[0][1] == values[1][1]:  # keys may come repeated: more than their queries need
+            align(cutter, node, [(index, {1: 1}) for index in (0, 1, 2)])
         head_cut, kv_cut = (_heads(cutter, node, index) for index in (0, 2))
         output = {1: head_cut}
     else:

@@ -86,7 +86,8 @@ def test_a_graph_that_onnxruntime_optimised(fused, make_plan, dense, tmp_path):
     model = make_tiny("bert", "eager")
     plan = make_plan(model)
     prune_onnx(path, plan, out)
-    assert_same_logits(out, repack(model, plan))
+    # The optimiser makes lengths of the mask, so that padding on the left is lost in its own graph.
+    assert_same_logits(out, repack(model, plan), sides=("right",))
     heads = [
         attribute.i
         for node in onnx.load(out).graph.node
