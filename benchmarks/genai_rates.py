@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime_genai as genai
 from interleaved import describe
 
-PROMPT_LENGTH, NUM_NEW, NUM_ROUNDS = 64, 64, 3
+PROMPT_LENGTH, NUM_NEW, NUM_ROUNDS = 64, 64, 12
 ONE_THREAD = {"model": {"decoder": {"session_options": {"intra_op_num_threads": 1}}}}
 
 
