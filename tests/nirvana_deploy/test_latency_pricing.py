@@ -104,6 +104,7 @@ def test_an_estimate_is_called_one(
         (["--latency", "12.5"], "with its unit, such as 12.5ms, 800us or 0.2s, got '12.5'"),
         (["--speedup", "1.2", "--target", "l5"], "There is no target 'l5'"),
         (["--speedup", "90", "--target", "l4"], "cannot be reached"),
+        (["--speedup", "2", "--target", "l4", "--precision", "fp17"], "has no rate for 'fp17'"),
         (["--speedup", "1.2", "--precision", "int8"], "measured in fp32 on the CPU, got 'int8'"),
         (["--target", "l4"], "--target is for a budget in milliseconds: give --scores RUN, and"),
         (["--table.length", "3"], "--table.* is for a budget in milliseconds"),
