@@ -68,6 +68,7 @@ def test_a_latency_is_met_and_told(
     step = max(1 / table.attention.kept[-1], 2 * 8 / table.mlp.kept[-1])
     assert asked - step < predicted <= asked + 1e-3
     assert figures["latency"]["is_estimate"] is False
+    assert figures["latency"]["clock"] in ("wall", "cpu")
     assert figures["budget"]["cost"] == "nanoseconds" == plan.made_by["cost"]
     assert plan.made_by["latency"]["asked_ms"] == pytest.approx(asked, rel=1e-5)
     assert (tmp_path / "out" / "checkpoint" / "config.json").is_file()
@@ -93,6 +94,7 @@ def test_an_estimate_is_called_one(
     assert "latency, estimated from peak rates, nothing was run" in capsys.readouterr().out
     latency = json.loads((tmp_path / "out" / "figures.json").read_text())["latency"]
     assert latency["is_estimate"] is True and latency["target"] == "l4"
+    assert latency["clock"] is None
     assert latency["predicted_ms"] <= latency["dense_ms"] / 1.5 + 1e-9
 
 
