@@ -409,7 +409,14 @@ def load(folder: Path | str, **kwargs: Any) -> Any:
             )
         return load_onnx(Path(folder))
     from pruning.checkpoints.checkpoint import load_pruned
+    from pruning.checkpoints.checkpoint_files import is_pruned
 
+    if not is_pruned(Path(folder)):
+        raise NirvanaError(
+            f"{folder} is neither a pruned checkpoint (no plan.json and manifest.json) nor the "
+            "folder of an export (no export.json). Give what `nirvana prune` or `nirvana export` "
+            "wrote; transformers loads dense checkpoints."
+        )
     return load_pruned(Path(folder), **kwargs)
 
 

@@ -133,6 +133,8 @@ def price_latency(
         "asked_ms": budget.asked_ms(dense_ms),
         "dense_ms": dense_ms,
         "call": dataclasses.asdict(settings.call),
+        "clock": settings.clock if target == "cpu" else None,  # nothing was timed for an estimate
+        "num_threads": settings.num_threads if target == "cpu" else None,
         "precision": precision or ("fp32" if target == "cpu" else "fp16"),
     }
     return fraction, Pricing(cost=cost, about=about)

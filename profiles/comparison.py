@@ -89,14 +89,21 @@ def _compare_case(
     on_progress: OnProgress | None,
 ) -> ProfileCase:
     label = f"batch {batch} x {config.length}"
-    inputs = make_token_inputs(
-        dense.inputs,
-        batch=batch,
-        length=config.length,
-        vocab_size=config.vocab_size,
-        seed=config.seed,
+    # Each has a cache of its own heads; all else is the same.
+    dense_call, pruned_call = (
+        runner.bind(
+            make_token_inputs(
+                runner.inputs,
+                batch=batch,
+                length=config.length,
+                past=config.past,
+                vocab_size=config.vocab_size,
+                seed=config.seed,
+            )
+        )
+        for runner in (dense, pruned)
     )
-    calls = dense.bind(inputs), pruned.bind(inputs)
+    calls = dense_call, pruned_call
     before = read_cpu_time()
     measured = measure_in_turns(
         *calls,
@@ -110,7 +117,15 @@ def _compare_case(
 
 
 def _require_same_inputs(dense: Runner, pruned: Runner) -> None:
-    taken = [{spec.name: str(spec.dtype) for spec in runner.inputs} for runner in (dense, pruned)]
+    # A layer without attention takes no cache.
+    taken = [
+        {
+            spec.name: str(spec.dtype)
+            for spec in runner.inputs
+            if not spec.name.startswith("past_key_values.")
+        }
+        for runner in (dense, pruned)
+    ]
     if taken[0] != taken[1]:
         raise NirvanaError(
             f"{dense.name} and {pruned.name} must take the same inputs to be compared; they take "
@@ -131,6 +146,7 @@ def _describe_method(dense: Runner, pruned: Runner, config: ProfileConfig) -> di
         "order": "in turns: blocks of ABBA or BAAB, drawn at random",
         "first_run": "excluded",
         "inputs": "random token ids, no padding",
+        "past_tokens": config.past,
         "warmup": f"at least {config.warmup_seconds:g} s, until the latency is steady",
         "min_samples": config.min_samples,
         "min_seconds": config.min_seconds,

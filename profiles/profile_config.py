@@ -12,7 +12,8 @@ class ProfileConfig:
     batch_sizes: tuple[int, ...] = field(
         default=(1, 8), metadata={"help": "rows a request, one measurement each"}
     )
-    length: int = field(default=128, metadata={"help": "tokens a row"})
+    length: int = field(default=128, metadata={"help": "tokens a row; 1 for a decoding step"})
+    past: int = field(default=0, metadata={"help": "tokens in a decoder's cache before the call"})
     warmup_seconds: float = field(
         default=1.0,
         metadata={"help": "shortest warm-up of a case; it goes on until the latency is steady"},
@@ -41,7 +42,7 @@ class ProfileConfig:
                 f"{', '.join(map(str, self.batch_sizes))}."
             )
         self._require_at_least(1, "length", "min_samples", "vocab_size")
-        self._require_at_least(0, "warmup_seconds", "min_seconds", "seed")
+        self._require_at_least(0, "past", "warmup_seconds", "min_seconds", "seed")
         if self.num_threads is not None:
             self._require_at_least(1, "num_threads")
         if not self.max_seconds > self.warmup_seconds + self.min_seconds:

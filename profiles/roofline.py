@@ -200,6 +200,9 @@ class RooflineCost:
     precision: str
     name: str = "estimated nanoseconds"
 
+    def __post_init__(self) -> None:
+        self.target.rate(self.precision)  # a precision that it has no rate for is refused
+
     def attention_cost(self, dims: StackDims, num_heads: int, num_kv_heads: int) -> int:
         """Return the estimate of an attention; without heads its bias is taken to cost nothing."""
         size = BYTES_OF[self.precision]

@@ -91,7 +91,7 @@ def check_genai(package: Path) -> dict[str, Any]:
     except Exception as error:  # GenAI's errors are plain RuntimeErrors of many kinds
         raise NirvanaError(f"ONNX Runtime GenAI does not load {package}: {error}") from error
     _check_tokenizer(package, tokenizer)
-    prompts = ([1], [1, 3, 2], list(range(1, 9)))
+    prompts = _choose_prompts(package)
     for prompt in prompts:
         expected = decoder.generate_greedily(prompt, _CHECKED_TOKENS)
         came = generate(model, prompt, _CHECKED_TOKENS)
@@ -180,6 +180,14 @@ def _make_config(decoder: DecoderInputs, source_dir: Path) -> dict[str, Any]:
             "past_present_share_buffer": False,
         },
     }
+
+
+def _choose_prompts(package: Path) -> tuple[list[int], ...]:
+    """Return prompts without end and pad tokens: GenAI masks a pad token wherever it stands."""
+    model = _read_json(package / CONFIG_NAME)["model"]
+    special = {model["pad_token_id"], *model["eos_token_id"]}
+    usual = [token for token in range(1, model["vocab_size"]) if token not in special][:8]
+    return usual[:1], [*usual[:1], *usual[2:0:-1]], usual
 
 
 def _choose_pad(pad: Any, ends: list[int]) -> int:

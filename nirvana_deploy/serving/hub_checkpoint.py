@@ -88,6 +88,12 @@ def package_checkpoint(sources: Sources, out_dir: Path, config: PackageConfig) -
             model: the message names layer and limit, and what to do instead.
     """
     stack = STACKS[config.to]
+    for name in ("dense", "engine", "checkpoint"):
+        if getattr(sources, name) is not None:
+            raise NirvanaError(
+                f"A package for {stack.name} holds one checkpoint, and --{name} is something else. "
+                "Leave it out, or package each on its own."
+            )
     checkpoint = sources.onnx
     document = _read_config(checkpoint)
     if (checkpoint / "manifest.json").is_file():

@@ -33,6 +33,9 @@ _TRITON_TYPES = {
 }
 
 
+CACHE_PREFIX = "past_key_values."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSignature:
     """Describe one input or output.
@@ -60,6 +63,16 @@ class OnnxSignature:
     data_files: tuple[str, ...]
 
 
+def fill_dims(name: str, dims: Iterable[int], length: int, names: Iterable[str]) -> tuple[int, ...]:
+    """Return the dims of an input of `names` with `length` tokens where they are free.
+
+    A decoder's cache holds as many tokens as the call brings, and its mask is of both.
+    """
+    has_cache = any(other.startswith(CACHE_PREFIX) for other in names)
+    size = 2 * length if has_cache and name == "attention_mask" else length
+    return tuple(size if dim == -1 else dim for dim in dims)
+
+
 def read_signature(onnx_path: Path) -> OnnxSignature:
     """Read an ONNX file whose tensors all begin with a free batch dimension.
 
@@ -69,6 +82,11 @@ def read_signature(onnx_path: Path) -> OnnxSignature:
     import onnx
     from google.protobuf.message import DecodeError
 
+    if onnx_path.is_dir():
+        raise NirvanaError(
+            f"{onnx_path} is a folder: expected an ONNX file, such as {onnx_path / 'model.onnx'} "
+            "of `nirvana export`. Only vllm and tensorrt-llm take a checkpoint's folder."
+        )
     if not onnx_path.is_file():
         raise NirvanaError(f"{onnx_path} is missing: expected an ONNX file to package.")
     try:

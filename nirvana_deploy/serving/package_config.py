@@ -87,6 +87,8 @@ class PackageConfig:
                 "preferred_batch_sizes must be from 1 to max_batch_size "
                 f"({self.max_batch_size}), got {', '.join(map(str, self.preferred_batch_sizes))}."
             )
+        if self.to in STACKS and self.to != "triton":
+            self._refuse_settings_of_triton()
         for name, known in (
             ("to", STACKS),
             ("backend", BACKENDS),
@@ -96,3 +98,16 @@ class PackageConfig:
                 raise NirvanaError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}."
                 )
+
+    def _refuse_settings_of_triton(self) -> None:
+        for name in ("ab", "ray", "kubernetes"):
+            if getattr(self, name):
+                raise NirvanaError(
+                    f"{name} adds files to a Triton package, and a package for {self.to} has no "
+                    "place for them. Leave it out, or package for triton."
+                )
+        if self.backend == "python":
+            raise NirvanaError(
+                f"backend is a setting of Triton packages, and {self.to} runs models by its own. "
+                "Leave it out, or package for triton."
+            )

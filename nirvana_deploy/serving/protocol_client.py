@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nirvana_deploy.serving.onnx_signature import OnnxSignature
+from nirvana_deploy.serving.onnx_signature import CACHE_PREFIX, OnnxSignature, fill_dims
 from pruning.errors import NirvanaError
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
@@ -20,8 +20,9 @@ def make_rows(signature: OnnxSignature, rows: int, length: int, seed: int = 0) -
     """Return random inputs; the attention mask of every second row ends one token early."""
     draw = np.random.default_rng(seed)
     inputs: dict[str, Any] = {}
+    names = [tensor.name for tensor in signature.inputs]
     for tensor in signature.inputs:
-        shape = (rows, *(length if dim == -1 else dim for dim in tensor.dims))
+        shape = (rows, *fill_dims(tensor.name, tensor.dims, length, names))
         dtype = np.dtype(_NUMPY_TYPES[tensor.data_type])
         values: Any = np.zeros(shape)
         if tensor.name == "attention_mask":
@@ -29,6 +30,8 @@ def make_rows(signature: OnnxSignature, rows: int, length: int, seed: int = 0) -
             values[1::2, -1:] = 0
         elif tensor.name == "input_ids":
             values = draw.integers(1, 20, shape)
+        elif tensor.name.startswith(CACHE_PREFIX):
+            values = draw.standard_normal(shape)
         inputs[tensor.name] = values.astype(dtype)
     return inputs
 

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature
+from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature, fill_dims
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
 
@@ -106,7 +106,8 @@ kubernetes.yaml`.
 
 def make_request(signature: OnnxSignature) -> dict[str, Any]:
     """Return a request of one row in the form of the KServe protocol, version 2."""
-    return {"inputs": [_fill_input(tensor) for tensor in signature.inputs]}
+    names = [tensor.name for tensor in signature.inputs]
+    return {"inputs": [_fill_input(tensor, names) for tensor in signature.inputs]}
 
 
 def write_readme(signature: OnnxSignature, config: PackageConfig, sources: Sources) -> str:
@@ -162,8 +163,8 @@ def format_request(signature: OnnxSignature) -> str:
     return f'{{\n  "inputs": [\n{inputs}\n  ]\n}}'
 
 
-def _fill_input(tensor: TensorSignature) -> dict[str, Any]:
-    shape = [1, *(_SAMPLE_LENGTH if dim == -1 else dim for dim in tensor.dims)]
+def _fill_input(tensor: TensorSignature, names: list[str]) -> dict[str, Any]:
+    shape = [1, *fill_dims(tensor.name, tensor.dims, _SAMPLE_LENGTH, names)]
     count = math.prod(shape)
     # Ids from 1, which every vocabulary has; a mask of ones; the rest, such as segments, zeros.
     values = {"input_ids": list(range(1, count + 1)), "attention_mask": [1] * count}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature
+from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature, fill_dims
 from nirvana_deploy.serving.package_config import PackageConfig
 from pruning.errors import MissingExtraError, NirvanaError
 
@@ -90,10 +90,11 @@ def _make_instances(schema: Any, model: ServedModel, config: PackageConfig) -> A
 def _make_warm_up(schema: Any, message: Any, length: int) -> Any:
     """Run a row of zeros before the model is ready: the first real request is not the slow one."""
     sample = schema.ModelWarmup(name="one row", batch_size=1, count=1)
+    names = [tensor.name for tensor in message.input]
     for tensor in message.input:
         given = sample.inputs[tensor.name]
         given.data_type = tensor.data_type
-        given.dims.extend(length if dim == -1 else dim for dim in tensor.dims)
+        given.dims.extend(fill_dims(tensor.name, tensor.dims, length, names))
         given.zero_data = True
     return sample
 

@@ -68,6 +68,7 @@ def test_a_latency_is_met_and_told(
     step = max(1 / table.attention.kept[-1], 2 * 8 / table.mlp.kept[-1])
     assert asked - step < predicted <= asked + 1e-3
     assert figures["latency"]["is_estimate"] is False
+    assert figures["latency"]["clock"] in ("wall", "cpu")
     assert figures["budget"]["cost"] == "nanoseconds" == plan.made_by["cost"]
     assert plan.made_by["latency"]["asked_ms"] == pytest.approx(asked, rel=1e-5)
     assert (tmp_path / "out" / "checkpoint" / "config.json").is_file()
@@ -93,6 +94,7 @@ def test_an_estimate_is_called_one(
     assert "latency, estimated from peak rates, nothing was run" in capsys.readouterr().out
     latency = json.loads((tmp_path / "out" / "figures.json").read_text())["latency"]
     assert latency["is_estimate"] is True and latency["target"] == "l4"
+    assert latency["clock"] is None
     assert latency["predicted_ms"] <= latency["dense_ms"] / 1.5 + 1e-9
 
 
@@ -104,6 +106,7 @@ def test_an_estimate_is_called_one(
         (["--latency", "12.5"], "with its unit, such as 12.5ms, 800us or 0.2s, got '12.5'"),
         (["--speedup", "1.2", "--target", "l5"], "There is no target 'l5'"),
         (["--speedup", "90", "--target", "l4"], "cannot be reached"),
+        (["--speedup", "2", "--target", "l4", "--precision", "fp17"], "has no rate for 'fp17'"),
         (["--speedup", "1.2", "--precision", "int8"], "measured in fp32 on the CPU, got 'int8'"),
         (["--target", "l4"], "--target is for a budget in milliseconds: give --scores RUN, and"),
         (["--table.length", "3"], "--table.* is for a budget in milliseconds"),

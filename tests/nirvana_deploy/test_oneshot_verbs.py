@@ -131,3 +131,8 @@ def test_used_folders_are_refused_before_any_work(
         with pytest.raises(NirvanaError, match="holds something already"):
             api.prune_from_scores(run, budgets, oneshot(), out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_that_is_nothing_to_load_says_what_is(tmp_path: Path) -> None:
+    with pytest.raises(NirvanaError, match=r"is neither a pruned checkpoint .* nor the folder of"):
+        nirvana_deploy.load(tmp_path)

@@ -141,3 +141,5 @@ def test_calls_and_precisions_that_are_none_are_refused() -> None:
         CallShape(batch=0, length=1)
     with pytest.raises(NirvanaError, match="has no rate for 'fp8'"):
         estimate_plan(dense_plan(), make_target(), CALL, "fp8")
+    with pytest.raises(NirvanaError, match="has no rate for 'fp17'"):
+        RooflineCost(target=make_target(), call=CALL, precision="fp17")

@@ -55,3 +55,28 @@ def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int | str, ...]) -> N
 def test_an_unknown_input_is_refused() -> None:
     with pytest.raises(NirvanaError, match=r"has an input 'pixel_values'.* Known inputs:"):
         make(make_specs("input_ids", "pixel_values"))
+
+
+def test_a_cache_has_the_graphs_own_heads_and_counts_in_mask_and_positions() -> None:
+    def make_step(heads: int) -> dict[str, np.ndarray]:
+        cache = make_specs(
+            "past_key_values.0.key", dtype=np.float32, shape=("batch", heads, "past", 16)
+        )
+        specs = [*cache, *make_specs("input_ids", "attention_mask", "position_ids")]
+        return dict(make_token_inputs(specs, batch=4, length=1, past=30, vocab_size=20, seed=0))
+
+    wide, narrow = make_step(6), make_step(2)
+    assert wide["past_key_values.0.key"].shape == (4, 6, 30, 16)
+    assert narrow["past_key_values.0.key"].shape == (4, 2, 30, 16)
+    assert wide["past_key_values.0.key"].std() == pytest.approx(1, rel=0.1)
+    np.testing.assert_array_equal(wide["input_ids"], narrow["input_ids"])
+    assert wide["input_ids"].shape == (4, 1) and wide["attention_mask"].shape == (4, 31)
+    assert (wide["position_ids"] == 30).all()
+
+
+def test_a_cache_that_cannot_be_made_is_refused() -> None:
+    free = make_specs("past_key_values.0.key", shape=("batch", "heads", "past", 16))
+    with pytest.raises(NirvanaError, match="cannot take batch 4, past 0"):
+        make(free)
+    with pytest.raises(NirvanaError, match="past is 3, and the model takes no cache"):
+        make_token_inputs(make_specs("input_ids"), batch=1, length=1, past=3, vocab_size=9, seed=0)

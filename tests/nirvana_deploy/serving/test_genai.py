@@ -65,6 +65,29 @@ def test_end_tokens_come_from_the_generation_config_first(
     assert not set(generated[4:-1]) & {7, 8}
 
 
+def test_the_check_asks_nothing_with_pad_or_end_tokens(
+    pruned_decoder: TinyDecoder, tmp_path: Path
+) -> None:
+    # GenAI masks a pad token wherever it stands, so that a prompt with one has other answers.
+    onnx_path = copy(pruned_decoder, tmp_path / "export")
+    ids = {"pad_token_id": 2, "eos_token_id": 1}
+    (tmp_path / "export" / "generation_config.json").write_text(json.dumps(ids))
+    package_genai(Sources(onnx=onnx_path), tmp_path / "package", CONFIG)
+    assert check_genai(tmp_path / "package")["num_answers"] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ray": True}, "ray adds files to a Triton package, and a package for genai has no place"),
+        ({"backend": "python"}, "backend is a setting of Triton packages, and genai runs"),
+    ],
+)
+def test_what_only_triton_has_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(NirvanaError, match=message):
+        PackageConfig(to="genai", **settings)
+
+
 def test_what_genai_cannot_hold_is_refused(dense_decoder: TinyDecoder, tmp_path: Path) -> None:
     out = tmp_path / "package"
     classifier = save_classifier(tmp_path / "classifier.onnx")

@@ -100,6 +100,12 @@ def test_other_architectures_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "llama" / "tokenizer.json").unlink()
     with pytest.raises(NirvanaError, match="holds no tokenizer, and vLLM reads text by it"):
         package(tmp_path / "llama", "vllm", tmp_path / "package")
+    with pytest.raises(NirvanaError, match="holds one checkpoint, and --dense is something else"):
+        package_model(
+            Sources(onnx=tmp_path / "llama", dense=tmp_path / "bert"),
+            tmp_path / "package",
+            PackageConfig(to="vllm"),
+        )
     (tmp_path / "llama" / "plan.json").write_text("{}")
     with pytest.raises(NirvanaError, match=r"plan\.json"):
         package(tmp_path / "llama", "vllm", tmp_path / "again")

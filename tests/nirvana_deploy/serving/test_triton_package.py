@@ -321,6 +321,8 @@ def test_a_used_folder_is_refused_and_left_alone(onnx_path: Path, tmp_path: Path
 def test_a_missing_onnx_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(NirvanaError, match=r"nothing\.onnx is missing: expected an ONNX file"):
         package_triton(tmp_path / "nothing.onnx", tmp_path / "package", CONFIG)
+    with pytest.raises(NirvanaError, match=r"is a folder: expected an ONNX file, such as .*\.onnx"):
+        package_triton(tmp_path, tmp_path / "package", CONFIG)
     assert not (tmp_path / "package").exists()
 
 
