@@ -23,7 +23,9 @@ def test_profile_takes_named_dimensions_from_the_config_and_keeps_fixed_ones(
 def test_another_dynamic_dimension_is_refused(name: str) -> None:
     info = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["batch", name or None])
     model = helper.make_model(helper.make_graph([], "graph", [info], []))
-    with pytest.raises(NirvanaError, match=f"x0 has the dynamic dimension '{name}'.*batch and seq"):
+    with pytest.raises(
+        NirvanaError, match=f"x0 has the dynamic dimension '{name}'.*batch, sequence, past_sequence"
+    ):
         plan_profile(model, EngineConfig())
 
 

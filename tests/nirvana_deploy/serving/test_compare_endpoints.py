@@ -30,7 +30,7 @@ class Endpoint(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/same":
-            time.sleep(0.005)
+            time.sleep(0.1)
         names = ("name", "datatype", "shape", "data")
         rows = ANSWERS.get(self.path)
         outputs = [dict(zip(names, row, strict=True)) for row in rows or ()]
@@ -71,10 +71,11 @@ def test_endpoints_that_agree(url: str, requests: Path, tmp_path: Path) -> None:
     assert found["argmax_agreement"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert found["kl_a_to_b_nats"]["value"] == pytest.approx(0, abs=1e-12)
     assert found["max_abs_difference"] == 0
-    # The second endpoint sleeps five milliseconds.
-    assert found["latency_b_ms"]["low"] >= 5
+    # The second endpoint sleeps a tenth of a second, far above what a busy machine adds.
+    assert found["latency_b_ms"]["low"] >= 100
     ratio = found["times_as_fast"]
-    assert ratio["low"] <= ratio["value"] <= ratio["high"] < 1
+    assert ratio["low"] <= ratio["value"] <= ratio["high"]
+    assert ratio["value"] < 1
 
 
 def test_endpoints_that_differ(url: str, requests: Path) -> None:
