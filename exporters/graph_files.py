@@ -17,14 +17,18 @@ def load_graph(path: Path) -> onnx.ModelProto:
     """Read a graph without its weights, and check it with them.
 
     Raises:
-        NirvanaError: it is no ONNX file, or weights beside it are missing or lie elsewhere.
+        NirvanaError: it is no ONNX file, or weights beside it are missing, cut short, or lie
+            elsewhere.
     """
+    if not path.is_file():
+        raise NirvanaError(f"{path} is no valid ONNX file: there is no such file.")
     try:
         model = read_structure(path)
         _check(path, model)
     except Exception as error:  # the checker's, protobuf's and the file system's have no one base
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NirvanaError(f"{path} is no valid ONNX file: {first_line}") from error
+        # The checker breaks its sentence where it names a node; then it prints the node.
+        sentence = " ".join(str(error).split("==> Context")[0].split()) or type(error).__name__
+        raise NirvanaError(f"{path} is no valid ONNX file: {sentence}") from error
     return model
 
 
@@ -34,6 +38,7 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
 
     if any(tensor.external_data for tensor in model.graph.initializer):
         onnx.checker.check_model(str(path))
+        _check_lengths(path, model)
         return
     checked = onnx.ModelProto()
     checked.CopyFrom(model)
@@ -46,6 +51,23 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
             value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             checked.graph.input.append(value)
     onnx.checker.check_model(checked)
+
+
+def _check_lengths(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse files of weights that end before a weight does; onnx looks for the files only."""
+    from onnx.external_data_helper import ExternalDataInfo
+
+    for tensor in model.graph.initializer:
+        if not tensor.external_data:
+            continue
+        info = ExternalDataInfo(tensor)
+        end = (info.offset or 0) + (info.length or 0)
+        size = (path.parent / info.location).stat().st_size
+        if size < end:
+            raise NirvanaError(
+                f"the data of {tensor.name} should end at byte {end:,} of {info.location}, which "
+                f"has {size:,}. It was cut short, or is of another graph; copy it again."
+            )
 
 
 def read_precision(model: onnx.ModelProto) -> GraphPrecision:

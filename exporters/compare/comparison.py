@@ -186,6 +186,13 @@ def _compare_calls(
             f"{sides[0].name} gives {', '.join(left.outputs)}, {sides[1].name} gives "
             f"{', '.join(right.outputs)}: there is nothing to compare. Export both for one task."
         )
+    for name in left.outputs.keys() & right.outputs.keys():
+        shapes = [list(side.outputs[name].shape) for side in calls]
+        if shapes[0] != shapes[1]:
+            raise NirvanaError(
+                f"{sides[0].name} gives {name} of shape {shapes[0]}, {sides[1].name} of shape "
+                f"{shapes[1]}: they are no two forms of one model."
+            )
     difference = measure_difference(left.outputs, right.outputs, left.live, tie=gates.tie)
     return CaseDifference(case=case, what=left.what, difference=difference)
 

@@ -27,9 +27,9 @@ def read_onnx(path: Path) -> ir.Model:
     try:
         model = ir.load(path)
     except Exception as error:  # whatever the parser meets in a file of any kind
-        first_line = str(error).strip().splitlines()[:1]
+        first_line = "".join(str(error).strip().splitlines()[:1]).rstrip(".")
         raise NirvanaError(
-            f"{path} is not a valid ONNX file: {''.join(first_line)} Export it again."
+            f"{path} is not a valid ONNX file: {first_line}. Export it again."
         ) from error
     if not len(model.graph):
         raise NirvanaError(f"{path} is not a valid ONNX file: it has no nodes. Export it again.")

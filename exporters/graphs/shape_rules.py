@@ -168,6 +168,12 @@ def _gather(node: ir.Node, facts: Facts) -> list[Fact]:
     return [Fact((*shape[:axis], *index, *shape[axis + 1 :]))]
 
 
+def _gather_nd(node: ir.Node, facts: Facts) -> list[Fact]:
+    shape, index = shape_of(facts, 0), shape_of(facts, 1)
+    taken = read_attribute(node, "batch_dims", 0) + index[-1]
+    return [Fact((*index[:-1], *shape[taken:]))]
+
+
 def _shape(node: ir.Node, facts: Facts) -> list[Fact]:
     shape = shape_of(facts, 0)
     chosen = shape[slice(read_attribute(node, "start", 0), read_attribute(node, "end", None))]
@@ -262,6 +268,7 @@ SHAPE_RULES: dict[str, Rule] = {
     "Slice": _slice,
     "Gather": _gather,
     "GatherElements": _index_like_last,
+    "GatherND": _gather_nd,
     "Shape": _shape,
     "Size": _size,
     "ConstantOfShape": _constant_of_shape,

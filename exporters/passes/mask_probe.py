@@ -87,7 +87,7 @@ def _compute(
         "mask",
         [ir.to_proto(value) for value in part.inputs],
         [helper.make_empty_tensor_value_info(str(bias.name))],
-        [ir.to_proto(value.const_value) for value in part.constants if value.const_value],
+        [_name_constant(value) for value in part.constants],
     )
     opsets = [helper.make_opsetid(*opset) for opset in model.graph.opset_imports.items()]
     try:
@@ -97,6 +97,13 @@ def _compute(
     except Exception as error:  # The evaluator's errors have no base of their own.
         raise NoMatchError(f"its mask {bias.name} cannot be computed: {error}") from error
     return np.asarray(mask)
+
+
+def _name_constant(value: ir.Value) -> Any:
+    """Return a constant under the name of its value: tensors of a trace have none of their own."""
+    proto = ir.to_proto(value.const_value)  # type: ignore[arg-type]  # _collect has looked
+    proto.name = value.name or ""
+    return proto
 
 
 def _collect(bias: ir.Value) -> _MaskGraph:

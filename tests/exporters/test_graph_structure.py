@@ -49,6 +49,15 @@ def test_external_weights_stay_named(tmp_path: Path) -> None:
         load_graph(path)
 
 
+def test_external_weights_that_were_cut_short_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(make_model(), path, save_as_external_data=True, location="model.onnx.data")
+    weights = tmp_path / "model.onnx.data"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(NirvanaError, match=r"should end at byte .* of model.onnx.data, which has"):
+        load_graph(path)
+
+
 @pytest.mark.parametrize("kept_bytes", [100_000, 239_000, 3])
 def test_a_file_that_was_cut_off_is_refused(path: Path, kept_bytes: int) -> None:
     path.write_bytes(path.read_bytes()[:kept_bytes])

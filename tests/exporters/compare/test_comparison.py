@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,21 @@ def test_the_record_is_plain_json(bert: Exported) -> None:
 def test_forms_of_different_models_are_refused(bert: Exported, llama: Exported) -> None:
     with pytest.raises(NirvanaError, match=r"no two forms of one model: one gives outputs"):
         compare_artefacts(bert.in_onnx(), llama.in_onnx())
+
+
+def test_outputs_of_other_shapes_are_refused(bert: Exported) -> None:
+    narrow = bert.in_onnx()
+    run_bert = narrow.graphs["model"].run
+
+    class Narrow:
+        inputs = narrow.graphs["model"].inputs
+
+        def run(self, feeds):
+            return {name: value[..., :1] for name, value in run_bert(feeds).items()}
+
+    other = replace(narrow, graphs={"model": Narrow()})
+    with pytest.raises(NirvanaError, match=r"gives \w+ of shape \[1, .*no two forms"):
+        compare_artefacts(bert.in_torch(), other)
 
 
 def test_a_decoder_with_past_alone_names_what_is_missing(llama: Exported, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import onnx_ir as ir
 import pytest
 
 from exporters.forms.apply_form import apply_form
@@ -63,6 +64,16 @@ def test_the_prefill_graph_of_a_split_decoder_is_fused_too() -> None:
     apply_form(model, "ort-cpu")
     assert read_heads(model, "GroupQueryAttention", "kv_num_heads") == [1]
     assert_same_as_portable(model, "llama", "dropping", graphs="split")
+
+
+def test_a_graph_from_the_trace_is_fused_as_one_from_a_file() -> None:
+    """Tensors of a trace have no names of their own; only their values have."""
+    model = load("llama", "uneven")
+    for value in model.graph.initializers.values():
+        value.const_value = ir.tensor(value.const_value.numpy())
+    outcomes = {outcome.name: outcome for outcome in apply_form(model, "ort-cpu")}
+    assert outcomes["FuseGroupQueryAttention"].refusals == ()
+    assert count(model, "Softmax") == 0
 
 
 def test_a_fused_node_says_which_module_it_is_of() -> None:

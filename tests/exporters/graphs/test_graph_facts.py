@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from exporters.graphs.free_dims import size_inputs
@@ -57,3 +58,18 @@ def test_a_total_is_what_is_past_and_what_is_new():
     total = shapes["ids"][1] + shapes["past"][2]
     assert shapes["mask"][1] == shapes["other"][1] == total
     assert shapes["other"][2] == 16
+
+
+@pytest.mark.parametrize("batch_dims", [0, 1])
+def test_gathered_shapes_need_no_types(batch_dims):
+    """Tools drop what torch.onnx says of each value, and its masks are made with GatherND."""
+    mask = ir.Value(name="mask", shape=ir.Shape(["batch", "sequence", 5]))
+    index = ir.Value(name="index", shape=ir.Shape(["batch", 3, 2]))
+    cast = ir.node("Cast", [mask], {"to": ir.DataType.BOOL})
+    node = ir.node("GatherND", [cast.outputs[0], index], {"batch_dims": batch_dims})
+    graph = ir.Graph([mask, index], node.outputs, nodes=[cast, node], opset_imports={"": 18})
+    sizes = size_inputs(graph)
+    model = ir.Model(graph, ir_version=10)
+    feeds = {value.name: np.zeros(shape, np.int64) for value, shape in sizes.items()}
+    (expected,) = ReferenceEvaluator(ir.to_proto(model)).run(None, feeds)
+    assert GraphFacts(model, sizes).shape(node.outputs[0]) == expected.shape
