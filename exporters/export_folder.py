@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from exporters.compare.comparison import Comparison
+from exporters.engines.engine_graph import count_attentions, count_fused_attentions
 from exporters.graph_structure import read_structure
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from pruning.checkpoints.file_hash import hash_file
@@ -46,11 +47,14 @@ def name_task(model: PreTrainedModel, graphs: Iterable[str]) -> str:
 def describe_graph(path: Path, part: GraphPart) -> dict[str, Any]:
     """Describe a graph that was written: its files by hash, its size, inputs and outputs."""
     files = (path, *sorted(path.parent.glob(f"{path.name}.data")))
+    structure = read_structure(path)
     return {
         "file": path.name,
         "sha256": {file.name: hash_file(file) for file in files},
         "size_bytes": sum(file.stat().st_size for file in files),
-        "num_nodes": len(read_structure(path).graph.node),
+        "num_nodes": len(structure.graph.node),
+        "num_attentions": count_attentions(structure),
+        "num_fused_attentions": count_fused_attentions(structure),
         "inputs": [_describe_tensor(tensor) for tensor in part.inputs],
         "outputs": [_describe_tensor(tensor) for tensor in part.outputs],
     }

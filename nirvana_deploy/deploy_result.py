@@ -88,12 +88,15 @@ class ExportResult:
     def headline(self) -> list[tuple[str, str]]:
         """Return what a person wants to know of it, as (what, value)."""
         figures = self.figures
-        passes = [step for graph in figures["graphs"].values() for step in graph["passes"]]
-        refused = sum(len(step["refusals"]) for step in passes)
+        graphs = figures["graphs"].values()
+        total, fused = (
+            sum(graph[key] for graph in graphs)
+            for key in ("num_attentions", "num_fused_attentions")
+        )
         difference, tolerance = figures["max_abs_difference"], figures["tolerance"]
         found = [
             ("folder", str(self.onnx.parent)),
-            ("graphs", ", ".join(graph["file"] for graph in figures["graphs"].values())),
+            ("graphs", ", ".join(graph["file"] for graph in graphs)),
             ("task", figures["task"]),
             (
                 "form",
@@ -102,8 +105,11 @@ class ExportResult:
             ),
             ("difference", f"{difference:.1e} at most (gate {tolerance:.0e})"),
         ]
-        if refused:
-            found.append(("not fused", f"{refused} places, each with its reason in export.json"))
+        if figures["form"] != "portable":
+            rest = (
+                "" if fused == total else "; each place that is left has its reason in export.json"
+            )
+            found.append(("attentions fused", f"{fused} of {total}{rest}"))
         return found
 
     def to_json(self) -> dict[str, Any]:

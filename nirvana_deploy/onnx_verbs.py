@@ -78,4 +78,9 @@ def _print_graph(name: str, structure: GraphStructure) -> None:
         f"{structure.num_parameters:,} parameters"
     )
     console.print(table)
+    if structure.num_unknown_attentions:
+        console.print(
+            f"{structure.num_unknown_attentions} more attention operators or softmaxes, in nothing "
+            "that is known as an attention"
+        )
     console.print(f"inputs: {', '.join(structure.inputs)}\noutputs: {', '.join(structure.outputs)}")

@@ -43,8 +43,17 @@ def list_external_data(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(sorted({ExternalDataInfo(tensor).location for tensor in tensors}))
 
 
+# Operators that are a whole attention: ONNX's own, and ONNX Runtime's.
+ATTENTION_OPS = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
+
+
+def count_fused_attentions(model: onnx.ModelProto) -> int:
+    """Return the number of attentions in a graph that are one operator."""
+    return sum(node.op_type in ATTENTION_OPS for node in model.graph.node)
+
+
 def count_attentions(model: onnx.ModelProto) -> int:
-    """Return the number of attentions in a graph: `Attention` ops, or softmaxes before a product.
+    """Return the number of attentions in a graph: whole operators, or softmaxes before a product.
 
     A softmax over the logits is no attention: nothing multiplies its output.
     """
@@ -52,7 +61,7 @@ def count_attentions(model: onnx.ModelProto) -> int:
         name for node in model.graph.node if node.op_type == "MatMul" for name in node.input
     }
     return sum(
-        node.op_type in ("Attention", "MultiHeadAttention")
+        node.op_type in ATTENTION_OPS
         or (node.op_type == "Softmax" and _reaches(model, node.output[0], products))
         for node in model.graph.node
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from exporters.engines.engine_graph import ATTENTION_OPS
 from exporters.graphs.free_dims import size_inputs
 from exporters.graphs.graph_facts import GraphFacts
 from exporters.graphs.linear_map import list_linear_maps
@@ -42,12 +43,15 @@ class GraphStructure:
 
     Attributes:
         num_parameters: values of all initializers that are weights.
+        num_unknown_attentions: fused operators and softmaxes that are part of no attention in
+            `rows`; a softmax over the logits is one.
     """
 
     producer: str
     opset: int
     num_nodes: int
     num_parameters: int
+    num_unknown_attentions: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     rows: tuple[SubBlockRow, ...]
@@ -77,10 +81,12 @@ def inspect_onnx(path: Path) -> GraphStructure:
             f"{num_nodes} nodes. Expected a transformer's graph that is not quantised."
         )
     weights = [value.const_value for value in model.graph.initializers.values()]
+    num_attentions = sum(node.op_type in (*ATTENTION_OPS, "Softmax") for node in model.graph)
     return GraphStructure(
         producer=f"{model.producer_name or 'unknown'} {model.producer_version or ''}".strip(),
         opset=model.graph.opset_imports.get("", 0),
         num_nodes=num_nodes,
+        num_unknown_attentions=max(0, num_attentions - len(pattern.attentions)),
         num_parameters=sum(w.size for w in weights if w is not None and _is_weight(w)),
         inputs=tuple(value.name or "" for value in model.graph.inputs),
         outputs=tuple(value.name or "" for value in model.graph.outputs),

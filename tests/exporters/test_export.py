@@ -136,7 +136,12 @@ def test_form_and_precision_go_together(
     graph = onnx.load(result.onnx).graph
     assert operator in {node.op_type for node in graph.node}
     assert [path.name for path in result.onnx.parent.glob("*.onnx*")] == ["model.onnx"]
-    assert described["graphs"]["model"]["passes"]
+    model = described["graphs"]["model"]
+    assert model["passes"]
+    fused = int(form != "portable")
+    assert (model["num_attentions"], model["num_fused_attentions"]) == (1, fused)
+    said = dict(result.headline()).get("attentions fused")
+    assert said == ("1 of 1" if fused else None)
 
 
 def test_an_export_that_fails_its_comparison_is_kept_aside(small: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from onnx import TensorProto, helper, save
+from onnx import TensorProto, helper, load, save
 
 from exporters.graphs.graph_structure import inspect_onnx
 from exporters.surgeon.prune_onnx import prune_onnx
@@ -41,6 +41,18 @@ def test_a_pruned_graph(tmp_path):
     structure = inspect_onnx(tmp_path / "pruned.onnx")
     assert counts(structure) == expected
     assert {row.head_dim for row in structure.rows if row.kind == "attention"} == {8}
+    assert structure.num_unknown_attentions == 0
+
+
+def test_what_is_like_an_attention_and_is_none_is_counted(tmp_path):
+    path = export_torchscript(make_tiny("bert", "eager"), tmp_path / "dense.onnx")
+    model = load(path)
+    (output,) = model.graph.output
+    model.graph.node.append(helper.make_node("Softmax", [output.name], ["probabilities"]))
+    model.graph.output[0].name = "probabilities"
+    save(model, path)
+    structure = inspect_onnx(path)
+    assert (len(structure.rows), structure.num_unknown_attentions) == (6, 1)
 
 
 def test_dropped_sub_blocks_have_no_row(tmp_path):
