@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from exporters.compare.comparison import Comparison
 from exporters.engines.engine_graph import count_attentions, count_fused_attentions
-from exporters.graph_structure import read_structure
+from exporters.graphs.read_structure import read_structure
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.prunable_model import find_stock_class

@@ -9,7 +9,7 @@ from exporters.compare.artefact import GRAPH_NAMES, MODEL, Artefact, TokenFacts
 from exporters.compare.onnx_graph import OnnxGraph
 from exporters.compare.token_facts import read_config_facts
 from exporters.export_config import GraphPrecision
-from exporters.graph_files import load_graph, read_precision
+from exporters.graphs.load_graph import load_graph, read_precision
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:

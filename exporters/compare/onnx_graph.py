@@ -12,7 +12,7 @@ import torch
 from exporters.compare.artefact import Array
 from exporters.compare.onnx_blocks import BLOCK_OUTPUT, add_block_outputs
 from exporters.compare.rounded_graph import round_in_float
-from exporters.graph_structure import read_structure
+from exporters.graphs.read_structure import read_structure
 from exporters.trace.graph_part import GraphTensor
 from pruning.errors import MissingExtraError, NirvanaError
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.graph_files import load_graph
+from exporters.graphs.load_graph import load_graph
 from exporters.trace.graph_part import GraphPart
 from pruning.errors import NirvanaError
 

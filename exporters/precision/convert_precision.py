@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from exporters.export_config import GRAPH_PRECISIONS, GraphPrecision
-from exporters.graph_files import load_graph, read_precision
+from exporters.graphs.load_graph import load_graph, read_precision
 from exporters.precision.half_precision import convert_graph
 from exporters.precision.int8_graph import Feeds, quantise_dynamic, quantise_static
 from pruning.errors import NirvanaError

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from exporters.graph_files import load_graph
-from exporters.graph_structure import read_structure
+from exporters.graphs.load_graph import load_graph
+from exporters.graphs.read_structure import read_structure
 from pruning.errors import NirvanaError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.export_config import GraphPrecision
-from exporters.graph_structure import is_skipped, read_structure
+from exporters.graphs.read_structure import is_skipped, read_structure
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
