@@ -116,7 +116,8 @@ def test_the_checkpoint_page_loads_both_ways(quickstart: Path, monkeypatch) -> N
 
 
 def test_the_figures_are_those_of_the_benchmark() -> None:
-    names = ("quickstart", "repack_large", "methods", "scoring")
+    exports = ("export_trace", "export_latency", "surgeon", "surgeon_large")
+    names = ("quickstart", "repack_large", "methods", "scoring", *exports)
     results = [ROOT / "benchmarks" / "results" / f"{name}.json" for name in names]
     bars = [bar for path in results for bar in json.loads(path.read_text())["bars"]]
     rows = re.findall(r"^\| (.*?) \| ([\d.-]+) \| (.*?) \|$", README, flags=re.MULTILINE)
