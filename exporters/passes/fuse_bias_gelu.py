@@ -6,18 +6,16 @@ import math
 
 import onnx_ir as ir
 
+from exporters.passes.fuse_each import fuse_each
 from exporters.passes.graph_pass import (
     CONTRIB,
     GraphPass,
     NoMatchError,
     PassOutcome,
-    Refusal,
-    use_contrib,
 )
 from exporters.passes.graph_reading import (
     find_producer,
     make_node,
-    name_node,
     read_scalar,
     split_scalar,
     take_over,
@@ -32,19 +30,12 @@ class FuseBiasGelu(GraphPass):
 
     def rewrite(self, model: ir.Model) -> PassOutcome:
         """Fuse in place what fits."""
-        refusals: list[Refusal] = []
-        num_fused = 0
-        for node in list(model.graph):
-            if node.op_type not in ("Erf", "Gelu") or node.domain:
-                continue
-            try:
-                _fuse(model, node)
-                num_fused += 1
-            except NoMatchError as error:
-                refusals.append(Refusal(node=name_node(node), reason=str(error)))
-        if num_fused:
-            use_contrib(model)
-        return self.tell(num_fused, refusals)
+        found = (
+            (node, node)
+            for node in list(model.graph)
+            if node.op_type in ("Erf", "Gelu") and not node.domain
+        )
+        return self.tell(*fuse_each(model, found, _fuse))
 
 
 def _fuse(model: ir.Model, node: ir.Node) -> None:

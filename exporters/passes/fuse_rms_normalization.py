@@ -11,18 +11,16 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from exporters.passes.fuse_each import fuse_each
 from exporters.passes.graph_pass import (
     CONTRIB,
     GraphPass,
     NoMatchError,
     PassOutcome,
-    Refusal,
-    use_contrib,
 )
 from exporters.passes.graph_reading import (
     find_producer,
     make_node,
-    name_node,
     read_axis,
     read_constant,
     read_scalar,
@@ -45,20 +43,9 @@ class FuseSkipRmsNormalization(GraphPass):
 
     def rewrite(self, model: ir.Model) -> PassOutcome:
         """Fuse in place what fits."""
-        refusals: list[Refusal] = []
-        num_fused = 0
-        for node in list(model.graph):
-            norm = _read_norm(node)
-            if norm is None:
-                continue
-            try:
-                _fuse(model, norm)
-                num_fused += 1
-            except NoMatchError as error:
-                refusals.append(Refusal(node=name_node(node), reason=str(error)))
-        if num_fused:
-            use_contrib(model)
-        return self.tell(num_fused, refusals)
+        norms = ((node, _read_norm(node)) for node in list(model.graph))
+        found = ((node, norm) for node, norm in norms if norm is not None)
+        return self.tell(*fuse_each(model, found, _fuse))
 
 
 def _read_norm(node: ir.Node) -> _Norm | None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from exporters.passes.fuse_each import fuse_each
 from exporters.passes.graph_pass import (
     CONTRIB,
     GraphPass,
     NoMatchError,
     PassOutcome,
-    Refusal,
-    use_contrib,
 )
-from exporters.passes.graph_reading import make_node, name_node, take_over
+from exporters.passes.graph_reading import make_node, take_over
 from exporters.passes.residual_norm import is_last_axis, read_residual
 
 
@@ -21,19 +20,12 @@ class FuseSkipLayerNormalization(GraphPass):
 
     def rewrite(self, model: ir.Model) -> PassOutcome:
         """Fuse in place what fits."""
-        refusals: list[Refusal] = []
-        num_fused = 0
-        for node in list(model.graph):
-            if node.op_type != "LayerNormalization" or node.domain:
-                continue
-            try:
-                _fuse(model, node)
-                num_fused += 1
-            except NoMatchError as error:
-                refusals.append(Refusal(node=name_node(node), reason=str(error)))
-        if num_fused:
-            use_contrib(model)
-        return self.tell(num_fused, refusals)
+        found = (
+            (node, node)
+            for node in list(model.graph)
+            if node.op_type == "LayerNormalization" and not node.domain
+        )
+        return self.tell(*fuse_each(model, found, _fuse))
 
 
 def _fuse(model: ir.Model, norm: ir.Node) -> None:
