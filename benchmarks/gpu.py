@@ -272,7 +272,7 @@ GRAPHS: tuple[Part, ...] = tuple(
 
 def describe_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Say where, when and how."""
-    from profiles.environment import capture_environment
+    from profiles.measuring.environment import capture_environment
 
     gpus = _ask(list_gpus)
     return {
@@ -311,7 +311,7 @@ def _ask(question: Callable[[], Any]) -> Any:
 
 def list_gpus() -> list[dict[str, Any]]:
     """Describe the GPUs and their state now."""
-    from profiles.environment import list_gpus as describe_gpus
+    from profiles.measuring.environment import list_gpus as describe_gpus
 
     return describe_gpus()
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from gpu_calls import DeviceCall
 
-from profiles.measurement import Clock, measure_in_turns
-from profiles.profile_config import ProfileConfig
-from profiles.stationarity import find_drift
-from profiles.statistics import Samples, estimate_speedup, find_variation
+from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.measurement import Clock, measure_in_turns
+from profiles.measuring.stationarity import find_drift
+from profiles.measuring.statistics import Samples, estimate_speedup, find_variation
 
 _SEED = 0
 # Enough for a median with an interval; nothing here quotes a percentile above it.

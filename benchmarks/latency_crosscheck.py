@@ -23,10 +23,10 @@ from latency_target import SUBJECTS, make_dense
 from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import trace_part
-from profiles.environment import capture_environment, find_version
-from profiles.onnxruntime_runner import OnnxRuntimeRunner
-from profiles.rotation import RotatingTimer
-from profiles.token_inputs import make_token_inputs
+from profiles.measuring.environment import capture_environment, find_version
+from profiles.measuring.rotation import RotatingTimer
+from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
+from profiles.runners.token_inputs import make_token_inputs
 
 SHAPES = ((1, 128), (8, 128))
 

@@ -29,23 +29,23 @@ from exporters.export_config import ExportConfig
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import trace_part
-from profiles.block_work import CallShape
-from profiles.environment import capture_environment, find_version
-from profiles.latency_budget import LatencyBudget, find_fraction
-from profiles.latency_table import LatencyTable
-from profiles.measure_table import (
+from profiles.latency.latency_budget import LatencyBudget, find_fraction
+from profiles.latency.latency_table import LatencyTable
+from profiles.latency.measure_table import (
     describe_key,
     find_folder,
     find_typical,
     make_table,
     measure_table,
 )
-from profiles.onnxruntime_runner import OnnxRuntimeRunner
-from profiles.roofline import RooflineEstimate, calibrate_latencies, estimate_plan
-from profiles.rotation import RotatingTimer
-from profiles.table_config import TableConfig
-from profiles.target import load_target
-from profiles.traced_blocks import list_traced, open_blocks
+from profiles.latency.table_config import TableConfig
+from profiles.latency.traced_blocks import list_traced, open_blocks
+from profiles.measuring.environment import capture_environment, find_version
+from profiles.measuring.rotation import RotatingTimer
+from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
+from profiles.targets.block_work import CallShape
+from profiles.targets.roofline import RooflineEstimate, calibrate_latencies, estimate_plan
+from profiles.targets.target import load_target
 from pruning.allocation.allocation_config import GlobalThreshold, allocate
 from pruning.allocation.constraints import Constraints
 from pruning.checkpoints.prunable_model import read_model

@@ -33,7 +33,7 @@ from figures import describe_hardware, make_bar
 from safetensors import safe_open
 from transformers import LlamaConfig
 
-from profiles.environment import find_version
+from profiles.measuring.environment import find_version
 from pruning.cutting.inspection import read_current_plan
 from pruning.cutting.tensor_writer import TensorSpec, write_tensors
 from pruning.plans.plan import LayerPlan, PruningPlan

@@ -38,7 +38,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from profiles.environment import find_version
+from profiles.measuring.environment import find_version
 from pruning.allocation.knapsack import solve
 from pruning.checkpoints.model_source import resolve_model
 from pruning.cutting.tensor_writer import TensorSpec, write_tensors

@@ -32,8 +32,12 @@ from serving_faults import send_malformed
 from serving_load import Tally, make_asks, run_load, send
 from serving_models import VOCABULARY, make_packages
 
-from nirvana_deploy.serving.tritonserver import find_free_ports, find_tritonserver, run_tritonserver
-from profiles.environment import find_version
+from nirvana_deploy.serving.triton.tritonserver import (
+    find_free_ports,
+    find_tritonserver,
+    run_tritonserver,
+)
+from profiles.measuring.environment import find_version
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 MODEL = "minilm"

@@ -12,7 +12,7 @@ import nirvana_deploy
 from exporters.export_stage import export_checkpoint
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
-from nirvana_deploy.serving.triton import package_triton
+from nirvana_deploy.serving.triton.triton_package import package_triton
 from pruning.checkpoints.model_source import resolve_model
 from pruning.cutting.repack import plan_for
 from pruning.plans.plan import LayerPlan

@@ -36,7 +36,7 @@ from exporters.surgeon.prune_onnx import prune_onnx
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import trace_part
-from profiles.environment import find_version
+from profiles.measuring.environment import find_version
 from pruning.checkpoints.model_source import load_model, resolve_model
 from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack

@@ -40,7 +40,7 @@ from repack_large import (
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from profiles.environment import find_version
+from profiles.measuring.environment import find_version
 from pruning.checkpoints.prunable_model import read_model
 from pruning.plans.plan import PruningPlan
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from nirvana_deploy.recipe import Recipe as Recipe
     from nirvana_deploy.recipe import load_recipe as load_recipe
     from nirvana_deploy.serving.package_config import PackageConfig as PackageConfig
-    from nirvana_deploy.serving.serve_config import ServeConfig as ServeConfig
-    from profiles.profile_config import ProfileConfig as ProfileConfig
+    from nirvana_deploy.serving.server.serve_config import ServeConfig as ServeConfig
+    from profiles.comparing.profile_config import ProfileConfig as ProfileConfig
     from pruning.allocation.allocation_config import GlobalThreshold as GlobalThreshold
     from pruning.allocation.allocation_config import KlKnapsack as KlKnapsack
     from pruning.allocation.allocation_config import Uniform as Uniform
@@ -100,11 +100,11 @@ _HOMES = {
     ),
     "nirvana_deploy.recipe": ("Recipe", "load_recipe"),
     "nirvana_deploy.serving.package_config": ("PackageConfig",),
-    "nirvana_deploy.serving.serve_config": ("ServeConfig",),
+    "nirvana_deploy.serving.server.serve_config": ("ServeConfig",),
     "exporters.compare.compare_config": ("CompareConfig",),
     "exporters.engines.engine_config": ("EngineConfig",),
     "exporters.export_config": ("ExportConfig",),
-    "profiles.profile_config": ("ProfileConfig",),
+    "profiles.comparing.profile_config": ("ProfileConfig",),
     "pruning.training.baseline_config": ("BaselineConfig",),
     "pruning.training.data_config": ("DataConfig",),
     "pruning.training.distillation_config": ("DistillationConfig",),

@@ -16,9 +16,9 @@ from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
 from nirvana_deploy.pipeline import Say, run_stages
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.serve_config import ServeConfig
-from nirvana_deploy.step_progress import Progress
-from profiles.profile_config import ProfileConfig
+from nirvana_deploy.serving.server.serve_config import ServeConfig
+from nirvana_deploy.verbs.step_progress import Progress
+from profiles.comparing.profile_config import ProfileConfig
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from exporters.compare.comparison import Comparison
     from exporters.engines.engine_manifest import EngineResult
     from nirvana_deploy.serving.package_result import PackageResult
-    from profiles.profile_result import ProfileResult
+    from profiles.comparing.profile_result import ProfileResult
     from pruning.cutting.proof import Proof
     from pruning.cutting.repack_checkpoint import RepackResult
     from pruning.oneshot.pricing import Pricing
@@ -278,7 +278,7 @@ def profile(
     dense_onnx: Path | str, pruned_onnx: Path | str, config: ProfileConfig | None = None
 ) -> ProfileResult:
     """Measure two ONNX models in turns, and the ratio of their latencies with its interval."""
-    from profiles.comparison import profile_onnx
+    from profiles.comparing.comparison import profile_onnx
 
     return profile_onnx(Path(dense_onnx), Path(pruned_onnx), config or ProfileConfig())
 
@@ -346,7 +346,7 @@ def serve(folder: Path | str, config: ServeConfig | None = None, *, say: Say | N
         MissingExtraError: MLServer or ONNX Runtime is not installed.
         NirvanaError: the folder is no package or was changed, or a port is in use.
     """
-    from nirvana_deploy.serving.serve import serve_package
+    from nirvana_deploy.serving.server.serve import serve_package
 
     serve_package(Path(folder), config or ServeConfig(), say or _say_on_stderr)
 

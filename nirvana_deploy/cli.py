@@ -68,7 +68,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _make_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    from nirvana_deploy.verbs import VERBS
+    from nirvana_deploy.verbs.verb_list import VERBS
 
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument(

@@ -85,7 +85,7 @@ def _build(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
 
 
 def _profile(inputs: StageInputs, _: Path) -> Mapping[str, Any]:
-    from profiles.comparison import profile_onnx
+    from profiles.comparing.comparison import profile_onnx
 
     dense = inputs.folders["export"] / "dense" / "model.onnx"
     return profile_onnx(dense, _pruned_onnx(inputs), inputs.recipe.profile).to_json()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from nirvana_deploy.full_disk import measure_free_bytes
-from nirvana_deploy.tables import make_console, print_json
-from profiles.environment import (
+from nirvana_deploy.verbs.tables import make_console, print_json
+from profiles.measuring.environment import (
     count_allowed_cpus,
     find_version,
     list_gpus,

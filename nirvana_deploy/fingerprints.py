@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from profiles.environment import count_allowed_cpus, find_version, read_cpu_name
+from profiles.measuring.environment import count_allowed_cpus, find_version, read_cpu_name
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 

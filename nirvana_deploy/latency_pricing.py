@@ -7,16 +7,16 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nirvana_deploy.config_flags import add_flags
 from nirvana_deploy.config_reader import read_config
-from profiles.table_config import TableConfig
+from nirvana_deploy.verbs.config_flags import add_flags
+from profiles.latency.table_config import TableConfig
 from pruning.errors import NirvanaError
 from pruning.oneshot.oneshot_config import OneShotConfig
 
 if TYPE_CHECKING:
-    from profiles.latency_budget import LatencyBudget
-    from profiles.latency_table import LatencyTable
-    from profiles.progress import OnProgress
+    from profiles.latency.latency_budget import LatencyBudget
+    from profiles.latency.latency_table import LatencyTable
+    from profiles.measuring.progress import OnProgress
     from pruning.oneshot.pricing import Pricing
     from pruning.oneshot.scoring_run import ScoringRun
 
@@ -63,8 +63,8 @@ def read_latency_flags(
 ) -> tuple[ScoringRun, tuple[float], Pricing]:
     """Return the scoring run, the budget as a fraction, and what it is a fraction of."""
     from nirvana_deploy.new_folder import refuse_used_folder
-    from nirvana_deploy.step_progress import show_steps
-    from profiles.latency_budget import LatencyBudget, parse_latency
+    from nirvana_deploy.verbs.step_progress import show_steps
+    from profiles.latency.latency_budget import LatencyBudget, parse_latency
     from pruning.oneshot.scoring_run import load_run
 
     if args.budget is not None:
@@ -108,9 +108,9 @@ def price_latency(
     Raises:
         NirvanaError: the budget cannot be reached, or the target or the model has no table.
     """
-    from profiles.latency_budget import find_fraction
-    from profiles.roofline import RooflineCost
-    from profiles.target import load_target
+    from profiles.latency.latency_budget import find_fraction
+    from profiles.targets.roofline import RooflineCost
+    from profiles.targets.target import load_target
     from pruning.oneshot.pricing import Pricing
 
     settings, config = table or TableConfig(), config or OneShotConfig()
@@ -145,7 +145,7 @@ def _measure(
 ) -> LatencyTable:
     from transformers import AutoConfig
 
-    from profiles.measure_table import measure_table
+    from profiles.latency.measure_table import measure_table
     from pruning.checkpoints.model_skeleton import find_architecture
     from pruning.checkpoints.model_source import load_model, load_stock_model
 

@@ -14,7 +14,7 @@ from exporters.export_config import ExportConfig
 from nirvana_deploy.config_reader import Origin, read_config
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.yaml_text import read_yaml
-from profiles.profile_config import ProfileConfig
+from profiles.comparing.profile_config import ProfileConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig

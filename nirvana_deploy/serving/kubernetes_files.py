@@ -7,7 +7,7 @@ from typing import Any
 
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
-from nirvana_deploy.serving.triton_readme import IMAGE, REQUEST_NAME, name_resource
+from nirvana_deploy.serving.triton.triton_readme import IMAGE, REQUEST_NAME, name_resource
 from nirvana_deploy.yaml_text import dump_yaml
 
 KUBERNETES_NAME = "kubernetes.yaml"

@@ -29,12 +29,12 @@ def package_model(
                 "checked in any case."
             )
         return package_checkpoint(sources, out_dir, config)
-    from nirvana_deploy.serving.triton import package_triton
+    from nirvana_deploy.serving.triton.triton_package import package_triton
 
     result = package_triton(sources, out_dir, config)
     if not check:
         return result
-    from nirvana_deploy.serving.triton_check import check_with_server
+    from nirvana_deploy.serving.triton.triton_check import check_with_server
 
     found = check_with_server(out_dir, onnx=sources.onnx)
     return replace(result, server_check=found.to_json())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature
-from nirvana_deploy.serving.protocol_client import make_body, make_rows
+from nirvana_deploy.serving.server.protocol_client import make_body, make_rows
 
 RAY_NAME = "ray_app.py"
 SCRIPT_NAME = "compare_endpoints.py"

@@ -13,7 +13,7 @@ from exporters.export_config import ExportConfig
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
-from profiles.profile_config import ProfileConfig
+from profiles.comparing.profile_config import ProfileConfig
 from pruning.errors import MissingExtraError
 from pruning.gates.prune_config import PruneConfig
 from pruning.training.baseline_config import BaselineConfig
@@ -122,8 +122,8 @@ HOMES = {
     "pruning.gates.prune_stage": run_prune,
     "exporters.export_stage": run_export,
     "exporters.engines.build_engine": build_engine,
-    "profiles.comparison": profile_onnx,
-    "nirvana_deploy.serving.triton": package_triton,
+    "profiles.comparing.comparison": profile_onnx,
+    "nirvana_deploy.serving.triton.triton_package": package_triton,
     "nirvana_deploy.report": write_report,
 }
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from nirvana_deploy.cli import main
-from nirvana_deploy.verbs import VERBS
+from nirvana_deploy.verbs.verb_list import VERBS
 from tests.nirvana_deploy import fake_work as fakes
 
 ROOT = Path(__file__).parents[2]
@@ -159,7 +159,7 @@ def test_build_says_what_to_install(
 
 def test_interrupt_exits_130() -> None:
     code = (
-        "import signal, time, nirvana_deploy.verbs as v, nirvana_deploy.doctor as d\n"
+        "import signal, time, nirvana_deploy.verbs.verb_list as v, nirvana_deploy.doctor as d\n"
         # A shell's background jobs have it ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait():\n    print('ready', flush=True); time.sleep(30)\n"
@@ -193,7 +193,7 @@ def test_python_m_is_the_same_command() -> None:
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
     code = (
-        "import nirvana_deploy.verbs, nirvana_deploy.doctor as d\n"
+        "import nirvana_deploy.verbs.verb_list, nirvana_deploy.doctor as d\n"
         "d.examine_machine = list\n"
         "from nirvana_deploy.cli import main\n"
         "raise SystemExit(main(['doctor', '--json']))"

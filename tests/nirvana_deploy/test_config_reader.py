@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import pytest
 
-from nirvana_deploy.config_flags import add_flags, collect_flags
 from nirvana_deploy.config_reader import Origin, read_config, read_union, to_plain
+from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from pruning.errors import NirvanaError
 
 

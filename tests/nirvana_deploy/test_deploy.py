@@ -123,7 +123,7 @@ def test_without_tritonclient_the_run_goes_on_and_says_so(monkeypatch: pytest.Mo
 
     with monkeypatch.context() as context:
         stand_in = SimpleNamespace(package_triton=refuse)
-        context.setitem(sys.modules, "nirvana_deploy.serving.triton", stand_in)
+        context.setitem(sys.modules, "nirvana_deploy.serving.triton.triton_package", stand_in)
         result = deploy(Recipe(model="model"), "r", say=quiet)
     assert result.results["package"]["install"] == "pip install 'nirvana-deploy[triton]'"
     assert dict(result.headline())["server folder"].startswith("skipped: tritonclient is not")

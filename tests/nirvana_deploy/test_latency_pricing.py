@@ -9,9 +9,9 @@ import pytest
 from nirvana_deploy import api
 from nirvana_deploy.cli import main
 from nirvana_deploy.latency_pricing import price_latency
-from profiles.latency_budget import LatencyBudget
-from profiles.latency_table import LatencyCurve, LatencyTable
-from profiles.table_config import TableConfig
+from profiles.latency.latency_budget import LatencyBudget
+from profiles.latency.latency_table import LatencyCurve, LatencyTable
+from profiles.latency.table_config import TableConfig
 from pruning.oneshot.scoring_run import ScoringRun, load_run
 from pruning.plans.plan import PruningPlan
 from tests.pruning.oneshot.tiny_runs import oneshot, scoring, write_model, write_text
@@ -47,7 +47,7 @@ def table(run: ScoringRun, monkeypatch: pytest.MonkeyPatch) -> LatencyTable:
         assert config.length == 24
         return made
 
-    monkeypatch.setattr("profiles.measure_table.measure_table", measure)
+    monkeypatch.setattr("profiles.latency.measure_table.measure_table", measure)
     return made
 
 
@@ -132,6 +132,8 @@ def test_latency_needs_scores(how: list[str], tmp_path: Path, capsys) -> None:
 def test_a_used_folder_is_refused_before_the_measurement(
     run: ScoringRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("profiles.measure_table.measure_table", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(
+        "profiles.latency.measure_table.measure_table", lambda *_: pytest.fail("measured")
+    )
     (tmp_path / "thesis.txt").write_text("years of work")
     assert main(["prune", "--scores", str(run.folder), "--speedup", "2", "--out", str(tmp_path)])

@@ -66,7 +66,7 @@ def test_import_is_quick() -> None:
     [
         "import nirvana_deploy",
         "from nirvana_deploy import *",
-        "from nirvana_deploy.verbs import VERBS",
+        "from nirvana_deploy.verbs.verb_list import VERBS",
         "from nirvana_deploy.deploy_stages import list_stages",
     ],
 )

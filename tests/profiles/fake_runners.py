@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from profiles.runner import Tensors, TensorSpec
+from profiles.runners.runner import Tensors, TensorSpec
 
 HIDDEN, VOCAB = 6, 50
 

@@ -1,6 +1,6 @@
 """Latency tables that are made up."""
 
-from profiles.latency_table import LatencyCurve, LatencyTable
+from profiles.latency.latency_table import LatencyCurve, LatencyTable
 from pruning.plans.dense_dims import StackDims
 from tests.pruning.allocation.small_dims import GROUPED
 

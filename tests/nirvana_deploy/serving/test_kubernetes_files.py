@@ -11,8 +11,8 @@ import yaml
 
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
-from nirvana_deploy.serving.triton import package_triton
-from nirvana_deploy.serving.triton_readme import name_resource
+from nirvana_deploy.serving.triton.triton_package import package_triton
+from nirvana_deploy.serving.triton.triton_readme import name_resource
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.tiny_classifier import save_classifier, save_engine
 

@@ -12,7 +12,7 @@ import pytest
 
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
-from nirvana_deploy.serving.triton import package_triton
+from nirvana_deploy.serving.triton.triton_package import package_triton
 from tests.nirvana_deploy.serving.tiny_classifier import make_classifier, save_classifier
 
 pytest.importorskip("tritonclient.grpc", reason="tritonclient[grpc] (extra triton) is missing")

@@ -1,0 +1,1 @@
+"""`nirvana serve`: a package behind the Open Inference Protocol."""

@@ -1,0 +1,1 @@
+"""Triton model repositories, and their check by a real tritonserver."""

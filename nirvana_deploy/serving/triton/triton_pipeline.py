@@ -1,0 +1,203 @@
+"""Text in, label out: a tokenizer, a classifier and its labels as one model of Triton."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature
+from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.triton.triton_schema import CONFIG_NAME, add_tensor, load_schema
+from pruning.errors import NirvanaError
+
+# Of the tokens a request is padded to; the longest length is a multiple of it.
+LENGTH_STEP = 16
+_TEXT = TensorSignature(name="text", data_type="TYPE_STRING", dims=(1,))
+_LABEL = TensorSignature(name="label", data_type="TYPE_STRING", dims=(1,))
+_SCORE = TensorSignature(name="score", data_type="TYPE_FP32", dims=(1,))
+# Those of transformers, whose configs leave them out.
+_DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
+_MODELS_DIR = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextParts:
+    """What a checkpoint folder says of text: its tokenizer's file and the classes' names.
+
+    Attributes:
+        max_length: in tokens; longer text is cut.
+    """
+
+    tokenizer_path: Path
+    pad_id: int
+    pad_token: str
+    max_length: int
+    labels: tuple[str, ...]
+
+
+def read_text_parts(checkpoint: Path) -> TextParts:
+    """Read a checkpoint folder; raise NirvanaError for what text needs and is not in it."""
+    tokenizer_path = checkpoint / "tokenizer.json"
+    if not tokenizer_path.is_file():
+        raise NirvanaError(
+            f"{tokenizer_path} is missing: text needs a tokenizer. Give the checkpoint's folder, "
+            "saved with its (fast) tokenizer, or package the model without text."
+        )
+    config = _read_json(checkpoint / "config.json")
+    settings = _read_json(checkpoint / "tokenizer_config.json")
+    pad_token = settings.get("pad_token")
+    pad_token = pad_token["content"] if isinstance(pad_token, dict) else pad_token
+    pad_id = _find_token(tokenizer_path, pad_token)
+    lengths = [settings.get("model_max_length"), config.get("max_position_embeddings")]
+    known = [length for length in lengths if isinstance(length, int)]
+    longest = min(known, default=512)
+    labels = config.get("id2label") or _DEFAULT_LABELS
+    return TextParts(
+        tokenizer_path=tokenizer_path,
+        pad_id=pad_id,
+        pad_token=str(pad_token),
+        max_length=max(LENGTH_STEP, longest // LENGTH_STEP * LENGTH_STEP),
+        labels=tuple(labels[str(index)] for index in range(len(labels))),
+    )
+
+
+def write_pipeline(
+    repository: Path, parts: TextParts, signature: OnnxSignature, config: PackageConfig
+) -> None:
+    """Write three more models beside the classifier: its tokenizer, its labels, and all together.
+
+    Raises NirvanaError for a graph that is no classifier of text, or has other labels.
+    """
+    _check_classifier(parts, signature)
+    tokenizer, labels, whole = (
+        f"{config.model_name}_{part}" for part in ("tokenizer", "label", "text")
+    )
+    logits = signature.outputs[0]
+    settings = {
+        "max_length": str(parts.max_length),
+        "pad_id": str(parts.pad_id),
+        "pad_token": parts.pad_token,
+    }
+    folder = _write_python_model(
+        repository, tokenizer, "tokenize_text.py", (_TEXT,), signature.inputs, settings, config
+    )
+    shutil.copyfile(parts.tokenizer_path, folder / "tokenizer.json")
+    folder = _write_python_model(
+        repository, labels, "name_label.py", (logits,), (_LABEL, _SCORE), {}, config
+    )
+    (folder / "labels.json").write_text(json.dumps(list(parts.labels)) + "\n", encoding="utf-8")
+    _write_ensemble(repository, whole, (tokenizer, labels), signature, config)
+
+
+def _write_python_model(
+    repository: Path,
+    name: str,
+    source: str,
+    inputs: Sequence[TensorSignature],
+    outputs: Sequence[TensorSignature],
+    settings: dict[str, str],
+    config: PackageConfig,
+) -> Path:
+    """Write a model of the Python backend and return the folder of its version."""
+    schema = load_schema()
+    message = schema.ModelConfig(
+        name=name,
+        backend="python",
+        max_batch_size=config.max_batch_size,
+        instance_group=[
+            schema.ModelInstanceGroup(count=1, kind=schema.ModelInstanceGroup.KIND_CPU)
+        ],
+    )
+    _add_tensors(message, inputs, outputs)
+    for key, value in settings.items():
+        message.parameters[key].string_value = value
+    folder = repository / name / "1"
+    folder.mkdir(parents=True)
+    shutil.copyfile(_MODELS_DIR / source, folder / "model.py")
+    _write_config(repository / name, message)
+    return folder
+
+
+def _write_ensemble(
+    repository: Path,
+    name: str,
+    parts: tuple[str, str],
+    signature: OnnxSignature,
+    config: PackageConfig,
+) -> None:
+    schema = load_schema()
+    tokenizer, labels = parts
+    message = schema.ModelConfig(
+        name=name, platform="ensemble", max_batch_size=config.max_batch_size
+    )
+    _add_tensors(message, (_TEXT,), (_LABEL, _SCORE))
+    tokens = {tensor.name: tensor.name for tensor in signature.inputs}
+    # -1: the newest version of the classifier, so that a rollout reaches the text model too.
+    steps = (
+        (tokenizer, {"text": "text"}, tokens),
+        (config.model_name, tokens, {"logits": "logits"}),
+        (labels, {"logits": "logits"}, {"label": "label", "score": "score"}),
+    )
+    for model, inputs, outputs in steps:
+        message.ensemble_scheduling.step.add(
+            model_name=model, model_version=-1, input_map=inputs, output_map=outputs
+        )
+    (repository / name / "1").mkdir(parents=True)
+    # Triton wants the folder of a version, and copying tools drop one that is empty.
+    (repository / name / "1" / "ensemble.txt").write_text("See config.pbtxt.\n", encoding="utf-8")
+    _write_config(repository / name, message)
+
+
+def _check_classifier(parts: TextParts, signature: OnnxSignature) -> None:
+    outputs = [tensor for tensor in signature.outputs if tensor.name == "logits"]
+    if len(signature.outputs) != 1 or not outputs or len(outputs[0].dims) != 1:
+        found = ", ".join(f"{tensor.name} {list(tensor.dims)}" for tensor in signature.outputs)
+        raise NirvanaError(
+            f"A text model needs a classifier, whose one output is logits [classes] a row; this "
+            f"graph gives {found}. Package it without a tokenizer."
+        )
+    if outputs[0].dims[0] != len(parts.labels):
+        raise NirvanaError(
+            f"The graph has {outputs[0].dims[0]} classes, and the checkpoint names "
+            f"{len(parts.labels)}. Give the checkpoint that the graph was exported from."
+        )
+
+
+def _add_tensors(
+    message: Any, inputs: Sequence[TensorSignature], outputs: Sequence[TensorSignature]
+) -> None:
+    for tensor in inputs:
+        add_tensor(message.input.add(), tensor)
+    for tensor in outputs:
+        add_tensor(message.output.add(), tensor)
+
+
+def _write_config(model_dir: Path, message: Any) -> None:
+    from google.protobuf import text_format
+
+    text = text_format.MessageToString(message)
+    (model_dir / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def _find_token(tokenizer_path: Path, token: Any) -> int:
+    from tokenizers import Tokenizer
+
+    number = Tokenizer.from_file(str(tokenizer_path)).token_to_id(str(token))
+    if number is None:
+        raise NirvanaError(
+            f"{tokenizer_path.parent} names no pad token that its tokenizer knows (found "
+            f"{token!r}), and rows of a batch must be padded. Set one and save the tokenizer."
+        )
+    return int(number)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NirvanaError(f"{path} cannot be read: {error}. Save the checkpoint again.") from error
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,98 @@
+"""What the verbs for ONNX files do: prune one by a plan, show what one has."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nirvana_deploy.full_disk import explain_full_disk
+from nirvana_deploy.verbs.byte_progress import show_bytes
+from nirvana_deploy.verbs.tables import make_console, print_json, print_pairs
+from nirvana_deploy.verbs.verb import Verb
+from pruning.plans.plan import PruningPlan
+
+if TYPE_CHECKING:
+    from exporters.graphs.graph_structure import GraphStructure
+
+
+def add_surgeon_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `nirvana surgeon` takes."""
+    parser.add_argument("dense", type=Path, help="ONNX file of the dense model, whoever wrote it")
+    parser.add_argument("plan", type=Path, help="plan.json: what is kept")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="new ONNX file; weights that lie beside the dense graph come to FILE.data",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run_surgeon(args: argparse.Namespace) -> int:
+    """Prune an ONNX file."""
+    from exporters.surgeon.prune_onnx import prune_onnx
+
+    plan = PruningPlan.load(args.plan)
+    with explain_full_disk("surgeon", args.out, ()), show_bytes("surgeon") as progress:
+        result = prune_onnx(args.dense, plan, args.out, progress=progress)
+    if args.json:
+        print_json(result.to_json())
+    else:
+        print_pairs("Pruned", result.headline())
+    return 0
+
+
+def is_onnx(source: str) -> bool:
+    """Tell whether `nirvana inspect` is given an ONNX file."""
+    return source.endswith(".onnx")
+
+
+def inspect_graph(source: str, *, as_json: bool) -> int:
+    """Show the heads and widths of an ONNX file."""
+    from exporters.graphs.graph_structure import inspect_onnx
+
+    structure = inspect_onnx(Path(source))
+    if as_json:
+        print_json({"onnx": source, **structure.to_json()})
+    else:
+        _print_graph(source, structure)
+    return 0
+
+
+def _print_graph(name: str, structure: GraphStructure) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for column in ("", "heads", "KV heads", "head dim", "neurons"):
+        table.add_column(column, justify="right")
+    table.add_column("output projection")
+    for row in structure.rows:
+        counts = (row.num_heads, row.num_kv_heads, row.head_dim, row.num_neurons)
+        cells = ["" if count is None else f"{count:,}" for count in counts]
+        table.add_row(row.kind, *cells, row.scope or row.weight)
+    console = make_console()
+    console.print(
+        f"{name}: opset {structure.opset}, by {structure.producer}, {structure.num_nodes:,} nodes, "
+        f"{structure.num_parameters:,} parameters"
+    )
+    console.print(table)
+    if structure.num_unknown_attentions:
+        console.print(
+            f"{structure.num_unknown_attentions} more attention operators or softmaxes, in nothing "
+            "that is known as an attention"
+        )
+    console.print(f"inputs: {', '.join(structure.inputs)}\noutputs: {', '.join(structure.outputs)}")
+
+
+SURGEON = Verb(
+    name="surgeon",
+    usage="DENSE_ONNX PLAN -o FILE [--json]",
+    summary="prune an ONNX file by a plan, without torch",
+    description="Write the ONNX file of a dense model as a plan leaves it: the graph that an "
+    "export of the pruned checkpoint gives, in a fraction of the time.",
+    add_arguments=add_surgeon_arguments,
+    run=run_surgeon,
+)

@@ -1,0 +1,25 @@
+"""What a verb of the command line is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One subcommand."""
+
+    name: str
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    usage: str
+    description: str = ""
+
+
+def add_out(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the flag for the folder that a verb makes."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)

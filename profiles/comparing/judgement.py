@@ -1,0 +1,68 @@
+"""Turns samples into a case's figures, with notes on all that should make a reader doubt them."""
+
+from profiles.comparing.profile_config import ProfileConfig
+from profiles.comparing.profile_result import ProfileCase, Timing
+from profiles.measuring.measurement import Measurement
+from profiles.measuring.stationarity import MIN_SAMPLES_FOR_DRIFT, find_drift
+from profiles.measuring.statistics import Samples, estimate_speedup
+
+# trtexec's threshold of an unstable run.
+_MAX_VARIATION = 0.025
+_MAX_OTHER_FRACTION = 0.05
+# A tenth of a microsecond: finer digits are noise, and fill the manifest.
+_MS_DIGITS = 4
+
+
+def judge_case(
+    measured: Measurement, batch: int, config: ProfileConfig, other_fraction: float | None
+) -> ProfileCase:
+    """Make the figures of one case; `other_fraction` is what other programs took of the CPUs."""
+    # All figures are made of the rounded samples, so that a reader can make them again.
+    blocks = [measured.dense_ms.round(_MS_DIGITS), measured.pruned_ms.round(_MS_DIGITS)]
+    dense, pruned = (Timing.of(samples.ravel(), batch=batch) for samples in blocks)
+    speedup = estimate_speedup(*blocks, seed=config.seed)
+    unsteady = _note_drift("dense", blocks[0]) + _note_drift("pruned", blocks[1])
+    if not measured.warmup_steady:
+        unsteady.append(
+            f"the warm-up ended after {measured.warmup_seconds:.1f} s without a steady latency"
+        )
+    notes = [*unsteady, *_note_spread("dense", dense), *_note_spread("pruned", pruned)]
+    if not measured.complete:
+        notes.append(
+            f"max_seconds ({config.max_seconds:g}) ended the case after "
+            f"{dense.num_samples} samples a model"
+        )
+    if speedup.note:
+        notes.append(speedup.note)
+    if other_fraction is not None and other_fraction > _MAX_OTHER_FRACTION:
+        notes.append(f"other programs took {other_fraction:.0%} of the CPUs meanwhile")
+    return ProfileCase(
+        batch=batch,
+        length=config.length,
+        dense=dense,
+        pruned=pruned,
+        speedup=speedup,
+        stationary=not unsteady,
+        warmup_seconds=round(measured.warmup_seconds, 3),
+        measured_seconds=round(measured.measured_seconds, 3),
+        other_cpu_fraction=None if other_fraction is None else round(other_fraction, 4),
+        notes=tuple(notes),
+    )
+
+
+def _note_drift(name: str, blocks: Samples) -> list[str]:
+    if blocks.size < MIN_SAMPLES_FOR_DRIFT:
+        return [
+            f"{blocks.size} samples of {name} are too few to show that it was steady; it takes "
+            f"{MIN_SAMPLES_FOR_DRIFT}"
+        ]
+    change = find_drift(blocks.ravel())
+    if change is None:
+        return []
+    return [f"{name} latency moved by {change:+.1%} from the first to the last third"]
+
+
+def _note_spread(name: str, timing: Timing) -> list[str]:
+    if timing.coefficient_of_variation <= _MAX_VARIATION:
+        return []
+    return [f"{name} latency varies by {timing.coefficient_of_variation:.1%} (over 2.5%)"]

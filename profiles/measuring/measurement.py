@@ -1,0 +1,157 @@
+"""Times two calls in turns: warm-up, then blocks in the order ABBA or BAAB, drawn at random.
+
+Turns, because a machine's speed wanders: what comes close in time is slowed alike. ABBA, because
+within a block a linear drift then falls on both alike, and the draw, so that no rhythm of the
+machine can favour one of the two.
+"""
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.stationarity import MIN_SAMPLES_FOR_DRIFT, find_drift
+from profiles.measuring.statistics import Samples
+from profiles.runners.runner import Tensors
+
+Call = Callable[[], Tensors]
+Clock = Callable[[], float]
+Watch = Callable[[float], None]
+
+_DENSE, _PRUNED = 0, 1
+_ORDERS = ((_DENSE, _PRUNED, _PRUNED, _DENSE), (_PRUNED, _DENSE, _DENSE, _PRUNED))
+_SAMPLES_A_BLOCK = 2
+# Samples are stored and drawn: a model of microseconds need not fill a disk to fill its seconds.
+MAX_SAMPLES = 2000
+# Of `max_seconds`; a latency that has not settled by then is measured and called so.
+_MAX_WARMUP_FRACTION = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Hold the samples of two models, in milliseconds.
+
+    Attributes:
+        dense_ms: [num_blocks, 2], in the order of time.
+        pruned_ms: the same blocks.
+        warmup_steady: False when the warm-up ran out of time before the latencies settled.
+        complete: False when `max_seconds` came before `min_samples` and `min_seconds`.
+    """
+
+    dense_ms: Samples
+    pruned_ms: Samples
+    warmup_seconds: float
+    warmup_steady: bool
+    measured_seconds: float
+    complete: bool
+
+
+def measure_in_turns(
+    dense: Call,
+    pruned: Call,
+    config: ProfileConfig,
+    *,
+    draw: np.random.Generator,
+    clock: Clock,
+    watch: Watch,
+) -> Measurement:
+    """Warm both up and time them; `clock` gives seconds, `watch` gets the fraction done."""
+    timer = _BlockTimer((dense, pruned), draw, clock)
+    with no_garbage_collection():
+        started = clock()
+        warmup_steady = _warm_up(timer, config, started, clock)
+        warm = clock()
+        blocks: list[_Block] = []
+        while True:
+            blocks.append(timer.time_block())
+            now = clock()
+            complete = _is_enough(config, len(blocks) * _SAMPLES_A_BLOCK, now - warm)
+            mean_block_seconds = (now - warm) / len(blocks)
+            late = now - started + mean_block_seconds > config.max_seconds
+            watch(1.0 if complete or late else _find_progress(config, blocks, now - warm))
+            if complete or late:
+                break
+    samples_ms = np.array(blocks) * 1000
+    return Measurement(
+        dense_ms=samples_ms[:, _DENSE],
+        pruned_ms=samples_ms[:, _PRUNED],
+        warmup_seconds=warm - started,
+        warmup_steady=warmup_steady,
+        measured_seconds=now - warm,
+        complete=complete,
+    )
+
+
+# Seconds by model, then by turn.
+_Block = tuple[list[float], list[float]]
+
+
+class _BlockTimer:
+    """Times one block after the other."""
+
+    def __init__(self, calls: tuple[Call, Call], draw: np.random.Generator, clock: Clock) -> None:
+        self._calls = calls
+        self._draw = draw
+        self._clock = clock
+
+    def time_block(self) -> _Block:
+        """Run both twice, in a drawn order."""
+        seconds: _Block = ([], [])
+        for model in _ORDERS[self._draw.integers(len(_ORDERS))]:
+            call = self._calls[model]
+            started = self._clock()
+            call()
+            seconds[model].append(self._clock() - started)
+        return seconds
+
+
+def _warm_up(timer: _BlockTimer, config: ProfileConfig, started: float, clock: Clock) -> bool:
+    """Run until the time is up and both latencies are steady; return False if they never were."""
+    blocks: list[_Block] = []
+    while True:
+        blocks.append(timer.time_block())
+        seconds = clock() - started
+        if seconds < config.warmup_seconds:
+            continue
+        if _is_steady(blocks):
+            return True
+        if seconds > config.max_seconds * _MAX_WARMUP_FRACTION:
+            return False
+
+
+def _is_steady(blocks: list[_Block]) -> bool:
+    """Look at the newer half alone, since the older one holds what the warm-up is for."""
+    window = max(len(blocks) // 2, MIN_SAMPLES_FOR_DRIFT // _SAMPLES_A_BLOCK)
+    if len(blocks) < window:
+        return False
+    recent = np.array(blocks[-window:])
+    return all(find_drift(recent[:, model].ravel()) is None for model in (_DENSE, _PRUNED))
+
+
+def _is_enough(config: ProfileConfig, num_samples: int, seconds: float) -> bool:
+    if num_samples < config.min_samples:
+        return False
+    return seconds >= config.min_seconds or num_samples >= MAX_SAMPLES
+
+
+def _find_progress(config: ProfileConfig, blocks: list[_Block], seconds: float) -> float:
+    parts = [len(blocks) * _SAMPLES_A_BLOCK / config.min_samples]
+    if config.min_seconds:
+        parts.append(seconds / config.min_seconds)
+    return min(*parts, 1.0)
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep Python's collector out of the samples, as `timeit` does."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

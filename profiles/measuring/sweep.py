@@ -1,0 +1,109 @@
+"""Throughput by batch size, and by how many callers there are at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from profiles.measuring.load import LoadResult, measure_closed_loop
+from profiles.measuring.measurement import Clock
+from profiles.measuring.rotation import RotatingTimer
+from profiles.runners.runner import Runner, Tensors
+from pruning.errors import NirvanaError
+
+MakeInputs = Callable[[int], Tensors]  # of a batch size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPoint:
+    """What one batch size takes.
+
+    Attributes:
+        rows_per_s: at the median latency.
+    """
+
+    batch: int
+    median_ms: float
+    rows_per_s: float
+    num_samples: int
+
+
+def sweep_batches(
+    runner: Runner,
+    make_inputs: MakeInputs,
+    batches: Sequence[int],
+    *,
+    num_rounds: int = 32,
+    clock: Clock = time.perf_counter,
+) -> tuple[BatchPoint, ...]:
+    """Measure each batch size, all in the same rounds.
+
+    Raises:
+        NirvanaError: there are no batch sizes, or one is there twice.
+    """
+    _check(batches, "batch sizes")
+    calls = {str(batch): runner.bind(make_inputs(batch)) for batch in batches}
+    timer = RotatingTimer(calls, clock=clock)
+    timer.warm_up(2)
+    samples = timer.measure(num_rounds)
+    points = []
+    for batch in batches:
+        median_ms = float(np.median(samples[str(batch)]))
+        points.append(
+            BatchPoint(
+                batch=batch,
+                median_ms=median_ms,
+                rows_per_s=batch * 1000 / median_ms,
+                num_samples=num_rounds,
+            )
+        )
+    return tuple(points)
+
+
+def sweep_callers(
+    runner: Runner,
+    make_inputs: MakeInputs,
+    counts: Sequence[int],
+    *,
+    batch: int = 1,
+    num_requests: int = 32,
+    clock: Clock = time.perf_counter,
+) -> tuple[LoadResult, ...]:
+    """Measure a closed loop for each number of callers at a time; each has buffers of its own.
+
+    Raises:
+        NirvanaError: there are no counts, or one is there twice.
+    """
+    _check(counts, "numbers of callers")
+    calls = [runner.bind(make_inputs(batch)) for _ in range(max(counts))]
+    return tuple(
+        measure_closed_loop(calls[:count], num_requests=num_requests, clock=clock)
+        for count in counts
+    )
+
+
+def find_best_batch(points: Sequence[BatchPoint], max_latency_ms: float) -> BatchPoint:
+    """Return the point with the most rows a second within a latency.
+
+    Raises:
+        NirvanaError: none is fast enough; the message has the fastest.
+    """
+    allowed = [point for point in points if point.median_ms <= max_latency_ms]
+    if not allowed:
+        fastest = min(points, key=lambda point: point.median_ms)
+        raise NirvanaError(
+            f"No batch size takes at most {max_latency_ms:g} ms; the fastest, {fastest.batch}, "
+            f"takes {fastest.median_ms:.4g} ms. Raise the limit, or prune further."
+        )
+    return max(allowed, key=lambda point: point.rows_per_s)
+
+
+def _check(counts: Sequence[int], what: str) -> None:
+    if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
+        raise NirvanaError(
+            f"A sweep needs {what} of 1 or more, none twice, got "
+            f"{', '.join(map(str, counts)) or 'none'}."
+        )

@@ -1,0 +1,1 @@
+"""What runs a model for a measurement: torch, ONNX Runtime, engines."""

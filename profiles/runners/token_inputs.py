@@ -1,0 +1,92 @@
+"""Makes a batch of tokens for a model's inputs, unpadded, so that every row is full work."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.runners.runner import Tensors, TensorSpec
+from pruning.errors import NirvanaError
+
+_CACHE = re.compile(r"past_key_values\.\d+\.(key|value)")
+_KNOWN = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def make_token_inputs(
+    specs: Sequence[TensorSpec],
+    *,
+    batch: int,
+    length: int,
+    vocab_size: int,
+    seed: int,
+    past: int = 0,
+) -> Tensors:
+    """Return random token ids below `vocab_size`, an attention mask of ones, segment 0.
+
+    A decoder's cache is of `past` random tokens a row, which mask and positions count. Token ids
+    are alike for models whose caches are not.
+
+    Raises NirvanaError for an input that is not of a text model, or not free to take the shape.
+    """
+    draw = np.random.default_rng([seed, batch, length])
+    draw_cache = np.random.default_rng([seed, batch, past])
+    if past and not any(_CACHE.fullmatch(spec.name) for spec in specs):
+        raise NirvanaError(
+            f"past is {past}, and the model takes no cache (past_key_values.*). Leave past at 0, "
+            "or give a decoder that was exported with its cache."
+        )
+    values = {
+        "input_ids": lambda: draw.integers(0, vocab_size, (batch, length)),
+        "attention_mask": lambda: np.ones((batch, past + length)),
+        "token_type_ids": lambda: np.zeros((batch, length)),
+        "position_ids": lambda: np.tile(np.arange(past, past + length), (batch, 1)),
+    }
+    inputs = {}
+    for spec in specs:
+        if _CACHE.fullmatch(spec.name):
+            shape = _fill_cache(spec, batch, past)
+            inputs[spec.name] = _cast(draw_cache.standard_normal(shape), spec)
+        else:
+            _check(spec, batch, past + length if spec.name == "attention_mask" else length)
+            inputs[spec.name] = _cast(values[spec.name](), spec)
+    return inputs
+
+
+def _fill_cache(spec: TensorSpec, batch: int, past: int) -> tuple[int, ...]:
+    """Return [batch, heads, past, head width] as the graph's own heads and width say."""
+    known = spec.shape
+    if len(known) == 4 and isinstance(known[1], int) and isinstance(known[3], int):
+        fits = all(
+            not isinstance(found, int) or found == asked
+            for found, asked in ((known[0], batch), (known[2], past))
+        )
+        if fits:
+            return batch, known[1], past, known[3]
+    raise NirvanaError(
+        f"The cache {spec.name!r} has shape {list(known)} and cannot take batch {batch}, past "
+        f"{past}. Expected [batch, heads, past, head width] with heads and width as numbers."
+    )
+
+
+def _check(spec: TensorSpec, batch: int, length: int) -> None:
+    if spec.name not in _KNOWN:
+        raise NirvanaError(
+            f"The model has an input {spec.name!r}, for which no values can be made. Known inputs: "
+            f"{', '.join(_KNOWN)}, past_key_values.*."
+        )
+    fits = len(spec.shape) == 2 and all(
+        not isinstance(found, int) or found == asked
+        for found, asked in zip(spec.shape, (batch, length), strict=True)
+    )
+    if not fits:
+        raise NirvanaError(
+            f"The input {spec.name!r} has shape {list(spec.shape)} and cannot take batch {batch}, "
+            f"length {length}. Export it with a free batch and length, or set batch_sizes and "
+            "length to what it takes."
+        )
+
+
+def _cast(values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    return np.ascontiguousarray(values, dtype=spec.dtype)

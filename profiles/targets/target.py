@@ -1,0 +1,160 @@
+"""What a machine can do at most: the figures of `targets/*.toml`, each with its source."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pruning.errors import NirvanaError
+
+TARGETS_FOLDER = Path(__file__).parent
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")
+BYTES_OF = {"fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One number and where it is from: an address, or how it was measured.
+
+    Attributes:
+        note: what was done to the number of the source, or what it holds for.
+    """
+
+    value: float
+    source: str
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A machine that models are pruned for.
+
+    Attributes:
+        name: by which it is asked for: the name of its file, or "cpu" for this machine's.
+        compute_capability: None for a CPU.
+        memory_bandwidth_gb_per_s: of the device's own memory, in 10^9 bytes.
+        tera_ops_per_s: dense rates by precision, a multiply and an add being two; sums in fp32
+            where the device has a rate of its own for that. Without entry: not known, or none.
+        alignment_bytes: sizes of a matrix product in multiples of this keep the device's matrix
+            units fed; None where no rule is known.
+    """
+
+    name: str
+    title: str
+    kind: str
+    memory_gb: float
+    compute_capability: str | None
+    memory_bandwidth_gb_per_s: Figure
+    tera_ops_per_s: Mapping[str, Figure]
+    alignment_bytes: Figure | None
+
+    def rate(self, precision: str) -> Figure:
+        """Return operations a second, in 10^12.
+
+        Raises:
+            NirvanaError: the target has no figure for the precision.
+        """
+        if precision not in self.tera_ops_per_s:
+            raise NirvanaError(
+                f"{self.title} has no rate for {precision!r}; it has "
+                f"{', '.join(self.tera_ops_per_s)}. Ask for one of these."
+            )
+        return self.tera_ops_per_s[precision]
+
+    def alignment_of(self, precision: str) -> int | None:
+        """Return the multiple of elements that a size should be; None where no rule is known."""
+        if self.alignment_bytes is None:
+            return None
+        return int(self.alignment_bytes.value / BYTES_OF[precision])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def list_target_names() -> tuple[str, ...]:
+    """Return the names of the targets that have a file."""
+    return tuple(sorted(path.stem for path in TARGETS_FOLDER.glob("*.toml")))
+
+
+def load_target(name: str) -> Target:
+    """Read a target by its name; "cpu" measures this machine's processor for about a second.
+
+    Raises:
+        NirvanaError: there is none of that name; the message has the nearest ones.
+    """
+    if name == "cpu":
+        from profiles.targets.local_cpu import detect_cpu
+
+        return detect_cpu()
+    names = list_target_names()
+    if name not in names:
+        nearest = get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise NirvanaError(
+            f"There is no target {name!r}; expected cpu (this machine's), or one of "
+            f"{', '.join(names)}.{hint}"
+        )
+    return read_target(TARGETS_FOLDER / f"{name}.toml")
+
+
+def read_target(path: Path) -> Target:
+    """Read and check one file.
+
+    Raises:
+        NirvanaError: a figure is missing, is no positive number, or has no source.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise NirvanaError(f"{path} is not TOML: {error}.") from error
+    needed = ("title", "kind", "memory_gb", "memory_bandwidth_gb_per_s", "tera_ops_per_s")
+    missing = [key for key in needed if key not in data]
+    if missing:
+        raise NirvanaError(f"{path} lacks {', '.join(missing)}.")
+    rates = data["tera_ops_per_s"]
+    unknown = [name for name in rates if name not in PRECISIONS]
+    if unknown or not rates:
+        raise NirvanaError(
+            f"{path}: tera_ops_per_s has the precisions {', '.join(rates) or 'none'}; expected "
+            f"some of {', '.join(PRECISIONS)}."
+        )
+    capability = data.get("compute_capability")
+    alignment = data.get("alignment_bytes")
+    return Target(
+        name=path.stem,
+        title=data["title"],
+        kind=data["kind"],
+        memory_gb=float(data["memory_gb"]),
+        compute_capability=None
+        if capability is None
+        else str(_require_source(capability, path, "compute_capability")["value"]),
+        memory_bandwidth_gb_per_s=_read_figure(
+            data["memory_bandwidth_gb_per_s"], path, "memory_bandwidth_gb_per_s"
+        ),
+        tera_ops_per_s={
+            name: _read_figure(rates[name], path, f"tera_ops_per_s.{name}")
+            for name in PRECISIONS
+            if name in rates
+        },
+        alignment_bytes=None
+        if alignment is None
+        else _read_figure(alignment, path, "alignment_bytes"),
+    )
+
+
+def _read_figure(data: Any, path: Path, key: str) -> Figure:
+    value = _require_source(data, path, key)["value"]
+    if not isinstance(value, int | float) or not value > 0:
+        raise NirvanaError(f"{path}: {key} must be a positive number, got {value!r}.")
+    return Figure(value=float(value), source=data["source"], note=data.get("note"))
+
+
+def _require_source(data: Any, path: Path, key: str) -> dict[str, Any]:
+    if not isinstance(data, dict) or "value" not in data or not data.get("source"):
+        raise NirvanaError(f"{path}: {key} needs a value and a source, got {data!r}.")
+    return data

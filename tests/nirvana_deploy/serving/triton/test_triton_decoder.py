@@ -1,0 +1,41 @@
+"""Triton packages of decoders: warm-up and samples fit tokens, cache and mask together."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from nirvana_deploy.serving.onnx_signature import read_signature
+from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.server.protocol_client import make_rows
+from nirvana_deploy.serving.triton.triton_package import package_triton
+from nirvana_deploy.serving.triton.triton_schema import read_config_file
+from tests.nirvana_deploy.serving.tiny_decoder import TinyDecoder
+
+pytest.importorskip("tritonclient.grpc", reason="tritonclient[grpc] (extra triton)")
+
+
+def test_warm_up_and_sample_requests_run(pruned_decoder: TinyDecoder, tmp_path: Path) -> None:
+    package_triton(Sources(onnx=pruned_decoder.onnx), tmp_path / "package", PackageConfig())
+    signature = read_signature(pruned_decoder.onnx)
+    session = onnxruntime.InferenceSession(
+        str(pruned_decoder.onnx), providers=["CPUExecutionProvider"]
+    )
+    dtypes = {name: rows.dtype for name, rows in make_rows(signature, 1, 2).items()}
+    config = read_config_file(tmp_path / "package/model_repository/model/config.pbtxt")
+    (warm_up,) = config.model_warmup
+    zeros = {
+        name: np.zeros((1, *given.dims), dtypes[name]) for name, given in warm_up.inputs.items()
+    }
+    request = json.loads((tmp_path / "package/request.json").read_text())["inputs"]
+    sample = {
+        each["name"]: np.array(each["data"], dtypes[each["name"]]).reshape(each["shape"])
+        for each in request
+    }
+    for inputs in (zeros, sample, make_rows(signature, 3, 7)):
+        logits = session.run(["logits"], inputs)[0]
+        assert logits.shape[:2] == inputs["input_ids"].shape
+        assert inputs["attention_mask"].shape[1] == 2 * logits.shape[1]
