@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.api import apply_plan as apply_plan
     from nirvana_deploy.api import build as build
     from nirvana_deploy.api import deploy as deploy
+    from nirvana_deploy.api import draw_report as draw_report
     from nirvana_deploy.api import export as export
     from nirvana_deploy.api import load as load
     from nirvana_deploy.api import package as package
@@ -78,6 +79,7 @@ _HOMES = {
         "apply_plan",
         "build",
         "deploy",
+        "draw_report",
         "export",
         "load",
         "package",
