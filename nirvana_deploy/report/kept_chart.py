@@ -14,6 +14,7 @@ from nirvana_deploy.report.subject import Subject
 from nirvana_deploy.report.training_results import Layer
 
 _Share = Callable[[Layer], float | None]
+_Told = tuple[Subject, Style]
 
 
 def draw_kept(subjects: Sequence[Subject]) -> Html:
@@ -26,15 +27,26 @@ def draw_kept(subjects: Sequence[Subject]) -> Html:
             "None of these says what is kept.",
             "Give a run, a budget's folder, or the plan.json of a pruned checkpoint.",
         )
-    kinds: list[tuple[str, _Share]] = [("Attention heads", _heads), ("MLP neurons", _neurons)]
-    if any(has_cross_attention(subject.layers) for subject, _ in told):
-        kinds.insert(1, ("Cross-attention heads", _cross_heads))
-    charts = [_draw_kind(f"{kind} kept by layer", share, told) for kind, share in kinds]
+    alike: dict[tuple[str, ...], list[_Told]] = {}
+    for subject, style in told:
+        alike.setdefault(name_layers(subject.layers), []).append((subject, style))
+    charts = [_draw_model(names, those) for names, those in alike.items()]
     tables = [
         folded(f"{s.key} {s.name}: the units of each layer".strip(), draw_kept_units(s.layers))
         for s, _ in told
     ]
     return join([*charts, *tables])
+
+
+def _draw_model(names: tuple[str, ...], told: Sequence[_Told]) -> Html:
+    """Draw the runs whose models have the same layers, a chart for each kind of unit."""
+    kinds: list[tuple[str, _Share]] = [("Attention heads", _heads), ("MLP neurons", _neurons)]
+    if any(has_cross_attention(subject.layers) for subject, _ in told):
+        kinds.insert(1, ("Cross-attention heads", _cross_heads))
+    size = f"{len(names)} layers"
+    return join(
+        _draw_kind(f"{kind} kept by layer, {size}", share, told, names) for kind, share in kinds
+    )
 
 
 def _heads(layer: Layer) -> float | None:
@@ -50,10 +62,10 @@ def _neurons(layer: Layer) -> float | None:
     return divide(layer.num_kept_neurons, layer.num_neurons)
 
 
-def _draw_kind(title: str, share: _Share, told: Sequence[tuple[Subject, Style]]) -> Html:
+def _draw_kind(title: str, share: _Share, told: Sequence[_Told], names: tuple[str, ...]) -> Html:
     lines = [(subject.key or "pruned", style, _shares(subject, share)) for subject, style in told]
-    # The run with most layers names them all, in order.
-    names = max((shares for _, _, shares in lines), key=len)
+    stacks = sorted({name.split()[0] for name in names if " " in name}, reverse=True)
+    written = ", ".join(f"{stack[0].upper()} {stack}" for stack in stacks)
     return Chart(
         title=title,
         label=f"{title}: " + "; ".join(f"{key} {_mean(s)} on average" for key, _, s in lines),
@@ -64,10 +76,23 @@ def _draw_kind(title: str, share: _Share, told: Sequence[tuple[Subject, Style]])
             (name, *(format_percent(shares.get(name), 0) for _, _, shares in lines))
             for name in names
         ],
-        x={**titled("layer"), "type": "category"},
+        x={
+            **titled(f"layer ({written})" if written else "layer"),
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": list(names),
+            "tickvals": list(names),
+            "ticktext": [_abbreviate(name) for name in names],
+        },
         y={"tickformat": ".0%", "range": [-0.04, 1.06]},
         height=240,
     ).draw()
+
+
+def _abbreviate(name: str) -> str:
+    """Write "decoder 3" as D3: many layers stand side by side on a narrow screen."""
+    stack, _, number = name.rpartition(" ")
+    return f"{stack[:1].upper()}{number}"
 
 
 def _shares(subject: Subject, share: _Share) -> dict[str, float]:

@@ -289,7 +289,8 @@ def make_budget_profile(budget: float) -> dict[str, Any]:
             "length": 128,
             "dense": make_timing(46.0 * batch**0.9, batch, 64, batch),
             "pruned": make_timing(46.0 * batch**0.9 * time, batch, 64, batch + 1),
-            "speedup": {"ratio": 1 / time, "low": 0.97 / time, "high": 1.03 / time},
+            "speedup": {"ratio": 1 / time, "low": 0.97 / time, "high": 1.03 / time}
+            | {"confidence": 0.95},
             "stationary": True,
             "notes": [],
         }

@@ -1,10 +1,8 @@
 """The page shows the numbers that the run stored, marks what is absent, and reaches for nothing."""
 
 import copy
-import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from nirvana_deploy.report.numbers import (
     format_short,
 )
 from pruning.errors import NirvanaError
+from tests.nirvana_deploy.drawn_page import Page
 from tests.nirvana_deploy.stored_runs import (
     PROOF,
     make_profile,
@@ -30,57 +29,18 @@ from tests.nirvana_deploy.stored_runs import (
     write_run,
 )
 
-
-class _Page(HTMLParser):
-    """The visible text, the tags with attributes, and the charts' stored JSON."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.charts: list[Any] = []
-        self.title = ""
-        self._open = ""
-        self._stored: str | None = None
-        self.feed(source)
-        self.text = re.sub(r"\s+", " ", "".join(self.words))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._open = tag
-        self._stored = "" if dict(attrs).get("class") == "chart-data" else None
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "script" and self._stored is not None:
-            assert "<" not in self._stored, "could end the script early"
-            self.charts.append(json.loads(self._stored))
-            self._stored = None
-        self._open = ""
-        if tag in ("td", "th", "p", "dt", "dd", "h1", "h2", "li", "span"):
-            self.words.append(" ")
-
-    def handle_data(self, data: str) -> None:
-        if self._open == "script":
-            if self._stored is not None:
-                self._stored += data
-        elif self._open == "title":
-            self.title += data
-        elif self._open != "style":
-            self.words.append(data)
-
-
 Change = Callable[[dict[str, dict[str, Any]]], object]
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Callable[..., _Page]:
-    def draw(change: Change | None = None) -> _Page:
+def page(tmp_path: Path) -> Callable[..., Page]:
+    def draw(change: Change | None = None) -> Page:
         results = make_results()
         if change is not None:
             change(results)
         path = write_report(write_run(tmp_path / "run", results))
         assert path == tmp_path / "run" / "report.html"
-        return _Page(path.read_text(encoding="utf-8"))
+        return Page(path.read_text(encoding="utf-8"))
 
     return draw
 
@@ -91,7 +51,7 @@ def small_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly */")
 
 
-def test_headline_says_what_came(page: Callable[..., _Page]) -> None:
+def test_headline_says_what_came(page: Callable[..., Page]) -> None:
     drawn = page()
     assert (
         "Half the block MACs, accuracy 80.6 % → 80.1 % (\u22120.5 points), "
@@ -138,7 +98,7 @@ def test_headline_says_what_came(page: Callable[..., _Page]) -> None:
         "not recorded in this run",
     ],
 )
-def test_page_shows_stored_numbers(page: Callable[..., _Page], words: str) -> None:
+def test_page_shows_stored_numbers(page: Callable[..., Page], words: str) -> None:
     assert words in page().text.replace("\u00a0", " ")
 
 
@@ -187,17 +147,17 @@ def _set(*path: str | int, to: object) -> Change:
         ),
     ],
 )
-def test_page_follows_the_manifest(page: Callable[..., _Page], change: Change, words: str) -> None:
+def test_page_follows_the_manifest(page: Callable[..., Page], change: Change, words: str) -> None:
     assert words not in page().text.replace("\u00a0", " ")
     assert words in page(change).text.replace("\u00a0", " ")
 
 
-def test_speed_above_the_mac_ratio_needs_no_excuse(page: Callable[..., _Page]) -> None:
+def test_speed_above_the_mac_ratio_needs_no_excuse(page: Callable[..., Page]) -> None:
     drawn = page(_set("profile", "cases", 1, "speedup", "ratio", to=2.4))
     assert "less arithmetic" not in drawn.text
 
 
-def test_kept_heads_are_told_one_by_one(page: Callable[..., _Page]) -> None:
+def test_kept_heads_are_told_one_by_one(page: Callable[..., Page]) -> None:
     labels = [attrs.get("aria-label") for _, attrs in page().tags]
     assert "Layer 1, heads kept: 1, 2, 4, 7" in labels
     assert "Layer 4, heads kept: none" in labels
@@ -205,7 +165,7 @@ def test_kept_heads_are_told_one_by_one(page: Callable[..., _Page]) -> None:
     assert len([a for a in kept if a.get("title")]) == 21
 
 
-def test_charts_hold_the_stored_curves(page: Callable[..., _Page]) -> None:
+def test_charts_hold_the_stored_curves(page: Callable[..., Page]) -> None:
     prune, profile = make_prune(), make_profile()
     traces = [trace for chart in page().charts for trace in chart["data"]]
     drawn = [trace["y"] for trace in traces if trace["type"] == "scatter"]
@@ -218,7 +178,7 @@ def test_charts_hold_the_stored_curves(page: Callable[..., _Page]) -> None:
         assert case["pruned"]["samples_ms"] in boxes
 
 
-def test_charts_are_valid_plotly_figures(page: Callable[..., _Page]) -> None:
+def test_charts_are_valid_plotly_figures(page: Callable[..., Page]) -> None:
     import plotly.graph_objects as go
 
     charts = page().charts
@@ -236,7 +196,7 @@ def test_plotly_is_carried_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "/* plotly */" not in source
 
 
-def test_page_is_one_accessible_file(page: Callable[..., _Page]) -> None:
+def test_page_is_one_accessible_file(page: Callable[..., Page]) -> None:
     tags = page().tags
     for tag, attrs in tags:
         assert not {"src", "href", "srcset", "action"} & set(attrs), (tag, attrs)
@@ -268,15 +228,15 @@ def test_names_are_harmless(tmp_path: Path) -> None:
     results["prune"]["objective"] = evil
     run = write_run(tmp_path, results)
     (run / "recipe.yaml").write_text(evil)
-    drawn = _Page(write_report(run).read_text(encoding="utf-8"))
+    drawn = Page(write_report(run).read_text(encoding="utf-8"))
     assert [tag for tag, attrs in drawn.tags if tag == "img" or "onerror" in attrs] == []
     num_scripts = sum(tag == "script" for tag, _ in drawn.tags)
-    clean = _Page(write_report(write_run(tmp_path, make_results())).read_text(encoding="utf-8"))
+    clean = Page(write_report(write_run(tmp_path, make_results())).read_text(encoding="utf-8"))
     assert num_scripts == sum(tag == "script" for tag, _ in clean.tags)
     assert drawn.text.count("alert(1)") >= 8
 
 
-def test_skipped_engine_says_what_to_install(page: Callable[..., _Page]) -> None:
+def test_skipped_engine_says_what_to_install(page: Callable[..., Page]) -> None:
     install = "pip install 'nirvana-deploy[rtx]'"
     skipped = {"status": "skipped", "reason": "No TensorRT here.", "install": install}
     drawn = page(lambda results: results.update(build=skipped))
@@ -285,7 +245,7 @@ def test_skipped_engine_says_what_to_install(page: Callable[..., _Page]) -> None
     assert "build skipped" in drawn.text
 
 
-def test_missing_profile_is_marked(page: Callable[..., _Page]) -> None:
+def test_missing_profile_is_marked(page: Callable[..., Page]) -> None:
     drawn = page(lambda results: results.pop("profile"))
     assert "The profile stage has not been run in this folder." in drawn.text
     assert "profile not run" in drawn.text
@@ -293,14 +253,14 @@ def test_missing_profile_is_marked(page: Callable[..., _Page]) -> None:
 
 
 @pytest.mark.parametrize("stage", list(make_results()))
-def test_any_stage_may_be_missing(page: Callable[..., _Page], stage: str) -> None:
+def test_any_stage_may_be_missing(page: Callable[..., Page], stage: str) -> None:
     assert f"The {stage} stage has not been run" in page(lambda results: results.pop(stage)).text
 
 
 def test_empty_run_is_drawn_without_charts(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     path = write_report(tmp_path / "run")
-    drawn = _Page(path.read_text(encoding="utf-8"))
+    drawn = Page(path.read_text(encoding="utf-8"))
     assert "Nothing was pruned in this run yet" in drawn.text
     assert path.stat().st_size < 100_000
 
@@ -344,7 +304,7 @@ def test_no_value_is_needed(bad: object) -> None:
         read = {name: readers[name].read(Fields(results[name])) for name in readers}  # type: ignore[attr-defined]
         run = Run(name="run", recipe=None, stages=states, **read)
         page = draw_page(Subject(name="run", kind="run", run=run))
-        visible = _Page(page).text
+        visible = Page(page).text
         assert not re.search(r"\b(nan|None|inf)\b", visible), leaf
 
 
