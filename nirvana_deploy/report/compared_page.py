@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nirvana_deploy.report.chart import draw_missing
 from nirvana_deploy.report.document import draw_document, draw_footer
+from nirvana_deploy.report.generation import draw_generations
 from nirvana_deploy.report.headline import hardware_phrase
 from nirvana_deploy.report.kept_chart import draw_kept
 from nirvana_deploy.report.latency_charts import draw_latencies
@@ -27,7 +28,9 @@ _SOURCE = "the folders and files that it was drawn from"
 def draw_compared(subjects: Sequence[Subject], roofs: Sequence[Roof] = ()) -> str:
     """Draw the whole document of several runs, or of one file that is no run."""
     named = ", ".join(subject.name for subject in subjects)
-    title = f"{len(subjects)} runs compared" if len(subjects) > 1 else named
+    are_runs = all(subject.run.prune and subject.kind != "plan" for subject in subjects)
+    title = f"{len(subjects)} {'runs' if are_runs else 'results'} compared"
+    title = title if len(subjects) > 1 else named
     header = element(
         "header",
         paragraph("nirvana-deploy", class_="brand"),
@@ -43,7 +46,8 @@ def _list_item(subject: Subject) -> Html:
     when = next((s.started for s in subject.run.stages.values() if s.started), None)
     when = when or (profile.environment.text("captured_at") if profile else None)
     told = (f"{name} {value}" for name, value in subject.facts)
-    facts = (subject.kind, hardware_phrase(profile), when, *told)
+    partial = "PARTIAL: the measurement ended early" if profile and profile.partial else None
+    facts = (subject.kind, partial, hardware_phrase(profile), when, *told)
     name = (element("strong", subject.key), " ", subject.name, " ") if subject.key else ()
     return element("li", *name, element("small", " · ".join(fact for fact in facts if fact)))
 
@@ -74,4 +78,5 @@ def _draw_latency(subjects: Sequence[Subject]) -> Html:
         folded(f"{subject.key} {subject.name}: percentiles and doubts", draw_measurements(profile))
         for subject, profile in profiled
     )
-    return join([element("div", charts, class_="pair"), *tables])
+    generated = draw_generations([(subject.key, profile) for subject, profile in profiled])
+    return join([element("div", charts, class_="pair"), generated, *tables])

@@ -8,13 +8,16 @@ from statistics import quantiles
 from typing import Any
 
 from nirvana_deploy.report.chart import Chart, Key, titled
-from nirvana_deploy.report.markup import Html, element, join
+from nirvana_deploy.report.markup import Html, element, join, paragraph
 from nirvana_deploy.report.numbers import MISSING, format_count, format_milliseconds
 from nirvana_deploy.report.series import DENSE, PRUNED, Style
 from nirvana_deploy.report.serving_results import ProfileCase, Timing, list_shapes
 
 _ROW_HEIGHT, _AXIS_HEIGHT = 46, 62
 _MIN_HEIGHT = 210
+# The picture ends at this times the slowest model's upper quartile.
+_REACH = 2.5
+_FROM_ZERO = {"rangemode": "tozero"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,8 @@ def _draw_shape(shape: str, rows: list[_Row]) -> Html:
     if not drawn:
         return element("p", f"{title}: no single latencies are stored.", class_="note")
     medians = ", ".join(f"{r.name} median {format_milliseconds(r.timing.median_ms)}" for r in rows)
-    return Chart(
+    limit, beyond = _find_limit(drawn)
+    chart = Chart(
         title=f"{title}: each run and its quartiles",
         label=f"{title}: {medians}",
         keys=(
@@ -61,10 +65,31 @@ def _draw_shape(shape: str, rows: list[_Row]) -> Html:
         traces=[_box(row) for row in reversed(drawn)],
         header=("Model", "Least", "Quarter", "Median", "Three quarters", "p90", "Most", "Samples"),
         rows=[_figures(row) for row in rows],
-        x={**titled("ms"), "rangemode": "tozero"},
+        x={**titled("ms"), "range": [0, limit]} if beyond else {**titled("ms"), **_FROM_ZERO},
         y={"showgrid": False, "automargin": True},
         height=max(_MIN_HEIGHT, _AXIS_HEIGHT + _ROW_HEIGHT * len(drawn)),
     ).draw()
+    if not beyond:
+        return chart
+    whole = sum(len(row.timing.samples_ms) for row in drawn)
+    words = (
+        f"{len(beyond)} of {whole} runs took longer than the picture is wide, up to "
+        f"{format_milliseconds(max(beyond))}."
+    )
+    return element("div", chart, paragraph(words, class_="note"))
+
+
+def _find_limit(rows: Sequence[_Row]) -> tuple[float, list[float]]:
+    """Return how far the picture goes, and the latencies beyond: few may not squeeze the rest."""
+    limit = _REACH * max(_quartiles(row.timing.samples_ms)[2] for row in rows)
+    return limit, [ms for row in rows for ms in row.timing.samples_ms if ms > limit]
+
+
+def _quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    if len(samples) < 2:
+        return (samples[0],) * 3
+    first, second, third = quantiles(samples, n=4, method="inclusive")
+    return first, second, third
 
 
 def _box(row: _Row) -> dict[str, Any]:
@@ -88,7 +113,7 @@ def _box(row: _Row) -> dict[str, Any]:
 def _figures(row: _Row) -> tuple[str, ...]:
     timing = row.timing
     samples = timing.samples_ms
-    spread = quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else [None] * 3
+    spread = _quartiles(samples) if samples else (None,) * 3
     figures = (
         min(samples, default=None),
         spread[0],

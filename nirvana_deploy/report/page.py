@@ -13,6 +13,7 @@ from nirvana_deploy.report.evidence import (
     draw_package,
     draw_proofs,
 )
+from nirvana_deploy.report.generation import draw_generations
 from nirvana_deploy.report.headline import environment_rows, hardware_phrase, write_headline
 from nirvana_deploy.report.kept_units import draw_kept_units
 from nirvana_deploy.report.latency_charts import draw_latencies
@@ -133,6 +134,7 @@ def _latency(run: Run) -> Html:
         [
             element("div", draw_latencies([("", run.profile.cases)]), class_="pair"),
             draw_measurements(run.profile),
+            draw_generations([("", run.profile)]),
             folded("How this was measured", definitions(method)) if method else "",
         ]
     )

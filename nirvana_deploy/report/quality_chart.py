@@ -146,7 +146,7 @@ def _draw_group(group: _Group, points: list[Point]) -> Html:
     name = name_metric(metric)
     title = f"{name} against latency, {shape}"
     ends = "; ".join(
-        f"{p.name} {format_metric(metric, p.quality)} at {format_milliseconds(p.latency_ms)}"
+        f"{p.name} {_write(metric, p.quality)} at {format_milliseconds(p.latency_ms)}"
         for p in points
     )
     drawn = Chart(
@@ -160,13 +160,13 @@ def _draw_group(group: _Group, points: list[Point]) -> Html:
                 p.name,
                 format_percent(p.kept_fraction),
                 format_milliseconds(p.latency_ms),
-                format_metric(metric, p.quality),
+                _write(metric, p.quality),
                 "yes" if p in front else "no" if front else "not known",
             )
             for p in points
         ],
         x={**titled("latency, ms"), "rangemode": "tozero"},
-        y={**titled(_axis_title(metric, known)), "tickformat": metric_axis(metric)}
+        y={**titled(_axis_title(metric, known)), "tickformat": _axis(metric)}
         | {"automargin": True},
         height=300,
     ).draw()
@@ -175,6 +175,15 @@ def _draw_group(group: _Group, points: list[Point]) -> Html:
         unknown = f"No front: it is not known whether more {name_metric(metric, capital=False)} is "
         lines.append(paragraph(f"{unknown}better or worse.", class_="note"))
     return join(lines)
+
+
+def _write(metric: str, value: float) -> str:
+    """Write a quality; a divergence may be far below the digits of other metrics."""
+    return f"{value:.3g}" if metric.startswith(_KL) else format_metric(metric, value)
+
+
+def _axis(metric: str) -> str:
+    return ".3~g" if metric.startswith(_KL) else metric_axis(metric)
 
 
 def _axis_title(metric: str, known: bool | None) -> str:
@@ -227,6 +236,5 @@ def _trace(point: Point, metric: str) -> dict[str, Any]:
             "symbol": point.style.symbol,
             "line": {"color": point.style.colour, "width": 2},
         },
-        "hovertemplate": f"{point.name}: %{{y:{metric_axis(metric)}}} at %{{x:.3g}} ms"
-        "<extra></extra>",
+        "hovertemplate": f"{point.name}: %{{y:{_axis(metric)}}} at %{{x:.3g}} ms<extra></extra>",
     }

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import log10
+from math import ceil, floor, log10
 from typing import Any
 
 from nirvana_deploy.report.chart import Chart, Key, draw_missing, titled
 from nirvana_deploy.report.markup import Html, element, join, paragraph, table
-from nirvana_deploy.report.numbers import format_milliseconds, format_percent, format_short
+from nirvana_deploy.report.numbers import (
+    format_milliseconds,
+    format_percent,
+    format_short,
+    format_tick,
+)
 from nirvana_deploy.report.series import DENSE, PRUNED, TARGET, Style, style_of
 from nirvana_deploy.report.subject import Estimate, Subject
 from profiles.targets.block_work import CallShape
@@ -129,6 +134,7 @@ def _draw_roof(subjects: Sequence[Subject], roof: Roof) -> Html:
     told = "; ".join(f"{p.name} {format_milliseconds(p.latency_ms)}, {p.bound}" for p in points)
     low = min([p.intensity for p in points] + [roof.peak / roof.bandwidth]) / _MARGIN
     high = max([p.intensity for p in points] + [roof.peak / roof.bandwidth]) * _MARGIN
+    slowest = min([p.per_s for p in points] + [roof.limit(low)])
     chart = Chart(
         title=title,
         label=f"{title}: {told}",
@@ -148,10 +154,8 @@ def _draw_roof(subjects: Sequence[Subject], roof: Roof) -> Html:
             )
             for p in points
         ],
-        x={**titled("operations a byte"), "type": "log", "range": [log10(low), log10(high)]}
-        | _decades(low, high),
-        y={**titled("operations a second"), "type": "log", "automargin": True}
-        | {"exponentformat": "SI", "dtick": 1},
+        x=_log_axis("operations a byte", low, high),
+        y=_log_axis("operations a second", slowest / 2, roof.limit(high) * 2),
         height=320,
     ).draw()
     note = (
@@ -229,10 +233,20 @@ def _trace(point: RoofPoint) -> dict[str, Any]:
     }
 
 
-def _decades(low: float, high: float) -> dict[str, Any]:
-    powers = range(int(log10(low)) - 1, int(log10(high)) + 2)
-    values = [10.0**power for power in powers if low <= 10.0**power <= high]
-    return {"tickvals": values, "ticktext": [f"{value:,g}" for value in values]}
+def _log_axis(name: str, low: float, high: float) -> dict[str, Any]:
+    """Return an axis from `low` to `high`, with a tick a decade, or three where it is short."""
+    steps = (1,) if high / low >= 100 else (1, 2, 5)
+    powers = range(floor(log10(low)), ceil(log10(high)) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    values = [tick for tick in ticks if low <= tick <= high]
+    return {
+        **titled(name),
+        "type": "log",
+        "range": [log10(low), log10(high)],
+        "tickvals": values,
+        "ticktext": [format_tick(value) for value in values],
+        "automargin": True,
+    }
 
 
 def _draw_estimates(subject: Subject) -> Html:

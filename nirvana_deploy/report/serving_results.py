@@ -196,11 +196,18 @@ class ProfileCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The measurements, and where and how they were made."""
+    """The measurements, and where and how they were made.
+
+    Attributes:
+        generations: what generating text took, a part a batch size.
+        partial: what ended the measurement early, in words.
+    """
 
     environment: Fields
     method: Fields
     cases: tuple[ProfileCase, ...]
+    generations: tuple[Fields, ...]
+    partial: str | None
 
     @classmethod
     def read(cls, result: Fields) -> "Profile":
@@ -209,6 +216,8 @@ class Profile:
             environment=result.part("environment"),
             method=result.part("method"),
             cases=tuple(ProfileCase.read(row) for row in result.rows("cases")),
+            generations=result.rows("generations"),
+            partial=result.text("partial"),
         )
 
 

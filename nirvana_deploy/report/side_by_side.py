@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from nirvana_deploy.report.headline import hardware_phrase, interval_words
@@ -25,6 +26,7 @@ from nirvana_deploy.report.training_results import Fidelity, ModelFigures, Prune
 _NAMES = ("name", "out")
 # Of a moment, not of a machine.
 _MOMENTARY = ("load_average", "captured_at", "throttl", "other_cpu")
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 _Cell = Callable[[Subject], str]
 
@@ -39,16 +41,25 @@ def draw_side_by_side(subjects: Sequence[Subject]) -> Html:
 
 
 def draw_differing_settings(subjects: Sequence[Subject]) -> Html:
-    """Draw the settings that are not the same in all runs that store some."""
-    told = [subject for subject in subjects if subject.settings]
-    if len(told) < 2:
-        words = "Settings are compared where two runs or more store them; fewer of these do."
+    """Draw the settings that are not the same in all runs of one kind that store some."""
+    by_kind: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        if subject.settings:
+            by_kind.setdefault(subject.kind, []).append(subject)
+    alike = {kind: told for kind, told in by_kind.items() if len(told) > 1}
+    if not alike:
+        words = "Settings are compared where two of one kind store them; fewer of these do."
         return paragraph(words, class_="note")
+    return join(_draw_settings(kind, told) for kind, told in alike.items())
+
+
+def _draw_settings(kind: str, told: Sequence[Subject]) -> Html:
     kept = [{k: v for k, v in s.settings.items() if k not in _NAMES} for s in told]
     rows = _differing(kept)
     if not rows:
-        return paragraph("All settings that these runs store are the same.", class_="note")
-    return table("Settings that differ", ("Setting", *_heads(told)), rows)
+        words = f"All settings that these store are the same ({kind})."
+        return paragraph(words, class_="note")
+    return table(f"Settings that differ ({kind})", ("Setting", *_heads(told)), rows)
 
 
 def draw_differing_places(subjects: Sequence[Subject]) -> Html:
@@ -76,7 +87,10 @@ def _heads(subjects: Sequence[Subject]) -> list[Html]:
 
 def _differing(columns: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
     keys = dict.fromkeys(key for column in columns for key in column)
-    rows = [(key, *(column.get(key, MISSING) for column in columns)) for key in keys]
+    # Of a hash this much is enough to see that it is another.
+    rows = [
+        (key, *(_HASH.sub(r"\1", column.get(key, MISSING)) for column in columns)) for key in keys
+    ]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
@@ -115,7 +129,7 @@ def _quality_rows(subjects: Sequence[Subject]) -> Iterator[tuple[str, _Cell]]:
 
 
 def _nats(told: Fidelity) -> str:
-    return MISSING if told.kl_divergence is None else f"{told.kl_divergence:.4f} nats"
+    return MISSING if told.kl_divergence is None else f"{told.kl_divergence:.3g} nats"
 
 
 def _score_pair(name: str) -> _Cell:

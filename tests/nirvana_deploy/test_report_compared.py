@@ -171,6 +171,36 @@ def test_a_sweep_of_both_models_is_two_curves(tmp_path: Path) -> None:
     assert [one.model for one in found] == ["dense", "pruned"]
 
 
+def test_a_few_slow_calls_do_not_squeeze_the_rest(tmp_path: Path) -> None:
+    profile = make_profile()
+    timing = profile["cases"][0]["dense"]
+    timing["samples_ms"] = [*timing["samples_ms"][:-1], 4321.0]
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(profile))
+    page = draw(tmp_path, path)
+    assert "1 of 192 runs took longer than the picture is wide, up to 4,321 ms." in words_of(page)
+    first, second = [chart for chart in page.charts if chart["data"][0]["type"] == "box"]
+    assert 100 < first["layout"]["xaxis"]["range"][1] < 200
+    assert "range" not in second["layout"]["xaxis"]
+    assert 4321.0 in first["data"][1]["x"]
+
+
+def test_generated_text_and_a_partial_measurement_are_told(tmp_path: Path) -> None:
+    def timing(first_ms: float, between_ms: float) -> dict[str, Any]:
+        first = {"median_ms": first_ms, "low_ms": first_ms - 1, "high_ms": first_ms + 1}
+        return {"first_token": first, "inter_token": {"median_ms": between_ms}, "tokens_per_s": 99}
+
+    case = {"batch": 2, "prompt_length": 16, "num_tokens": 32, "dense": timing(50.0, 10.0)}
+    case |= {"pruned": timing(25.0, 5.0), "inter_token_speedup": {"ratio": 2.0}}
+    profile = {**make_profile(), "generations": [case], "partial": "batch 8: the GPU was lost"}
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(profile))
+    words = words_of(draw(tmp_path, path))
+    assert "2 \u00d7 16 dense 32 50.0 ms [49, 51]" in words
+    assert "2 \u00d7 16 pruned 32 25.0 ms [24, 26] — 5.00 ms 2.00\u00d7 99.0" in words
+    assert "PARTIAL: the measurement ended early. batch 8: the GPU was lost" in words
+
+
 @pytest.mark.parametrize("higher", [True, False])
 def test_the_front_is_what_none_beats(higher: bool) -> None:
     draw_numbers = np.random.default_rng(0)
