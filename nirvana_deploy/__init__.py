@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.api import save_pruned as save_pruned
     from nirvana_deploy.api import score as score
     from nirvana_deploy.api import serve as serve
+    from nirvana_deploy.api import sweep as sweep
     from nirvana_deploy.api import verify as verify
     from nirvana_deploy.deploy_result import DeployResult as DeployResult
     from nirvana_deploy.deploy_result import ExportResult as ExportResult
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.serving.package_config import PackageConfig as PackageConfig
     from nirvana_deploy.serving.server.serve_config import ServeConfig as ServeConfig
     from profiles.comparing.profile_config import ProfileConfig as ProfileConfig
+    from profiles.measuring.sweep_config import SweepConfig as SweepConfig
     from pruning.allocation.allocation_config import GlobalThreshold as GlobalThreshold
     from pruning.allocation.allocation_config import KlKnapsack as KlKnapsack
     from pruning.allocation.allocation_config import Uniform as Uniform
@@ -92,6 +94,7 @@ _HOMES = {
         "save_pruned",
         "score",
         "serve",
+        "sweep",
         "verify",
     ),
     "nirvana_deploy.deploy_result": (
@@ -107,6 +110,7 @@ _HOMES = {
     "exporters.engines.engine_config": ("EngineConfig",),
     "exporters.export_config": ("ExportConfig",),
     "profiles.comparing.profile_config": ("ProfileConfig",),
+    "profiles.measuring.sweep_config": ("SweepConfig",),
     "pruning.training.baseline_config": ("BaselineConfig",),
     "pruning.training.data_config": ("DataConfig",),
     "pruning.training.distillation_config": ("DistillationConfig",),

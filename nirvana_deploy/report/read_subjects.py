@@ -24,8 +24,8 @@ from pruning.plans.plan_figures import describe_layers
 FIGURES_FILE, PLAN_FILE, PROFILE_FILE = "figures.json", "plan.json", "profile.json"
 _EXPECTED = (
     "Expected the folder of a run (`nirvana deploy`), of budgets (`nirvana prune --scores`) or of "
-    "scores (`nirvana score`), or a JSON file: a profile (`nirvana profile --out FILE.json`), a "
-    "sweep, a plan, or estimates (`nirvana targets --plan FILE --json`)."
+    "scores (`nirvana score`), or a JSON file: of `nirvana profile` or `nirvana sweep` (--out "
+    "FILE.json), a plan, or estimates (`nirvana targets --plan FILE --json`)."
 )
 
 
@@ -137,7 +137,10 @@ def _read_file(path: Path) -> Subject:
         return replace(empty, kind="profile", run=replace(empty.run, profile=Profile.read(read)))
     sweeps = [part for part in (read, *_both(read)) if {"batches", "callers"} & set(part.names())]
     if sweeps:
-        return replace(empty, kind="sweep", sweeps=tuple(Sweep.read(part) for part in sweeps))
+        # Its place and its method are those of a profile; it has curves where that has cases.
+        run = replace(empty.run, profile=Profile.read(read))
+        curves = tuple(Sweep.read(part) for part in sweeps)
+        return replace(empty, kind="sweep", run=run, sweeps=curves)
     if {"layers", "dims", "config_hash"} <= set(read.names()):
         plan = PruningPlan.from_json(data)
         told = Fields({"layers": describe_layers(plan)})

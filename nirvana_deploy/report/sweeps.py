@@ -7,16 +7,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 from nirvana_deploy.report.fields import Fields
 from nirvana_deploy.report.serving_results import Profile, Timing
-
-if TYPE_CHECKING:
-    from profiles.measuring.load import LoadResult
-    from profiles.measuring.sweep import BatchPoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,29 +45,6 @@ class Sweep:
             batches=_read_points(part, "batches", "batch", "rows_per_s"),
             callers=_read_points(part, "callers", "num_callers", "achieved_per_s"),
         )
-
-
-def sweep_to_json(
-    model: str,
-    batches: Sequence[BatchPoint] = (),
-    callers: Sequence[LoadResult] = (),
-    *,
-    length: int | None = None,
-) -> dict[str, Any]:
-    """Return what `sweep_batches` and `sweep_callers` measured as plain JSON values."""
-    return {
-        "model": model,
-        "length": length,
-        "batches": [asdict(point) for point in batches],
-        "callers": [
-            {
-                "num_callers": result.num_callers,
-                "achieved_per_s": result.achieved_per_s,
-                "median_ms": result.median_ms,
-            }
-            for result in callers
-        ],
-    }
 
 
 def sweeps_of_profile(profile: Profile | None) -> tuple[Sweep, ...]:

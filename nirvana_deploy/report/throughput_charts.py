@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nirvana_deploy.report.chart import Chart, Key, draw_missing, titled
-from nirvana_deploy.report.markup import Html, join
+from nirvana_deploy.report.markup import Html, join, paragraph
 from nirvana_deploy.report.numbers import format_count, format_milliseconds, format_short
 from nirvana_deploy.report.series import DENSE, PRUNED, Style, style_of
 from nirvana_deploy.report.subject import Subject
@@ -20,6 +20,12 @@ def draw_throughput(subjects: Sequence[Subject]) -> Html:
     """Draw a chart for each length that was swept; say what is missing where there is none."""
     batches = _draw_each(subjects, lambda sweep: sweep.batches, "batch", "rows")
     callers = _draw_each(subjects, lambda sweep: sweep.callers, "callers at a time", "answers")
+    if not callers:
+        callers = paragraph(
+            "No curve by callers at a time; `nirvana sweep ONNX --callers 1,2,4 --out FILE.json` "
+            "measures one.",
+            class_="note",
+        )
     if not batches:
         batches = draw_missing(
             "No curve by batch size: it takes two batch sizes or more.",

@@ -10,6 +10,7 @@ from nirvana_deploy.verbs.profile_verb import PROFILE
 from nirvana_deploy.verbs.prune_verbs import PRUNE, SCORE
 from nirvana_deploy.verbs.report_verb import REPORT
 from nirvana_deploy.verbs.serving_verbs import PACKAGE, SERVE
+from nirvana_deploy.verbs.sweep_verb import SWEEP
 from nirvana_deploy.verbs.target_verbs import TARGETS
 from nirvana_deploy.verbs.verify_verb import VERIFY
 
@@ -21,6 +22,7 @@ VERBS = (
     VERIFY,
     BUILD,
     PROFILE,
+    SWEEP,
     REPORT,
     PACKAGE,
     SERVE,

@@ -15,9 +15,9 @@ from nirvana_deploy.report.quality_chart import Point, find_front
 from nirvana_deploy.report.read_subjects import read_subjects
 from nirvana_deploy.report.roofline_chart import Roof, list_points
 from nirvana_deploy.report.series import DENSE, PRUNED, TARGET, style_of
-from nirvana_deploy.report.sweeps import sweep_to_json
 from profiles.measuring.load import LoadResult
 from profiles.measuring.sweep import BatchPoint
+from profiles.measuring.sweep_model import SweepResult
 from profiles.targets.block_work import CallShape, attention_work, block_work, mlp_work
 from profiles.targets.roofline import estimate_plan
 from profiles.targets.target import load_target
@@ -155,7 +155,15 @@ def test_a_sweep_is_read_as_it_was_written(tmp_path: Path) -> None:
         for n in (1, 2)
     ]
     sweep = tmp_path / "sweep.json"
-    sweep.write_text(json.dumps(sweep_to_json("pruned", batches, callers, length=64)))
+    result = SweepResult(
+        model="pruned",
+        length=64,
+        environment={},
+        method={},
+        batches=tuple(batches),
+        callers=tuple(callers),
+    )
+    sweep.write_text(json.dumps(result.to_json()))
     page = draw(tmp_path, sweep)
     lines = {(tuple(t["x"]), tuple(t["y"])) for t in traces_of(page)}
     assert lines == {((1, 4), (101.0, 104.0)), ((1, 2), (50.0, 100.0))}
