@@ -55,7 +55,7 @@ def _draw_shape(shape: str, rows: list[_Row]) -> Html:
     medians = ", ".join(f"{r.name} median {format_milliseconds(r.timing.median_ms)}" for r in rows)
     limit, beyond = _find_limit(drawn)
     chart = Chart(
-        title=f"{title}: each run and its quartiles",
+        title=f"{title}: each call and its quartiles",
         label=f"{title}: {medians}",
         keys=(
             Key(name="dense", style=DENSE, kind="dot"),
@@ -73,7 +73,7 @@ def _draw_shape(shape: str, rows: list[_Row]) -> Html:
         return chart
     whole = sum(len(row.timing.samples_ms) for row in drawn)
     words = (
-        f"{len(beyond)} of {whole} runs took longer than the picture is wide, up to "
+        f"{len(beyond)} of {whole} calls took longer than the picture is wide, up to "
         f"{format_milliseconds(max(beyond))}."
     )
     return element("div", chart, paragraph(words, class_="note"))

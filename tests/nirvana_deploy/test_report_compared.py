@@ -186,7 +186,7 @@ def test_a_few_slow_calls_do_not_squeeze_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(profile))
     page = draw(tmp_path, path)
-    assert "1 of 192 runs took longer than the picture is wide, up to 4,321 ms." in words_of(page)
+    assert "1 of 192 calls took longer than the picture is wide, up to 4,321 ms." in words_of(page)
     first, second = [chart for chart in page.charts if chart["data"][0]["type"] == "box"]
     assert 100 < first["layout"]["xaxis"]["range"][1] < 200
     assert "range" not in second["layout"]["xaxis"]
