@@ -256,6 +256,9 @@ def test_roof_points_are_the_work_over_the_estimated_time() -> None:
     assert mlp.latency_ms == pytest.approx(
         sum(part.latency_ms for part in estimate.parts if part.name.endswith("mlp"))
     )
+    mlp_operations = sum(work.operations for work in works[2::3])
+    assert mlp.per_s == pytest.approx(mlp_operations / mlp.latency_ms * 1e3)
+    assert attention.intensity < mlp.intensity
     for point in (whole, attention, mlp):
         assert point.per_s <= roof.limit(point.intensity) * (1 + 1e-9)
 
