@@ -22,9 +22,10 @@ _Group = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One model; `group` is what points must share to be compared: metric, call, machine.
+    """One model.
 
     Attributes:
+        group: what points must share to be compared: metric, call, and place (machine and data).
         rows: of the call; orders the groups.
     """
 
@@ -39,7 +40,7 @@ class Point:
 
 
 def draw_quality(subjects: Sequence[Subject]) -> Html:
-    """Draw a chart for each metric and machine, at the smallest and the largest batch.
+    """Draw a chart for each metric, machine and data set, at the smallest and the largest batch.
 
     Says what is missing where there is no point.
     """
@@ -62,7 +63,7 @@ def draw_quality(subjects: Sequence[Subject]) -> Html:
 
 
 def _choose(groups: Mapping[_Group, Sequence[Point]]) -> Iterator[_Group]:
-    """Give the smallest and the largest batch of each metric and machine: the rest is between."""
+    """Give the smallest and the largest batch of each metric and place: the rest is between."""
     alike: dict[tuple[str, str], list[_Group]] = {}
     for group in sorted(groups, key=lambda group: groups[group][0].rows):
         alike.setdefault((group[0], group[2]), []).append(group)
@@ -88,7 +89,8 @@ def _points(subject: Subject, number: int) -> Iterator[Point]:
     if quality is None:
         return
     metric, dense, pruned = quality
-    machine = hardware_phrase(profile) or "a machine that is not recorded"
+    data = _name_data(subject, metric)
+    machine = f"Latency: {hardware_phrase(profile) or 'a machine that is not recorded'}.{data}"
     for case in profile.cases if profile else ():
         group = (metric, f"{case.name_shape()}, median", machine)
         pair = (case.dense.median_ms, case.pruned.median_ms)
@@ -96,9 +98,19 @@ def _points(subject: Subject, number: int) -> Iterator[Point]:
     predicted = prune.predicted
     if predicted is not None:
         shape = ", ".join(f"{name} {size}" for name, size in predicted.call if size != "0")
-        group = (metric, f"{shape}, PREDICTED" if shape else "PREDICTED", predicted.how)
+        told = f"{shape}, PREDICTED" if shape else "PREDICTED"
+        group = (metric, told, f"Latency: {predicted.how}.{data}")
         times = (predicted.dense_ms, predicted.pruned_ms)
         yield from _pair(subject, number, group, 0, times, (dense, pruned))
+
+
+def _name_data(subject: Subject, metric: str) -> str:
+    """Say on what the quality was found, where that is stored: on other data is no comparison."""
+    if metric.startswith(_KL):
+        text = subject.settings.get("calibration_sha256", "")[:12]
+        return f" Quality: by calibration text {text}." if text else ""
+    dataset = subject.settings.get("data.dataset")
+    return f" Quality: on {dataset}." if dataset else ""
 
 
 def _pair(
@@ -140,7 +152,7 @@ def _quality(prune: Prune) -> tuple[str, float | None, float | None] | None:
 
 
 def _draw_group(group: _Group, points: list[Point]) -> Html:
-    metric, shape, machine = group
+    metric, shape, place = group
     known = HIGHER_IS_BETTER.get("kl" if metric.startswith(_KL) else metric)
     front = () if known is None else find_front(points, higher_is_better=known)
     name = name_metric(metric)
@@ -170,7 +182,7 @@ def _draw_group(group: _Group, points: list[Point]) -> Html:
         | {"automargin": True},
         height=300,
     ).draw()
-    lines = [drawn, paragraph(f"Latency: {machine}.", class_="note")]
+    lines = [drawn, paragraph(place, class_="note")]
     if known is None:
         unknown = f"No front: it is not known whether more {name_metric(metric, capital=False)} is "
         lines.append(paragraph(f"{unknown}better or worse.", class_="note"))

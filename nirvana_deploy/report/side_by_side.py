@@ -37,7 +37,13 @@ def draw_side_by_side(subjects: Sequence[Subject]) -> Html:
     rows = [row for row in all_rows if set(row[1:]) != {MISSING}]
     if not rows:
         return paragraph("None of these holds figures of a pruned model.", class_="note")
-    return table("Figures of each run", ("", *_heads(subjects)), rows)
+    drawn = table("Figures of each run", ("", *_heads(subjects)), rows)
+    sizes = {s.run.prune.dense.num_parameters for s in subjects if s.run.prune} - {None}
+    if len(sizes) < 2:
+        return drawn
+    words = element("strong", "These were not pruned from one dense model.")
+    note = element("p", words, " What is kept is of models of different sizes.", class_="absent")
+    return join([note, drawn])
 
 
 def draw_differing_settings(subjects: Sequence[Subject]) -> Html:

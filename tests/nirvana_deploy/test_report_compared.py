@@ -113,6 +113,23 @@ def test_settings_and_places_that_differ_are_told(tmp_path: Path) -> None:
     assert words.count("Accuracy against latency") >= 4, "two machines share no front"
 
 
+def test_other_models_and_other_data_are_told_apart(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, make_results()) for name in ("a", "b")]
+    for run, dataset in zip(runs, ("imdb", "imdb"), strict=True):
+        (run / "recipe.yaml").write_text(f"data:\n  dataset: {dataset}\n")
+    words = words_of(draw(tmp_path, *runs))
+    assert words.count("Quality: on imdb.") == 2, "a chart for each of two batches"
+    assert "not pruned from one dense model" not in words
+    (runs[1] / "recipe.yaml").write_text("data:\n  dataset: other\n")
+    results = make_results()
+    results["prune"]["dense"]["num_parameters"] = 1000
+    manifest = {"stage": "prune", "result": results["prune"]}
+    (runs[1] / "prune" / "manifest.json").write_text(json.dumps(manifest))
+    words = words_of(draw(tmp_path, *runs))
+    assert words.count("Quality: on imdb.") == words.count("Quality: on other.") == 2
+    assert "These were not pruned from one dense model." in words
+
+
 def test_a_run_alone_has_its_whole_page(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", make_results())
     make_plan(0.5).save(run / "prune" / "plan.json")
