@@ -54,7 +54,7 @@ def _list_item(subject: Subject) -> Html:
 
 def _sections(subjects: Sequence[Subject], roofs: Sequence[Roof]) -> Iterator[Html]:
     if len(subjects) > 1:
-        yield section("comparison", "Side by side", draw_side_by_side(subjects))
+        yield section("side-by-side", "Side by side", draw_side_by_side(subjects))
         yield section("settings", "Settings that differ", draw_differing_settings(subjects))
     yield section("quality", "Quality against latency", draw_quality(subjects))
     yield section("latency", "Latency", _draw_latency(subjects))
