@@ -61,12 +61,16 @@ def read_build_graph(path: Path, config: EngineConfig) -> BuildGraph:
     return BuildGraph(
         path=path,
         model=model,
-        sha256={
-            name: hash_file(path.parent / name) for name in (path.name, *list_external_data(model))
-        },
+        sha256=hash_source(path, model),
         precision=choose_precision(model, config.precision, path),
         profiles=plan_profiles(model, config, max_length=read_max_length(path)),
         structure_sha256=hash_structure(model),
         attentions=name_attentions(model),
         blocks=name_blocks(model),
     )
+
+
+def hash_source(path: Path, model: onnx.ModelProto) -> dict[str, str]:
+    """Return the SHA-256 of the ONNX file and of its external data, by name."""
+    names = (path.name, *list_external_data(model))
+    return {name: hash_file(path.parent / name) for name in names}

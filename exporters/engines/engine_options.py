@@ -156,5 +156,5 @@ def _refuse(trt: Any, option: str, said: str = "") -> NirvanaError:
 
 def _name_cache(trt: Any, device: EngineDevice | None) -> str:
     """Timings hold for one version of one flavour on one kind of GPU."""
-    words = (trt.__name__, trt.__version__, device.name if device else "no-gpu")
+    words = (trt.__name__, trt.__version__, device.name if device else "no gpu")
     return "-".join(re.sub(r"[^\w.]+", "_", word) for word in words) + ".timing"

@@ -101,6 +101,8 @@ def _read_json(text: str) -> list[_Raw]:
         layers = json.loads(text)["Layers"]
     except (ValueError, KeyError, TypeError):
         return []
+    if not isinstance(layers, list):
+        return []
     # Without DETAILED, layers are names and nothing more.
     return [_read_layer(layer) for layer in layers if isinstance(layer, Mapping)]
 
