@@ -12,6 +12,9 @@ from pruning.errors import NirvanaError
 if TYPE_CHECKING:
     import onnx
 
+# What may stand between the softmax of an attention and its second product.
+_BETWEEN = ("Where", "Cast", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear")
+
 # The path of a torch module up to the number of its block.
 _BLOCK = re.compile(r"(.*?\.\d+)(?:\.|$)")
 
@@ -143,9 +146,5 @@ def _reaches(model: onnx.ModelProto, name: str, products: set[str]) -> bool:
     """Tell whether a tensor gets into a product, as it is or with fully masked rows zeroed."""
     if name in products:
         return True
-    between = [
-        node
-        for node in model.graph.node
-        if node.op_type in ("Where", "Cast", "Identity", "Dropout") and name in node.input
-    ]
+    between = [node for node in model.graph.node if node.op_type in _BETWEEN and name in node.input]
     return any(_reaches(model, node.output[0], products) for node in between)
