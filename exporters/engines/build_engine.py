@@ -179,8 +179,9 @@ def _parse(parser: Any, graph: BuildGraph) -> None:
 def _allow_unfused_attention(trt: Any, network: Any) -> None:
     """Let every `Attention` op (opset 23) fall back to its parts, in place.
 
-    Else one without a dedicated kernel, with a single head say, fails the build. Those that have a
-    kernel keep it (TensorRT-RTX 1.7), and the audit counts the others.
+    Else one without a dedicated kernel fails the build: a single head under a mask, or one query
+    over a plain cache, which is fused all the same once it may fall back. Those that have a kernel
+    keep it (TensorRT-RTX 1.7), and the audit counts the others.
     """
     if not hasattr(trt, "IAttentionInputLayer"):
         return
