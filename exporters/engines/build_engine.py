@@ -21,7 +21,6 @@ from exporters.engines.engine_audit import (
     list_warnings,
 )
 from exporters.engines.engine_config import EngineConfig
-from exporters.engines.engine_device import find_device, find_flavour_cuda
 from exporters.engines.engine_flavour import check_capabilities, import_flavour
 from exporters.engines.engine_manifest import (
     ENGINE_NAME,
@@ -37,6 +36,7 @@ from exporters.engines.engine_options import (
 )
 from exporters.engines.engine_progress import BuildLog, make_logger, make_monitor, stop_on_interrupt
 from exporters.engines.graph_types import convert_types
+from exporters.engines.local_gpu import find_flavour_cuda, find_gpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
@@ -110,7 +110,7 @@ def build_engine(
         onnx_data_sha256=graph.data_sha256,
         versions=_list_versions(trt, graph.precision),
         structure_sha256=graph.structure_sha256,
-        built_on=find_device(),
+        built_on=find_gpu(),
         cuda=find_flavour_cuda(trt.__name__),
         version_compatible=config.version_compatible,
         hardware_compatible=config.hardware_compatible,
@@ -140,7 +140,7 @@ def _build_plan(
     add_profiles(builder, settings, graph.profiles.values())
     cache = None
     if config.timing_cache is not None:
-        cache = load_timing_cache(trt, settings, log, config.timing_cache, find_device())
+        cache = load_timing_cache(trt, settings, log, config.timing_cache, find_gpu())
     with (
         stop_on_interrupt() as stop,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,

@@ -15,7 +15,6 @@ from exporters.engines.build_engine import write_whole
 from exporters.engines.build_errors import describe_parser_errors, join_errors
 from exporters.engines.build_graph import hash_source
 from exporters.engines.check_loadable import check_loadable
-from exporters.engines.engine_device import find_device
 from exporters.engines.engine_flavour import import_flavour
 from exporters.engines.engine_graph import hash_structure, load_graph
 from exporters.engines.engine_manifest import (
@@ -27,6 +26,7 @@ from exporters.engines.engine_manifest import (
 )
 from exporters.engines.engine_progress import BuildLog, make_logger
 from exporters.engines.graph_types import convert_types
+from exporters.engines.local_gpu import find_gpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
@@ -43,7 +43,7 @@ def refit_engine(engine_dir: Path, onnx_path: Path, out_dir: Path) -> EngineResu
     manifest = check_engine(engine_dir)
     model = load_graph(onnx_path)
     _check_refittable(manifest, engine_dir, onnx_path, hash_structure(model))
-    device = find_device()
+    device = find_gpu()
     # Without a GPU no flavour is asked for: a machine that cannot run it may lack it as well.
     flavour = manifest.result.flavour
     trt = import_flavour(flavour) if device is not None else None

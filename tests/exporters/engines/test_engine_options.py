@@ -11,7 +11,7 @@ from exporters.engines.engine_config import EngineConfig, ShapeRange
 from exporters.engines.engine_manifest import read_engine_manifest
 from pruning.errors import NirvanaError
 from tests.exporters.engines.engine_models import save_op
-from tests.exporters.engines.fake_tensorrt import make_tensorrt
+from tests.exporters.engines.fake_builder import make_tensorrt
 
 CONFIG = {
     "flavour": "tensorrt",
@@ -27,7 +27,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("exporters.engines.build_engine.find_device", lambda: None)
+    monkeypatch.setattr("exporters.engines.build_engine.find_gpu", lambda: None)
 
     def install(trt: ModuleType) -> ModuleType:
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
