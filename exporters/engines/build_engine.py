@@ -81,8 +81,25 @@ def build_engine(
     if config.require_fused_attention:
         _require_fused(audit, num_attention_layers)
     write_whole(out_dir / ENGINE_NAME, memoryview(plan))
+    result = _make_result(
+        trt, graph, config, audit, num_attention_layers, plan.nbytes, round(build_seconds, 3)
+    )
+    engine_sha256 = hash_file(out_dir / ENGINE_NAME)
+    _make_manifest(trt, graph, config, result, engine_sha256, cache).write(out_dir)
+    return result
+
+
+def _make_result(
+    trt: Any,
+    graph: BuildGraph,
+    config: EngineConfig,
+    audit: EngineAudit | None,
+    num_attention_layers: int,
+    size_bytes: int,
+    build_seconds: float,
+) -> EngineResult:
     first, *further = graph.profiles.values()
-    result = EngineResult(
+    return EngineResult(
         flavour=trt.__name__,
         version=str(trt.__version__),
         precision_asked=graph.precision,
@@ -91,9 +108,9 @@ def build_engine(
         num_attention_layers=num_attention_layers,
         num_fused_attentions=audit.num_fused_attentions if audit else None,
         engine_path=ENGINE_NAME,
-        engine_size_bytes=plan.nbytes,
-        build_seconds=round(build_seconds, 3),
-        onnx_sha256=graph.sha256[onnx_path.name],
+        engine_size_bytes=size_bytes,
+        build_seconds=build_seconds,
+        onnx_sha256=graph.sha256[graph.path.name],
         optimisation_profile=first,
         warnings=list_warnings(
             audit, precision=graph.precision, num_attention_layers=num_attention_layers
@@ -103,10 +120,20 @@ def build_engine(
         unfused_attentions=audit.unfused_attentions if audit else (),
         kernels_by_block=audit.kernels_by_block if audit else {},
     )
-    EngineManifest(
+
+
+def _make_manifest(
+    trt: Any,
+    graph: BuildGraph,
+    config: EngineConfig,
+    result: EngineResult,
+    engine_sha256: str,
+    cache: Path | None,
+) -> EngineManifest:
+    return EngineManifest(
         result=result,
-        engine_sha256=hash_file(out_dir / ENGINE_NAME),
-        onnx_name=onnx_path.name,
+        engine_sha256=engine_sha256,
+        onnx_name=graph.path.name,
         onnx_data_sha256=graph.data_sha256,
         versions=_list_versions(trt, graph.precision),
         structure_sha256=graph.structure_sha256,
@@ -117,8 +144,7 @@ def build_engine(
         refittable=config.refittable,
         weight_streaming=config.weight_streaming,
         timing_cache=cache.name if cache else None,
-    ).write(out_dir)
-    return result
+    )
 
 
 def _build_plan(

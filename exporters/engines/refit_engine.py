@@ -58,25 +58,38 @@ def refit_engine(engine_dir: Path, onnx_path: Path, out_dir: Path) -> EngineResu
     plan = _refit(trt, log, old, graph if graph is not None else onnx_path)
     seconds = time.perf_counter() - started
 
+    return _write(manifest, engine_dir, out_dir, memoryview(plan), onnx_path.name, source, seconds)
+
+
+def _write(
+    old: EngineManifest,
+    engine_dir: Path,
+    out_dir: Path,
+    plan: memoryview,
+    onnx_name: str,
+    source: dict[str, str],
+    seconds: float,
+) -> EngineResult:
+    """Write the new engine's folder: the old one's, with other weights and hashes."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(engine_dir / manifest.result.log_path, out_dir / LOG_NAME)
-    write_whole(out_dir / ENGINE_NAME, memoryview(plan))
+    shutil.copyfile(engine_dir / old.result.log_path, out_dir / LOG_NAME)
+    write_whole(out_dir / ENGINE_NAME, plan)
     result = dataclasses.replace(
-        manifest.result,
+        old.result,
         engine_path=ENGINE_NAME,
-        engine_size_bytes=memoryview(plan).nbytes,
+        engine_size_bytes=plan.nbytes,
         build_seconds=round(seconds, 3),
-        onnx_sha256=source.pop(onnx_path.name),
+        onnx_sha256=source[onnx_name],
         log_path=LOG_NAME,
         status="refitted",
     )
     dataclasses.replace(
-        manifest,
+        old,
         result=result,
         engine_sha256=hash_file(out_dir / ENGINE_NAME),
-        onnx_name=onnx_path.name,
-        onnx_data_sha256=source,
-        refitted_from=manifest.engine_sha256,
+        onnx_name=onnx_name,
+        onnx_data_sha256={name: sha for name, sha in source.items() if name != onnx_name},
+        refitted_from=old.engine_sha256,
     ).write(out_dir)
     return result
 
