@@ -6,12 +6,18 @@ are the engine's, so that fp16 is asked for by converting the graph, never by a 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from exporters.engines.build_errors import advise, describe_parser_errors, join_errors
+from exporters.engines.build_errors import (
+    advise,
+    advise_on_operators,
+    describe_parser_errors,
+    join_errors,
+)
 from exporters.engines.build_graph import BuildGraph, read_build_graph
 from exporters.engines.engine_audit import (
     HEAL_ATTENTION,
@@ -21,7 +27,7 @@ from exporters.engines.engine_audit import (
     list_warnings,
 )
 from exporters.engines.engine_config import EngineConfig
-from exporters.engines.engine_flavour import check_capabilities, import_flavour
+from exporters.engines.engine_flavour import choose_capabilities, import_flavour
 from exporters.engines.engine_manifest import (
     ENGINE_NAME,
     LOG_NAME,
@@ -58,7 +64,8 @@ def build_engine(
     flavour refuses, KeyboardInterrupt after Ctrl-C.
     """
     trt = import_flavour(config.flavour)
-    check_capabilities(trt, config.compute_capabilities)
+    targets = choose_capabilities(trt, config.compute_capabilities)
+    config = dataclasses.replace(config, compute_capabilities=targets)
     graph = read_build_graph(onnx_path, config)
     if num_attention_layers is None:
         num_attention_layers = len(graph.attentions)
@@ -199,6 +206,7 @@ def _parse(parser: Any, graph: BuildGraph) -> None:
     if not done:
         raise NirvanaError(
             f"{graph.path} was refused by the ONNX parser: {describe_parser_errors(parser)}"
+            f"{advise_on_operators(graph.model)}"
         )
 
 

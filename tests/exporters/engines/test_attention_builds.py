@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from exporters.engines import build_engine as builder
 from exporters.engines.build_engine import build_engine
 from exporters.engines.engine_config import EngineConfig, ShapeRange
+from exporters.precision.convert_precision import convert_precision
 from pruning.allocation.constraints import Constraints, allowed_counts
 from pruning.errors import NirvanaError
 from pruning.plans.sub_block import SubBlock
@@ -18,6 +19,7 @@ from tests.exporters.engines.attention_graphs import (
     save_attention_in_place,
     save_cached_attention,
 )
+from tests.exporters.engines.engine_models import export_bert, make_batch
 from tests.pruning.allocation.small_dims import PLAIN
 
 pytestmark = pytest.mark.tensorrt
@@ -92,6 +94,22 @@ def test_an_int8_graph_is_built_as_it_is(tmp_path: Path) -> None:
     assert result.warnings == ()
     with pytest.raises(NirvanaError, match=r"int8\.onnx is in int8, and precision is fp16"):
         build_engine(source, tmp_path / "out", EngineConfig(**CONFIG))
+
+
+def test_int8_of_an_export_for_tensorrt_builds(tmp_path: Path) -> None:
+    source = export_bert(tmp_path / "bert.onnx", (2, 2))
+    feeds = [{name: value.numpy() for name, value in make_batch(3, 12).items()}]
+    config = EngineConfig(**{**CONFIG, "precision": "graph", "require_fused_attention": False})
+    for symmetric in (True, False):
+        path = tmp_path / f"{symmetric}.onnx"
+        convert_precision(source, path, "int8-static", calibration=feeds, symmetric=symmetric)
+        if symmetric:
+            result = build_engine(path, tmp_path / "out", config)
+            assert result.precision_found["int8"] > 0
+            assert result.num_attention_layers == 2
+        else:  # what CPUs take
+            with pytest.raises(NirvanaError, match=r"refused .* node \S+ \(DequantizeLinear\)"):
+                build_engine(path, tmp_path / "out", config)
 
 
 def save_scaled(path: Path) -> Path:

@@ -15,7 +15,6 @@ from tests.exporters.engines.fake_builder import make_tensorrt
 
 CONFIG = {
     "flavour": "tensorrt",
-    "compute_capabilities": (),
     "batch": ShapeRange(min=1, opt=2, max=4),
 }
 
@@ -60,6 +59,7 @@ def test_every_option_reaches_the_builder(
     assert settings.hardware_compatibility_level == "ampere"
     assert settings.profiles == [{"x0": ([1, 4], [2, 4], [4, 4])}]
     assert (result.flavour, result.version) == ("tensorrt", version)
+    assert result.compute_capabilities == ()  # this machine's
     assert result.num_fused_attentions == 1  # of the recorded log
     manifest = read_engine_manifest(tmp_path / "out")
     assert manifest.refittable and manifest.version_compatible and manifest.weight_streaming
