@@ -75,7 +75,7 @@ def test_the_folder_vouches_for_engine_graph_and_weights(
 ) -> None:
     manifest = check_engine(folder / "built", dynamo_onnx)
     assert manifest.result == built
-    assert set(manifest.versions) == {"tensorrt_rtx", "onnx", "onnxruntime"}
+    assert set(manifest.versions) == {"tensorrt_rtx", "onnx", "onnx-ir"}
 
 
 def test_an_attention_that_does_not_fuse_is_said(traced: Path, tmp_path: Path) -> None:
@@ -114,6 +114,13 @@ def test_an_operator_that_the_parser_lacks_is_named(tmp_path: Path) -> None:
     source = save_op(tmp_path / "op.onnx", "Det", ("batch", 4, 4))
     with pytest.raises(NirvanaError, match=r"refused by the ONNX parser: .*the_node.*Det"):
         build_engine(source, tmp_path / "out", EngineConfig(**CONFIG), 0)
+
+
+def test_a_graph_for_onnxruntime_says_which_form_to_export(tmp_path: Path) -> None:
+    source = save_op(tmp_path / "op.onnx", "QuickGelu", ("batch", 4), domain="com.microsoft")
+    match = r"node the_node \(QuickGelu\).*of ONNX Runtime \(QuickGelu\): export .* form tensorrt"
+    with pytest.raises(NirvanaError, match=match):
+        build_engine(source, tmp_path / "out", EngineConfig(**CONFIG, precision="fp32"), 0)
 
 
 def test_a_failed_build_gives_the_reason_and_keeps_the_log(traced: Path, tmp_path: Path) -> None:
