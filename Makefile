@@ -34,10 +34,10 @@ $(VENV)/triton/.installed: | $(BIN)/python
 
 environments: $(VENV)/.installed-dev $(VENV)/triton/.installed
 
-# A process a core, each with files of its own: their fixtures are made once. One thread each.
+# A process a core, and a file in one of them: its fixtures are made once. One thread each.
 test: environments
 	NIRVANA_TRITON=$(abspath $(VENV)/triton) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile
+		$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
 
 check: lint types
 

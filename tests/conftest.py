@@ -3,7 +3,15 @@
 import gc
 import os
 
+import pytest
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests: no process is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish() -> None:
