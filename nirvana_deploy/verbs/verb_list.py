@@ -8,6 +8,7 @@ from nirvana_deploy.verbs.inspect_verb import INSPECT
 from nirvana_deploy.verbs.onnx_verbs import SURGEON
 from nirvana_deploy.verbs.profile_verb import PROFILE
 from nirvana_deploy.verbs.prune_verbs import PRUNE, SCORE
+from nirvana_deploy.verbs.run_engine_verb import RUN_ENGINE
 from nirvana_deploy.verbs.serving_verbs import PACKAGE, SERVE
 from nirvana_deploy.verbs.target_verbs import TARGETS
 from nirvana_deploy.verbs.verify_verb import VERIFY
@@ -19,6 +20,7 @@ VERBS = (
     EXPORT,
     VERIFY,
     BUILD,
+    RUN_ENGINE,
     PROFILE,
     PACKAGE,
     SERVE,
