@@ -9,6 +9,8 @@ import onnxruntime
 import pytest
 import torch
 
+from exporters.compare.comparison import compare_artefacts
+from exporters.compare.open_artefact import open_pair
 from exporters.engines.engine_runner import EngineRunner
 from pruning.errors import NirvanaError
 from tests.exporters.engines.fake_tensorrt import (
@@ -172,6 +174,18 @@ def test_a_corrupt_plan_is_refused_with_the_reason(tmp_path: Path, flavour: str)
         fake_tensorrt.MAGIC = magic
     with pytest.raises(NirvanaError, match=r"cannot load .* built by 1\.7\.1: magicTag"):
         EngineRunner(folder, device=FakeDevice())
+
+
+def test_it_is_verified_like_any_other_form(
+    engine_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporters.engines.engine_runner._find_device", lambda *_: FakeDevice())
+    onnx.save(make_encoder(), tmp_path / "model.onnx")
+    equal = compare_artefacts(*open_pair(str(tmp_path / "model.onnx"), str(engine_dir)))
+    assert equal.passed and {case.case.corner for case in equal.cases} >= {"min", "opt", "max"}
+    onnx.save(make_encoder(seed=1), tmp_path / "other.onnx")
+    other = compare_artefacts(*open_pair(str(tmp_path / "other.onnx"), str(engine_dir)))
+    assert not other.passed
 
 
 @pytest.mark.gpu
