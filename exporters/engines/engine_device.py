@@ -22,6 +22,11 @@ class EngineDevice(Protocol):
         ...
 
     @property
+    def uuid(self) -> str | None:
+        """Which device of its kind it is, as NVML calls it."""
+        ...
+
+    @property
     def stream_handle(self) -> int:
         """The stream, as TensorRT takes it."""
         ...
@@ -67,6 +72,7 @@ class CudaDevice:
         self._device = torch.device("cuda", number)
         self._stream = torch.cuda.Stream(self._device)
         self.name = torch.cuda.get_device_name(self._device)
+        self.uuid = f"GPU-{torch.cuda.get_device_properties(self._device).uuid}"
         self.stream_handle = int(self._stream.cuda_stream)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

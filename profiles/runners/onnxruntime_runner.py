@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from profiles.measuring.environment import count_allowed_cpus
-from profiles.runners.runner import Tensors, TensorSpec
+from profiles.runners.onnx_stepper import OnnxStepper
+from profiles.runners.runner import HOST_SEMANTICS, Tensors, TensorSpec
 from pruning.errors import MissingExtraError, NirvanaError
 
 # By the short names that are asked for.
@@ -93,7 +94,14 @@ class OnnxRuntimeRunner:
             "graph_optimisation": "all",
             "threads_spin_between_runs": False,
             "buffers_bound": True,
+            **({} if self._provider == PROVIDERS["cpu"] else {"gpu": None}),
+            "semantics": HOST_SEMANTICS,
         }
+
+    def make_stepper(self) -> OnnxStepper:
+        """Return the model as one that generates; see `open_stepper`."""
+        device = "cpu" if self._provider == PROVIDERS["cpu"] else "cuda"
+        return OnnxStepper(self._session, self._inputs, device)
 
     def end_profiling(self) -> Path:
         """Stop ONNX Runtime's profiler; return the file that it wrote."""

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from profiles.comparing.comparison import compare_latency, profile_onnx
+from profiles.comparing.comparison import compare_latency
+from profiles.comparing.profile_artefacts import profile_artefacts
 from profiles.comparing.profile_config import ProfileConfig
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import (
@@ -148,8 +149,8 @@ def test_onnx_models_are_profiled(tmp_path: Path) -> None:
     dense = save_encoder(tmp_path / "dense.onnx", repeats=4)
     pruned = save_encoder(tmp_path / "pruned.onnx")
     progress: list[tuple[str, float]] = []
-    result = profile_onnx(
-        dense, pruned, QUICK, on_progress=lambda *done: progress.append(done)
+    result = profile_artefacts(
+        str(dense), str(pruned), QUICK, on_progress=lambda *done: progress.append(done)
     ).to_json()
     assert json.loads(json.dumps(result)) == result
     assert [case["batch"] for case in result["cases"]] == [1, 2]
@@ -167,7 +168,7 @@ def test_graphs_of_other_form_are_said_to_be(tmp_path: Path) -> None:
     model = make_encoder()
     model.producer_name = "others"
     onnx.save(model, tmp_path / "pruned.onnx")
-    result = profile_onnx(dense, tmp_path / "pruned.onnx", QUICK)
+    result = profile_artefacts(str(dense), str(tmp_path / "pruned.onnx"), QUICK)
     assert result.method["graphs"]["same_form"] is False
     (difference,) = result.method["graphs"]["differences"]
     assert "producer: dense tests, pruned others" in difference
@@ -178,7 +179,7 @@ def test_progress_is_silent_where_there_is_no_terminal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = save_encoder(tmp_path / "model.onnx")
-    profile_onnx(path, path, QUICK)
+    profile_artefacts(str(path), str(path), QUICK)
     assert capfd.readouterr() == ("", "")
 
 
@@ -186,4 +187,4 @@ def test_a_vocabulary_smaller_than_asked_is_explained(tmp_path: Path) -> None:
     path = save_encoder(tmp_path / "model.onnx")
     config = ProfileConfig(length=8, vocab_size=VOCAB * 20)
     with pytest.raises(NirvanaError, match="vocab_size within its vocabulary"):
-        profile_onnx(path, path, config)
+        profile_artefacts(str(path), str(path), config)
