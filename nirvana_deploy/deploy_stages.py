@@ -88,9 +88,7 @@ def _profile(inputs: StageInputs, _: Path) -> Mapping[str, Any]:
     from profiles.comparing.profile_artefacts import profile_artefacts
 
     dense = inputs.folders["export"] / "dense" / "model.onnx"
-    return profile_artefacts(
-        str(dense), str(_pruned_onnx(inputs)), inputs.recipe.profile
-    ).to_json()
+    return profile_artefacts(str(dense), str(_pruned_onnx(inputs)), inputs.recipe.profile).to_json()
 
 
 def _package(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ class EngineGraph:
 
     @property
     def inputs(self) -> tuple[GraphTensor, ...]:
-        """List what it takes; an engine keeps no names of free dimensions, inputs have the usual."""
+        """List what it takes. An engine keeps no names of free dimensions: they have the usual."""
         return tuple(
             GraphTensor(
                 name=name,

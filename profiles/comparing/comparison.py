@@ -8,8 +8,8 @@ import numpy as np
 from profiles.comparing.judgement import judge_case
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileCase, ProfileResult
-from profiles.measuring.environment import capture_environment, count_allowed_cpus
 from profiles.measuring.energy import EnergyReading, measure_energy
+from profiles.measuring.environment import capture_environment, count_allowed_cpus
 from profiles.measuring.measurement import Call, Clock, describe_failure, measure_in_turns
 from profiles.measuring.nvml import open_gpu
 from profiles.measuring.other_work import find_other_fraction, read_cpu_time
@@ -102,8 +102,9 @@ def _compare_case(
     failure = measured.failure
     if failure is None:
         try:
-            energies = _measure_energy(dense, dense_call, clock), _measure_energy(
-                pruned, pruned_call, clock
+            energies = (
+                _measure_energy(dense, dense_call, clock),
+                _measure_energy(pruned, pruned_call, clock),
             )
         except Exception as error:
             failure = f"energy: {describe_failure(error)}"

@@ -5,7 +5,6 @@ from typing import Literal, get_args
 
 from pruning.errors import NirvanaError
 
-
 TorchMode = Literal["eager", "sdpa", "compile"]
 
 
