@@ -101,8 +101,8 @@ def _list_doubts(kinds: Mapping[str, str], runners: tuple[Runner, Runner]) -> li
         threads = [each.get("num_threads", 1) for each in described]
         if max(threads) > 1:
             found.append(
-                "the threads of one run-time may spin while the other runs; OMP_WAIT_POLICY=passive "
-                "or num_threads 1 rules it out"
+                "the threads of one run-time may spin while the other runs; num_threads 1 or "
+                "OMP_WAIT_POLICY=passive rules it out"
             )
     semantics = [each.get("semantics") for each in described]
     if semantics[0] != semantics[1]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from profiles.runners.runner import TensorSpec
 from profiles.runners.stepper import Ids, make_step_inputs
+from pruning.errors import NirvanaError
 
 _PAST, _PRESENT = "past_key_values", "present"
 
@@ -30,9 +32,7 @@ class OnnxStepper:
         """Empty the cache; see `Stepper.start`."""
         self._num_past = 0
         self._past = {
-            spec.name: self._make_value(
-                np.zeros((batch, spec.shape[1], 0, spec.shape[3]), spec.dtype), self._device, 0
-            )
+            spec.name: self._make_value(_make_empty(spec, batch), self._device, 0)
             for spec in self._cache
         }
 
@@ -54,3 +54,14 @@ class OnnxStepper:
         self._past = dict(zip(self._past, present, strict=True))
         self._num_past += ids_BS.shape[1]
         return logits.numpy()[:, -1:].argmax(-1)
+
+
+def _make_empty(spec: TensorSpec, batch: int) -> NDArray[Any]:
+    """Return a cache of no tokens: [batch, heads, 0, head width], as the graph's own sizes say."""
+    heads, width = spec.shape[1], spec.shape[3]
+    if not isinstance(heads, int) or not isinstance(width, int):
+        raise NirvanaError(
+            f"The cache {spec.name!r} has shape {list(spec.shape)}. Expected [batch, heads, past, "
+            "head width] with heads and width as numbers. Export it again."
+        )
+    return np.zeros((batch, heads, 0, width), spec.dtype)

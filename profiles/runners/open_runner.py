@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 from exporters.compare.open_artefact import find_engine_dir, find_kind
 from profiles.comparing.profile_config import ProfileConfig
@@ -66,6 +67,6 @@ def _open_torch(source: str, name: str, config: ProfileConfig) -> Runner:
                 f"{source} was asked to run on a GPU (provider {config.provider}), and torch "
                 "finds none here. Leave provider at cpu."
             )
-        model.to("cuda")
+        cast(Any, model).to("cuda")
     torch.set_num_threads(config.num_threads or count_allowed_cpus())
     return TorchRunner(model, mode=config.torch_mode, name=name)
