@@ -34,8 +34,8 @@ def open_stepper(runner: Runner) -> Stepper:
     if make is None:
         raise NirvanaError(
             f"{runner.name} is run by {runner.describe()['runtime']}, in which no text is "
-            "generated here: generate needs a checkpoint or ONNX. Measure a step by itself: length 1, past "
-            "as many tokens as its cache has."
+            "generated here: generate needs a checkpoint or ONNX. Measure a step by itself: "
+            "length 1, past as many tokens as its cache has."
         )
     if not any(spec.name.startswith("past_key_values.") for spec in runner.inputs):
         raise NirvanaError(
