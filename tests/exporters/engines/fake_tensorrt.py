@@ -31,7 +31,7 @@ class FakeDevice:
     """A stream of queued work on CPU memory, with a clock that each kind of work moves."""
 
     name = "fake device"
-    uuid = "GPU-fake"
+    uuid = "GPU-0"
     stream_handle = 77
     cost_ms: Mapping[str, float] = {"copy": 0.25, "run": 2.0, "graph": 1.5}
 
