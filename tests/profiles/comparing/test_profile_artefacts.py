@@ -1,4 +1,4 @@
-"""`nirvana profile A B` of two kinds of artefact: real torch and ONNX Runtime, a stand-in engine."""
+"""`nirvana profile A B` of two kinds: real torch and ONNX Runtime, a stand-in for an engine."""
 
 import csv
 import json

@@ -44,7 +44,7 @@ def test_a_gpu_that_does_not_count_has_no_energy(monkeypatch: pytest.MonkeyPatch
     ids=["back", "still", "jumped"],
 )
 def test_a_counter_that_cannot_be_is_an_error(monkeypatch: pytest.MonkeyPatch, count) -> None:
-    with pytest.raises(NirvanaError, match="The GPU counted .* which cannot be"):
+    with pytest.raises(NirvanaError, match=r"The GPU counted .* which cannot be"):
         measure(monkeypatch, count)
 
 
@@ -55,7 +55,7 @@ def test_a_counter_that_is_lost_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
         raise nvml.NVMLError("GPU is lost")
 
     monkeypatch.setattr(nvml, "nvmlDeviceGetTotalEnergyConsumption", lose)
-    with open_gpu("GPU-1") as counters, pytest.raises(NirvanaError, match="gone .* GPU is lost"):
+    with open_gpu("GPU-1") as counters, pytest.raises(NirvanaError, match=r"gone .* GPU is lost"):
         counters.read_energy_joules()
 
 

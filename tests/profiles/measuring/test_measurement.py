@@ -147,14 +147,14 @@ def test_collector_comes_back_after_an_error() -> None:
     assert gc.isenabled()
 
 
-class LostGpu(RuntimeError):
+class LostGpuError(RuntimeError):
     pass
 
 
 def lose_after(num_runs: int) -> Cost:
     def cost(run: int, _now: float) -> float:
         if run >= num_runs:
-            raise LostGpu("CUDA error: the device is lost\nand more")
+            raise LostGpuError("CUDA error: the device is lost\nand more")
         return 0.01
 
     return cost
@@ -170,9 +170,9 @@ def test_a_device_that_is_lost_leaves_the_whole_blocks_before() -> None:
 
 
 def test_a_device_that_is_lost_before_is_an_error() -> None:
-    with pytest.raises(LostGpu):
+    with pytest.raises(LostGpuError):
         Trial(noisy(0.02), lose_after(3))
-    with pytest.raises(LostGpu):
+    with pytest.raises(LostGpuError):
         Trial(noisy(0.02), lose_after(0), warmup_seconds=0.0)
 
 
