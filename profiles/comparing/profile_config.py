@@ -48,6 +48,13 @@ class ProfileConfig:
         default="cpu",
         metadata={"help": "ONNX Runtime's: cpu, cuda, tensorrt, tensorrt-rtx, or a full name"},
     )
+    provider_options: tuple[str, ...] = field(
+        default=(), metadata={"help": "of the provider, name=value; one that it lacks is refused"}
+    )
+    provider_cache: str | None = field(
+        default=None,
+        metadata={"help": "folder in which the provider keeps what it compiles; unset: nowhere"},
+    )
     cuda_graph: bool = field(
         default=False, metadata={"help": "engines: record a run once, launch it as a whole"}
     )

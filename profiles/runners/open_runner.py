@@ -29,6 +29,7 @@ def open_runner(source: str, *, name: str, config: ProfileConfig) -> Runner:
 
         folder = find_engine_dir(Path(source))
         return EngineFolderRunner(folder, name=name, cuda_graph=config.cuda_graph)
+    from profiles.runners.execution_providers import parse_options
     from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(
@@ -36,6 +37,8 @@ def open_runner(source: str, *, name: str, config: ProfileConfig) -> Runner:
         name=name,
         num_threads=config.num_threads or count_allowed_cpus(),
         provider=config.provider,
+        provider_options=parse_options(config.provider_options),
+        provider_cache=None if config.provider_cache is None else Path(config.provider_cache),
     )
 
 
