@@ -168,7 +168,7 @@ def test_a_provider_that_is_not_installed_names_its_package(
     encoder: Path, monkeypatch: pytest.MonkeyPatch, short: str, package: str
 ) -> None:
     Machine(monkeypatch, "OtherExecutionProvider", built_in=True)
-    with pytest.raises(NirvanaError, match=rf"has no provider '{short}' here; .* {package}"):
+    with pytest.raises(NirvanaError, match=rf"has no provider '{short}' here; .*{package}"):
         OnnxRuntimeRunner(encoder, provider=short)
 
 
