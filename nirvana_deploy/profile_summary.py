@@ -26,6 +26,8 @@ def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _describe_parts(case)
     for case in profile.get("generations", ()):
         yield from _describe_generation(case)
+    for point in profile.get("loads", ()):
+        yield _describe_load(point)
     if profile.get("partial"):
         yield "PARTIAL", f"ended by: {profile['partial']}"
 
@@ -60,3 +62,14 @@ def _describe_generation(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
     rates = (f"{case[name]['tokens_per_s']:.1f}" for name in ("dense", "pruned"))
     yield f"tokens a second, {shape}", " -> ".join(rates)
+
+
+def _describe_load(point: Mapping[str, Any]) -> tuple[str, str]:
+    offered = point["offered_per_s"]
+    load = f"{point['num_callers']} callers" if offered is None else f"{offered:g} requests/s"
+    doubt = " OVERLOADED" if point["overloaded"] else ""
+    p90 = "" if point["p90_ms"] is None else f", p90 {point['p90_ms']:.2f} ms"
+    return (
+        f"{point['model']} under {load}",
+        f"{point['median_ms']:.2f} ms{p90}, {point['achieved_per_s']:.1f} answers/s{doubt}",
+    )

@@ -10,6 +10,7 @@ from exporters.compare.open_artefact import find_kind
 from profiles.comparing.comparison import compare_latency
 from profiles.comparing.generation import compare_generation
 from profiles.comparing.graph_form import GraphForm, list_differences, read_graph_form
+from profiles.comparing.load_points import measure_loads
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileResult
 from profiles.measuring.memory import watch_memory
@@ -56,6 +57,9 @@ def profile_artefacts(
         if config.generate and result.partial is None:
             generations, partial = compare_generation(*runners, config, on_progress=watch)
             result = replace(result, generations=generations, partial=partial)
+        if (config.callers or config.rates_per_s) and result.partial is None:
+            loads, partial = measure_loads(runners, config)
+            result = replace(result, loads=loads, partial=partial)
     notes = [*_list_doubts(kinds, runners)]
     method = {
         **result.method,

@@ -41,6 +41,13 @@ class ProfileConfig:
             "between them; 0: none"
         },
     )
+    callers: tuple[int, ...] = field(
+        default=(),
+        metadata={"help": "callers at a time that each wait for an answer, a load each; none"},
+    )
+    rates_per_s: tuple[float, ...] = field(
+        default=(), metadata={"help": "requests a second at random times, a load each; none"}
+    )
     torch_mode: TorchMode = field(
         default="sdpa", metadata={"help": "how a checkpoint runs: attention, or compiled"}
     )
@@ -74,6 +81,15 @@ class ProfileConfig:
             raise NirvanaError(
                 f"torch_mode must be one of {', '.join(get_args(TorchMode))}, "
                 f"got {self.torch_mode!r}."
+            )
+        if min(self.callers, default=1) < 1 or len(set(self.callers)) < len(self.callers):
+            raise NirvanaError(
+                "callers must be 1 or more and differ from each other, got "
+                f"{', '.join(map(str, self.callers))}."
+            )
+        if not min(self.rates_per_s, default=1) > 0:
+            raise NirvanaError(
+                f"rates_per_s must be above 0, got {', '.join(map(str, self.rates_per_s))}."
             )
         if self.generate == 1:
             raise NirvanaError(

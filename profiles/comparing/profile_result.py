@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from profiles.comparing.generation_result import GenerationCase
+from profiles.comparing.load_points import LoadPoint
 from profiles.measuring.energy import EnergyReading
 from profiles.measuring.statistics import (
     Samples,
@@ -121,6 +122,7 @@ class ProfileResult:
         memory: by model, what grew while it was loaded and run (`MemoryGrowth`); empty where the
             models were loaded already.
         generations: what generating text took, by batch size; empty where none was asked for.
+        loads: what each model gave under load; empty where none was asked for.
         partial: what ended the measurement early, in words; None: all that was asked is there.
     """
 
@@ -129,6 +131,7 @@ class ProfileResult:
     cases: tuple[ProfileCase, ...]
     memory: dict[str, Any] = field(default_factory=dict)
     generations: tuple[GenerationCase, ...] = ()
+    loads: tuple[LoadPoint, ...] = ()
     partial: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -139,6 +142,7 @@ class ProfileResult:
             "method": self.method,
             "memory": self.memory,
             "generations": [_listed(asdict(case)) for case in self.generations],
+            "loads": [_listed(asdict(point)) for point in self.loads],
             "partial": self.partial,
         }
 

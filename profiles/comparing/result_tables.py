@@ -36,6 +36,9 @@ _COLUMNS = (
     "first_token_ms",
     "inter_token_ms",
     "tokens_per_s",
+    "num_callers",
+    "offered_per_s",
+    "achieved_per_s",
     "partial",
 )
 
@@ -49,7 +52,11 @@ def to_csv(result: ProfileResult) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in [*_list_case_rows(result), *_list_generation_rows(result)]:
+    for row in [
+        *_list_case_rows(result),
+        *_list_generation_rows(result),
+        *_list_load_rows(result),
+    ]:
         what = _describe_model(result, str(row["model"]))
         writer.writerow({**row, **what, "partial": result.partial or ""})
     return text.getvalue()
@@ -80,6 +87,21 @@ def _list_generation_rows(result: ProfileResult) -> Iterator[dict[str, object]]:
                 "tokens_per_s": timing.tokens_per_s,
                 **(_list_speedup(case.inter_token_speedup) if model == "pruned" else {}),
             }
+
+
+def _list_load_rows(result: ProfileResult) -> Iterator[dict[str, object]]:
+    for point in result.loads:
+        yield {
+            "batch": point.batch,
+            "length": point.length,
+            "model": point.model,
+            "median_ms": point.median_ms,
+            "p90_ms": point.p90_ms,
+            "num_samples": point.num_requests,
+            "num_callers": point.num_callers,
+            "offered_per_s": point.offered_per_s,
+            "achieved_per_s": point.achieved_per_s,
+        }
 
 
 def _list_speedup(speedup: Speedup) -> dict[str, object]:
@@ -117,7 +139,7 @@ def to_markdown(result: ProfileResult) -> str:
             f"| {case.verdict}{doubt} |"
         )
         notes += [f"- batch {case.batch} x {case.length}: {note}" for note in case.notes]
-    lines += _write_generations(result)
+    lines += [*_write_generations(result), *_write_loads(result)]
     place = result.environment
     for model in ("dense", "pruned"):
         what = _describe_model(result, model)
@@ -156,6 +178,20 @@ def _write_generations(result: ProfileResult) -> list[str]:
         for note in case.notes
     ]
     return [*lines, *(["", *notes] if notes else [])]
+
+
+def _write_loads(result: ProfileResult) -> list[str]:
+    if not result.loads:
+        return []
+    rows = [
+        f"| {point.model} | {point.num_callers} | "
+        f"{'as answered' if point.offered_per_s is None else f'{point.offered_per_s:g}'} | "
+        f"{point.achieved_per_s:.1f}{' (overloaded)' if point.overloaded else ''} | "
+        f"{point.median_ms:.3f} | {'' if point.p90_ms is None else f'{point.p90_ms:.3f}'} |"
+        for point in result.loads
+    ]
+    head = "| model | callers | requests a second | answers a second | median ms | p90 ms |"
+    return ["", head, "|---|---:|---:|---:|---:|---:|", *rows]
 
 
 def _write_wait(wait: TokenTiming) -> str:

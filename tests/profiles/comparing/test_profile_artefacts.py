@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nirvana_deploy.cli import main
+from nirvana_deploy.profile_summary import describe_profile
 from profiles.comparing.profile_artefacts import profile_artefacts
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.result_tables import to_csv, to_markdown
@@ -155,3 +156,29 @@ def test_a_checkpoint_on_a_gpu_that_is_not_there_is_refused(llama: str) -> None:
 def test_modes_are_known() -> None:
     with pytest.raises(NirvanaError, match="torch_mode must be one of eager, sdpa, compile"):
         ProfileConfig(torch_mode="jit")
+
+
+def test_both_are_measured_under_load(tmp_path: Path) -> None:
+    graph = str(save_encoder(tmp_path / "model.onnx"))
+    config = ProfileConfig(**QUICK, callers=(1, 3), rates_per_s=(500.0,))
+    result = profile_artefacts(graph, graph, config)
+    points = [(p.model, p.num_callers, p.offered_per_s, p.num_requests) for p in result.loads]
+    assert points == [
+        (model, *load)
+        for model in ("dense", "pruned")
+        for load in ((1, None, 8), (3, None, 24), (1, 500.0, 8))
+    ]
+    assert all(point.achieved_per_s > 0 and point.p90_ms is None for point in result.loads)
+    stored = result.to_json()
+    assert json.loads(json.dumps(stored)) == stored
+    rows = list(csv.DictReader(to_csv(result).splitlines()))
+    assert [row["num_callers"] for row in rows] == ["", "", *(["1", "3", "1"] * 2)]
+    assert "| pruned | 3 | as answered | " in to_markdown(result)
+    assert "pruned under 500 requests/s" in dict(describe_profile(stored))
+
+
+def test_loads_that_are_none_are_refused() -> None:
+    with pytest.raises(NirvanaError, match=r"callers must be 1 or more and differ .* got 2, 2"):
+        ProfileConfig(callers=(2, 2))
+    with pytest.raises(NirvanaError, match=r"rates_per_s must be above 0, got 0\.0"):
+        ProfileConfig(rates_per_s=(0.0,))
