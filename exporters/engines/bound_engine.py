@@ -113,7 +113,7 @@ class BoundEngine:
 
     def _bind_addresses(self) -> None:
         for name, tensor in self.on_device.items():
-            if not self._context.set_tensor_address(name, tensor.data_ptr()):
+            if not self._context.set_tensor_address(name, _find_address(tensor)):
                 self._fail(f"it does not take memory for {name}")
         missing = self._context.infer_shapes()
         if missing:
@@ -122,3 +122,8 @@ class BoundEngine:
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._device.stream_handle):
             self._fail("it did not start")
+
+
+def _find_address(tensor: torch.Tensor) -> int:
+    """Return where a tensor's memory is; torch calls that of one that holds nothing 0."""
+    return tensor.data_ptr() or tensor.untyped_storage().data_ptr()

@@ -32,7 +32,7 @@ class EngineDevice(Protocol):
         ...
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Return memory of the device; its address is never 0."""
+        """Return memory of the device; some is set aside even for a tensor that holds nothing."""
         ...
 
     def empty_host(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -119,7 +119,7 @@ class CudaDevice:
 
 
 def _shape_flat(shape: Sequence[int], dtype: torch.dtype, **place: Any) -> torch.Tensor:
-    """Return a tensor that has an address even where it holds nothing, as an empty cache does."""
+    """Return a tensor with memory behind it even where it holds nothing, as an empty cache does."""
     count = 1
     for size in shape:
         count *= size

@@ -164,6 +164,9 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, number: int) -> list[tuple[int, ...]]:
         return [tuple(shape) for shape in self.profiles[number][name]]
 
+    def get_aliased_input_tensor(self, name: str) -> str | None:
+        return ALIASES.get(name)
+
     def create_runtime_config(self) -> Any:
         return types.SimpleNamespace(cuda_graph_strategy="DISABLED")
 
@@ -173,6 +176,7 @@ class Engine:
 
 
 _ENGINES: list[Engine] = []
+ALIASES: dict[str, str] = {}  # outputs that must be written where an input is
 
 
 class Context:
@@ -209,10 +213,7 @@ class Context:
             for dim, size in zip(node.shape, self.shapes.get(node.name, ()), strict=False)
         }
         if {"past_sequence", "sequence"} <= set(sizes):
-            for node in self.engine.outputs.values():
-                for dim in node.shape:
-                    if isinstance(dim, str) and "past_sequence" in dim:
-                        sizes[dim] = sizes["past_sequence"] + sizes["sequence"]
+            sizes["past_sequence + sequence"] = sizes["past_sequence"] + sizes["sequence"]
         found = (
             d if isinstance(d, int) else sizes.get(d, -1) for d in self.engine.nodes[name].shape
         )
@@ -231,6 +232,9 @@ class Context:
             return self._refuse("the first run after a change of shapes cannot be recorded")
         if self.fail_from is not None and self.num_runs >= self.fail_from:
             return self._refuse("CUDA error 719: the device is lost")
+        for name, source in ALIASES.items():
+            if self.addresses[name] != self.addresses[source]:
+                return self._refuse(f"{name} must be in the place of {source}")
         self.has_run, self.num_runs = True, self.num_runs + 1
         views = {name: self._view(name) for name in self.engine.nodes}
         device.add(lambda: self._compute(views), "run" if device.captured is None else "graph")
@@ -245,7 +249,7 @@ class Context:
     def _view(self, name: str) -> np.ndarray:
         """Return the bound memory as an array, from its address alone."""
         dtype = np.dtype(_TYPES[self.engine.nodes[name].type][1])
-        shape = self.shapes.get(name) or self.get_tensor_shape(name)
+        shape = self.shapes[name] if name in self.shapes else self.get_tensor_shape(name)
         count = int(np.prod(shape))
         raw = (ctypes.c_byte * (count * dtype.itemsize)).from_address(self.addresses[name])
         return np.frombuffer(raw, dtype).reshape(shape)

@@ -8,18 +8,27 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from exporters.compare.comparison import compare_artefacts
 from exporters.compare.open_artefact import open_pair
 from exporters.engines.engine_runner import EngineRunner
 from pruning.errors import NirvanaError
+from tests.exporters.engines import fake_tensorrt
 from tests.exporters.engines.fake_tensorrt import (
+    Context,
+    DataType,
+    Engine,
     FakeDevice,
+    Runtime,
+    TensorIOMode,
+    TensorLocation,
     last_engine,
     make_flavour,
     write_fake_engine,
 )
 from tests.profiles.fake_runners import make_encoder
+from tests.profiles.tiny_decoder import save_decoder
 
 NAMES = ("input_ids", "attention_mask")
 
@@ -164,8 +173,6 @@ def test_a_device_that_is_lost_is_an_error(engine_dir: Path) -> None:
 
 
 def test_a_corrupt_plan_is_refused_with_the_reason(tmp_path: Path, flavour: str) -> None:
-    from tests.exporters.engines import fake_tensorrt
-
     magic = fake_tensorrt.MAGIC
     try:
         fake_tensorrt.MAGIC = b"other\n"
@@ -186,6 +193,65 @@ def test_it_is_verified_like_any_other_form(
     onnx.save(make_encoder(seed=1), tmp_path / "other.onnx")
     other = compare_artefacts(*open_pair(str(tmp_path / "other.onnx"), str(engine_dir)))
     assert not other.passed
+
+
+CACHE = "past_key_values.0.key"
+
+
+@pytest.fixture
+def decoder_dir(tmp_path: Path, flavour: str) -> Path:
+    lengths = {"input_ids": (1, 1, 8), "attention_mask": (1, 6, 16), CACHE: (0, 5, 8)}
+    profile = {name: tuple((2, length) for length in of) for name, of in lengths.items()}
+    profile[CACHE] = tuple((2, 1, length, 1) for length in lengths[CACHE])
+    model = onnx.load(save_decoder(tmp_path / "model.onnx"))
+    return write_fake_engine(tmp_path / "engine", model, [profile], flavour)
+
+
+@pytest.mark.parametrize("num_past", [0, 3], ids=["empty cache", "cache"])
+def test_a_decoder_steps_from_its_cache(decoder_dir: Path, num_past: int) -> None:
+    """An empty cache has an address too, which TensorRT demands."""
+    runner = EngineRunner(decoder_dir, device=FakeDevice())
+    inputs = {
+        "input_ids": np.array([[3, 4], [5, 6]]),
+        "attention_mask": np.ones((2, num_past + 2), np.int64),
+        CACHE: np.full((2, 1, num_past, 1), 7.0, np.float32),
+    }
+    found = runner.run(inputs)
+    assert found["logits"][:, 0].argmax(-1).tolist() == [7 + 7 * num_past, 11 + 7 * num_past]
+    assert found["present.0.key"].shape == (2, 1, num_past + 2, 1)
+
+
+def test_an_output_in_the_place_of_an_input_is_bound_there(
+    tmp_path: Path, flavour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As caches are that grow in place: the stand-in refuses another place."""
+    monkeypatch.setitem(fake_tensorrt.ALIASES, "y", "x")
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 2]) for n in "xy"]
+    node = helper.make_node("Add", ["x", "x"], ["y"])
+    graph = helper.make_graph([node], "twice", infos[:1], infos[1:])
+    opsets = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    profile = {"x": ((1, 2), (1, 2), (4, 2))}
+    folder = write_fake_engine(tmp_path / "engine", model, [profile], flavour)
+    bound = EngineRunner(folder, device=FakeDevice()).bind({"x": np.array([[1.0, 2.0]])})
+    assert bound.on_device["y"] is bound.on_device["x"]
+    for _ in range(2):  # from the host's values again each time
+        assert bound()["y"].tolist() == [[2.0, 4.0]]
+
+
+@pytest.mark.tensorrt
+def test_the_bindings_have_what_is_called() -> None:
+    """The stand-in must not know calls that the real bindings lack."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt_rtx")
+    for fake in (Runtime, Engine, Context):
+        real = {Runtime: trt.Runtime, Engine: trt.ICudaEngine, Context: trt.IExecutionContext}[fake]
+        called = {name for name in vars(fake) if not name.startswith("_")}
+        assert called <= set(dir(real)), fake
+    assert hasattr(trt.IExecutionContext, "active_optimization_profile")
+    assert {mode.name for mode in TensorIOMode} <= set(trt.TensorIOMode.__members__)
+    assert {place.name for place in TensorLocation} <= set(trt.TensorLocation.__members__)
+    assert {kind.name for kind in DataType} <= set(trt.DataType.__members__)
+    assert trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE and trt.IRuntimeConfig.cuda_graph_strategy
 
 
 @pytest.mark.gpu
