@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.api import prune as prune
     from nirvana_deploy.api import prune_from_scores as prune_from_scores
     from nirvana_deploy.api import repack as repack
+    from nirvana_deploy.api import run_engine as run_engine
     from nirvana_deploy.api import save_pruned as save_pruned
     from nirvana_deploy.api import score as score
     from nirvana_deploy.api import serve as serve
@@ -91,6 +92,7 @@ _HOMES = {
         "prune",
         "prune_from_scores",
         "repack",
+        "run_engine",
         "save_pruned",
         "score",
         "serve",

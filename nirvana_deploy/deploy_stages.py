@@ -85,10 +85,10 @@ def _build(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
 
 
 def _profile(inputs: StageInputs, _: Path) -> Mapping[str, Any]:
-    from profiles.comparing.comparison import profile_onnx
+    from profiles.comparing.profile_artefacts import profile_artefacts
 
     dense = inputs.folders["export"] / "dense" / "model.onnx"
-    return profile_onnx(dense, _pruned_onnx(inputs), inputs.recipe.profile).to_json()
+    return profile_artefacts(str(dense), str(_pruned_onnx(inputs)), inputs.recipe.profile).to_json()
 
 
 def _package(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:

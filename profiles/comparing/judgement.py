@@ -2,6 +2,7 @@
 
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileCase, Timing
+from profiles.measuring.energy import EnergyReading
 from profiles.measuring.measurement import Measurement
 from profiles.measuring.stationarity import MIN_SAMPLES_FOR_DRIFT, find_drift
 from profiles.measuring.statistics import Samples, estimate_speedup
@@ -14,12 +15,19 @@ _MS_DIGITS = 4
 
 
 def judge_case(
-    measured: Measurement, batch: int, config: ProfileConfig, other_fraction: float | None
+    measured: Measurement,
+    batch: int,
+    config: ProfileConfig,
+    other_fraction: float | None,
+    energies: tuple[EnergyReading | None, EnergyReading | None] = (None, None),
 ) -> ProfileCase:
     """Make the figures of one case; `other_fraction` is what other programs took of the CPUs."""
     # All figures are made of the rounded samples, so that a reader can make them again.
     blocks = [measured.dense_ms.round(_MS_DIGITS), measured.pruned_ms.round(_MS_DIGITS)]
-    dense, pruned = (Timing.of(samples.ravel(), batch=batch) for samples in blocks)
+    dense, pruned = (
+        Timing.of(samples.ravel(), batch=batch, parts_ms=parts_ms, energy=energy)
+        for samples, parts_ms, energy in zip(blocks, measured.parts_ms, energies, strict=True)
+    )
     speedup = estimate_speedup(*blocks, seed=config.seed)
     unsteady = _note_drift("dense", blocks[0]) + _note_drift("pruned", blocks[1])
     if not measured.warmup_steady:
@@ -27,7 +35,10 @@ def judge_case(
             f"the warm-up ended after {measured.warmup_seconds:.1f} s without a steady latency"
         )
     notes = [*unsteady, *_note_spread("dense", dense), *_note_spread("pruned", pruned)]
-    if not measured.complete:
+    notes += [*_note_enqueue("dense", dense), *_note_enqueue("pruned", pruned)]
+    if measured.failure is not None:
+        notes.append(f"PARTIAL, {dense.num_samples} samples a model: {measured.failure}")
+    elif not measured.complete:
         notes.append(
             f"max_seconds ({config.max_seconds:g}) ended the case after "
             f"{dense.num_samples} samples a model"
@@ -60,6 +71,17 @@ def _note_drift(name: str, blocks: Samples) -> list[str]:
     if change is None:
         return []
     return [f"{name} latency moved by {change:+.1%} from the first to the last third"]
+
+
+def _note_enqueue(name: str, timing: Timing) -> list[str]:
+    """Warn as trtexec does, where the host cannot launch as fast as the GPU runs."""
+    enqueue, compute = (timing.parts.get(part) for part in ("enqueue_ms", "gpu_compute_ms"))
+    if enqueue is None or compute is None or enqueue.median_ms < compute.median_ms:
+        return []
+    return [
+        f"{name} is bound by its launches: enqueue takes {enqueue.median_ms:.3f} ms, the GPU "
+        f"{compute.median_ms:.3f} ms; a CUDA graph may help"
+    ]
 
 
 def _note_spread(name: str, timing: Timing) -> list[str]:

@@ -1,8 +1,11 @@
 """How latency is measured. No numpy and no run-time here."""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from pruning.errors import NirvanaError
+
+TorchMode = Literal["eager", "sdpa", "compile"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,37 @@ class ProfileConfig:
     vocab_size: int = field(
         default=1000, metadata={"help": "token ids are drawn below this; at most the model's"}
     )
+    generate: int = field(
+        default=0,
+        metadata={
+            "help": "tokens to generate after a prompt of `length`, for the time to the first and "
+            "between them; 0: none"
+        },
+    )
+    callers: tuple[int, ...] = field(
+        default=(),
+        metadata={"help": "callers at a time that each wait for an answer, a load each; none"},
+    )
+    rates_per_s: tuple[float, ...] = field(
+        default=(), metadata={"help": "requests a second at random times, a load each; none"}
+    )
+    torch_mode: TorchMode = field(
+        default="sdpa", metadata={"help": "how a checkpoint runs: attention, or compiled"}
+    )
+    provider: str = field(
+        default="cpu",
+        metadata={"help": "ONNX Runtime's: cpu, cuda, tensorrt, tensorrt-rtx, or a full name"},
+    )
+    provider_options: tuple[str, ...] = field(
+        default=(), metadata={"help": "of the provider, name=value; one that it lacks is refused"}
+    )
+    provider_cache: str | None = field(
+        default=None,
+        metadata={"help": "folder in which the provider keeps what it compiles; unset: nowhere"},
+    )
+    cuda_graph: bool = field(
+        default=False, metadata={"help": "engines: record a run once, launch it as a whole"}
+    )
     seed: int = field(default=0, metadata={"help": "of token ids, order of runs and resampling"})
 
     def __post_init__(self) -> None:
@@ -42,7 +76,25 @@ class ProfileConfig:
                 f"{', '.join(map(str, self.batch_sizes))}."
             )
         self._require_at_least(1, "length", "min_samples", "vocab_size")
-        self._require_at_least(0, "past", "warmup_seconds", "min_seconds", "seed")
+        self._require_at_least(0, "past", "warmup_seconds", "min_seconds", "seed", "generate")
+        if self.torch_mode not in get_args(TorchMode):
+            raise NirvanaError(
+                f"torch_mode must be one of {', '.join(get_args(TorchMode))}, "
+                f"got {self.torch_mode!r}."
+            )
+        if min(self.callers, default=1) < 1 or len(set(self.callers)) < len(self.callers):
+            raise NirvanaError(
+                "callers must be 1 or more and differ from each other, got "
+                f"{', '.join(map(str, self.callers))}."
+            )
+        if not min(self.rates_per_s, default=1) > 0:
+            raise NirvanaError(
+                f"rates_per_s must be above 0, got {', '.join(map(str, self.rates_per_s))}."
+            )
+        if self.generate == 1:
+            raise NirvanaError(
+                "generate must be 0, or 2 tokens or more: with 1 there is nothing between tokens."
+            )
         if self.num_threads is not None:
             self._require_at_least(1, "num_threads")
         if not self.max_seconds > self.warmup_seconds + self.min_seconds:

@@ -1,33 +1,80 @@
 """What a profile found, as frozen records and as plain data for a manifest."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from profiles.measuring.statistics import Samples, Speedup, find_variation, take_percentile
+from profiles.comparing.generation_result import GenerationCase
+from profiles.comparing.load_points import LoadPoint
+from profiles.measuring.energy import EnergyReading
+from profiles.measuring.statistics import (
+    Samples,
+    Speedup,
+    find_median_interval,
+    find_variation,
+    take_percentile,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartTiming:
+    """Hold what one part of a run took, as trtexec tells them apart."""
+
+    median_ms: float
+    coefficient_of_variation: float
+
+    @classmethod
+    def of(cls, samples_ms: Samples) -> "PartTiming":
+        """Summarise samples; a part that took no time does not vary."""
+        median_ms = float(np.median(samples_ms))
+        variation = find_variation(samples_ms) if samples_ms.any() else 0.0
+        return cls(median_ms=round(median_ms, 4), coefficient_of_variation=variation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Hold one model's latencies on one batch shape; all figures are of `samples_ms`."""
+    """Hold one model's latencies on one batch shape; all figures are of `samples_ms`.
+
+    Attributes:
+        median_low_ms: lower end of the 95 % interval of the median (order statistics); None below
+            6 samples.
+        parts: by name, of runs on a GPU: `h2d_ms`, `gpu_compute_ms`, `d2h_ms`, and `enqueue_ms`,
+            which is the host's and runs beside them.
+        energy: of a call on a GPU whose driver counts it, measured after the samples.
+    """
 
     median_ms: float
     mean_ms: float
+    median_low_ms: float | None
+    median_high_ms: float | None
     p90_ms: float | None
     p90_note: str | None
     num_samples: int
     coefficient_of_variation: float
     throughput_per_s: float
     samples_ms: tuple[float, ...]
+    parts: dict[str, PartTiming] = field(default_factory=dict)
+    energy: EnergyReading | None = None
 
     @classmethod
-    def of(cls, samples_ms: Samples, *, batch: int) -> "Timing":
+    def of(
+        cls,
+        samples_ms: Samples,
+        *,
+        batch: int,
+        parts_ms: Mapping[str, Samples] | None = None,
+        energy: EnergyReading | None = None,
+    ) -> "Timing":
         """Summarise samples in the order of time; throughput counts rows."""
+        low_ms, high_ms = find_median_interval(samples_ms)
         median_ms = float(np.median(samples_ms))
         p90_ms, p90_note = take_percentile(samples_ms, 90)
         return cls(
             median_ms=median_ms,
+            median_low_ms=low_ms,
+            median_high_ms=high_ms,
             mean_ms=float(samples_ms.mean()),
             p90_ms=p90_ms,
             p90_note=p90_note,
@@ -35,6 +82,8 @@ class Timing:
             coefficient_of_variation=find_variation(samples_ms),
             throughput_per_s=batch * 1000 / median_ms,
             samples_ms=tuple(samples_ms.tolist()),
+            parts={name: PartTiming.of(part) for name, part in (parts_ms or {}).items()},
+            energy=energy,
         )
 
 
@@ -67,11 +116,23 @@ class ProfileCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileResult:
-    """Hold all cases, where they were measured, and how."""
+    """Hold all cases, where they were measured, and how.
+
+    Attributes:
+        memory: by model, what grew while it was loaded and run (`MemoryGrowth`); empty where the
+            models were loaded already.
+        generations: what generating text took, by batch size; empty where none was asked for.
+        loads: what each model gave under load; empty where none was asked for.
+        partial: what ended the measurement early, in words; None: all that was asked is there.
+    """
 
     environment: dict[str, Any]
     method: dict[str, Any]
     cases: tuple[ProfileCase, ...]
+    memory: dict[str, Any] = field(default_factory=dict)
+    generations: tuple[GenerationCase, ...] = ()
+    loads: tuple[LoadPoint, ...] = ()
+    partial: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for a stage manifest."""
@@ -79,6 +140,10 @@ class ProfileResult:
             "environment": self.environment,
             "cases": [{**_listed(asdict(case)), "verdict": case.verdict} for case in self.cases],
             "method": self.method,
+            "memory": self.memory,
+            "generations": [_listed(asdict(case)) for case in self.generations],
+            "loads": [_listed(asdict(point)) for point in self.loads],
+            "partial": self.partial,
         }
 
 

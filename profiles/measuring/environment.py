@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from profiles.measuring.nvml import check_clock
+
 _PACKAGES = (
     "torch",
     "transformers",
@@ -59,7 +61,10 @@ def read_cpu_name(root: Path = Path("/")) -> str:
 
 
 def list_gpus() -> list[dict[str, Any]]:
-    """Describe the NVIDIA GPUs and their state now; empty without a driver."""
+    """Describe the NVIDIA GPUs and their state now; empty without a driver.
+
+    Raises NirvanaError for a clock at which no GPU runs.
+    """
     import pynvml
 
     try:
@@ -82,6 +87,10 @@ def _describe_gpu(pynvml: Any, index: int) -> dict[str, Any]:
         except pynvml.NVMLError:
             return None
 
+    def ask_clock(question: str, domain: int) -> Any:
+        which = "memory" if domain == pynvml.NVML_CLOCK_MEM else "multiprocessors"
+        return check_clock(ask(question, domain), f"{which} clock of GPU {index}")
+
     capability = ask("nvmlDeviceGetCudaComputeCapability")
     power_mw, limit_mw = ask("nvmlDeviceGetPowerUsage"), ask("nvmlDeviceGetEnforcedPowerLimit")
     memory = ask("nvmlDeviceGetMemoryInfo")
@@ -90,9 +99,9 @@ def _describe_gpu(pynvml: Any, index: int) -> dict[str, Any]:
         "driver": pynvml.nvmlSystemGetDriverVersion(),
         "compute_capability": capability and "{}.{}".format(*capability),
         "memory_gib": memory and round(memory.total / _GIB, 1),
-        "sm_clock_mhz": ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
-        "max_sm_clock_mhz": ask("nvmlDeviceGetMaxClockInfo", pynvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
+        "sm_clock_mhz": ask_clock("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
+        "max_sm_clock_mhz": ask_clock("nvmlDeviceGetMaxClockInfo", pynvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": ask_clock("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
         "power_watts": power_mw and power_mw / 1000,
         "power_limit_watts": limit_mw and limit_mw / 1000,
         "temperature_celsius": ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),

@@ -15,7 +15,8 @@ import numpy as np
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring.stationarity import MIN_SAMPLES_FOR_DRIFT, find_drift
 from profiles.measuring.statistics import Samples
-from profiles.runners.runner import Tensors
+from profiles.runners.runner import Tensors, read_parts
+from pruning.errors import NirvanaError
 
 Call = Callable[[], Tensors]
 Clock = Callable[[], float]
@@ -26,6 +27,8 @@ _ORDERS = ((_DENSE, _PRUNED, _PRUNED, _DENSE), (_PRUNED, _DENSE, _DENSE, _PRUNED
 _SAMPLES_A_BLOCK = 2
 # Samples are stored and drawn: a model of microseconds need not fill a disk to fill its seconds.
 MAX_SAMPLES = 2000
+# No model here takes a day; a clock that jumps by years does.
+_MAX_RUN_SECONDS = 86_400.0
 # Of `max_seconds`; a latency that has not settled by then is measured and called so.
 _MAX_WARMUP_FRACTION = 0.25
 
@@ -39,6 +42,8 @@ class Measurement:
         pruned_ms: the same blocks.
         warmup_steady: False when the warm-up ran out of time before the latencies settled.
         complete: False when `max_seconds` came before `min_samples` and `min_seconds`.
+        parts_ms: of each model, by part, a value for each sample: where a run's time went.
+        failure: what ended the measurement, in words; the samples are those from before.
     """
 
     dense_ms: Samples
@@ -47,6 +52,8 @@ class Measurement:
     warmup_steady: bool
     measured_seconds: float
     complete: bool
+    parts_ms: tuple[dict[str, Samples], dict[str, Samples]] = ({}, {})
+    failure: str | None = None
 
 
 def measure_in_turns(
@@ -58,15 +65,28 @@ def measure_in_turns(
     clock: Clock,
     watch: Watch,
 ) -> Measurement:
-    """Warm both up and time them; `clock` gives seconds, `watch` gets the fraction done."""
+    """Warm both up and time them; `clock` gives seconds, `watch` gets the fraction done.
+
+    A call that fails, as when a GPU is lost, ends the measurement: what was measured is kept.
+    Raises what it raised where there is nothing to keep, NirvanaError for a clock that goes back.
+    """
     timer = _BlockTimer((dense, pruned), draw, clock)
     with no_garbage_collection():
         started = clock()
         warmup_steady = _warm_up(timer, config, started, clock)
+        timer.forget_parts()
         warm = clock()
         blocks: list[_Block] = []
+        failure = None
         while True:
-            blocks.append(timer.time_block())
+            try:
+                blocks.append(timer.time_block())
+            except Exception as error:  # each run-time has errors of its own for a device
+                if not blocks:
+                    raise
+                failure = describe_failure(error)
+                complete = False
+                break
             now = clock()
             complete = _is_enough(config, len(blocks) * _SAMPLES_A_BLOCK, now - warm)
             mean_block_seconds = (now - warm) / len(blocks)
@@ -82,9 +102,18 @@ def measure_in_turns(
         warmup_steady=warmup_steady,
         measured_seconds=now - warm,
         complete=complete,
+        parts_ms=timer.take_parts(2 * len(blocks)),
+        failure=failure,
     )
 
 
+def describe_failure(error: Exception) -> str:
+    """Return the first line of an error, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+_Parts = dict[str, list[float]]
 # Seconds by model, then by turn.
 _Block = tuple[list[float], list[float]]
 
@@ -96,6 +125,19 @@ class _BlockTimer:
         self._calls = calls
         self._draw = draw
         self._clock = clock
+        self._parts: tuple[_Parts, _Parts] = ({}, {})
+
+    def forget_parts(self) -> None:
+        """Forget the parts of the runs so far."""
+        self._parts = ({}, {})
+
+    def take_parts(self, num_samples: int) -> tuple[dict[str, Samples], dict[str, Samples]]:
+        """Return the parts of each model's first `num_samples` runs."""
+        dense, pruned = (
+            {part: np.array(values[:num_samples]) for part, values in parts.items()}
+            for parts in self._parts
+        )
+        return dense, pruned
 
     def time_block(self) -> _Block:
         """Run both twice, in a drawn order."""
@@ -104,8 +146,22 @@ class _BlockTimer:
             call = self._calls[model]
             started = self._clock()
             call()
-            seconds[model].append(self._clock() - started)
+            seconds[model].append(require_time(self._clock() - started, "the host's clock"))
+            for part, value in read_parts(call).items():
+                require_time(value / 1000, f"the device's clock ({part})", or_none=True)
+                self._parts[model].setdefault(part, []).append(value)
         return seconds
+
+
+def require_time(seconds: float, clock_name: str, *, or_none: bool = False) -> float:
+    """Return what a run took; raise NirvanaError where no run can have taken that."""
+    if 0 < seconds < _MAX_RUN_SECONDS or (or_none and seconds == 0):
+        return seconds
+    raise NirvanaError(
+        f"A run took {seconds:g} s by {clock_name}, which cannot be: the clock went back, stood "
+        "still or jumped. Measure again on a machine whose clock is steady (a virtual machine "
+        "that is moved or suspended has none)."
+    )
 
 
 def _warm_up(timer: _BlockTimer, config: ProfileConfig, started: float, clock: Clock) -> bool:

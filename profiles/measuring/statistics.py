@@ -57,6 +57,28 @@ def take_percentile(samples: Samples, percentile: float) -> tuple[float | None, 
     return float(np.percentile(samples, percentile)), None
 
 
+def find_median_interval(
+    samples: Samples, confidence: float = 0.95
+) -> tuple[float, float] | tuple[None, None]:
+    """Return two order statistics between which the median is; (None, None) below 6 samples.
+
+    Exact for independent samples of any distribution (the binomial; David and Nagaraja, Order
+    Statistics, 7.1).
+    """
+    num_samples = samples.size
+    allowed = (1 - confidence) / 2
+    # How often, of 2**num_samples, at most `rank` samples fall below the median.
+    total, tail, coefficient, rank = 2**num_samples, 0, 1, 0
+    while (tail + coefficient) / total <= allowed:
+        tail += coefficient
+        coefficient = coefficient * (num_samples - rank) // (rank + 1)
+        rank += 1
+    if rank == 0:
+        return None, None
+    ordered = np.sort(samples, axis=None)
+    return float(ordered[rank - 1]), float(ordered[num_samples - rank])
+
+
 def find_variation(samples: Samples) -> float:
     """Return the coefficient of variation: standard deviation over mean; 0 for one sample."""
     return float(samples.std(ddof=1) / samples.mean()) if samples.size > 1 else 0.0

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tensors = Mapping[str, NDArray[Any]]
+# What a call's time has in it, for runners that see no more than its beginning and end.
+HOST_SEMANTICS = "ours: end to end from the caller, inputs and outputs bound in host memory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,24 @@ class TensorSpec:
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...]
+
+
+class PartedCall(Protocol):
+    """A bound call that knows where the time of its last run went, as one on a GPU can."""
+
+    def __call__(self) -> Tensors:
+        """Run the model."""
+        ...
+
+    def read_parts(self) -> Mapping[str, float]:
+        """Return milliseconds by part, named as trtexec's: `gpu_compute_ms`, `enqueue_ms`, ..."""
+        ...
+
+
+def read_parts(call: Callable[[], Any]) -> Mapping[str, float]:
+    """Return where the time of a call's last run went; empty where only its end is seen."""
+    read: Callable[[], Mapping[str, float]] | None = getattr(call, "read_parts", None)
+    return {} if read is None else read()
 
 
 class Runner(Protocol):
@@ -41,5 +61,8 @@ class Runner(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Say how the model is run: provider, threads, options. JSON values only."""
+        """Say how the model is run: provider, threads, options. JSON values only.
+
+        `semantics` says what a call's time has in it.
+        """
         ...

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from transformers import PreTrainedModel
 from exporters.export_config import ExportConfig
 from exporters.trace.graph_part import GraphPart
 from exporters.trace.list_parts import list_parts
-from profiles.runners.runner import Tensors, TensorSpec
+from profiles.comparing.profile_config import TorchMode
+from profiles.runners.runner import HOST_SEMANTICS, Tensors, TensorSpec
+from profiles.runners.torch_stepper import TorchStepper
 from pruning.errors import NirvanaError
 
-TorchMode = Literal["eager", "sdpa", "compile"]
+_CUDA_SEMANTICS = "ours: from the call until the GPU is done, inputs and outputs stay on the GPU"
 _DTYPES: dict[torch.dtype, Any] = {
     torch.int64: np.int64,
     torch.float32: np.float32,
@@ -72,18 +75,24 @@ class TorchRunner:
         device = self._model.device
         given = [torch.from_numpy(inputs[t.name]).to(device) for t in self._part.inputs]
         names = [tensor.name for tensor in self._part.outputs]
-
-        def call() -> Tensors:
-            with torch.inference_mode():
-                outputs = self._run(*given)
-            if device.type != "cpu":
-                torch.cuda.synchronize(device)
-                return {}
-            pairs = zip(names, outputs, strict=True)
-            return {name: output.numpy() for name, output in pairs}
-
-        call()
+        call: Callable[[], Tensors]
+        if device.type == "cpu":
+            call = _HostCall(self._run, given, names)
+        else:
+            call = _CudaCall(self._run, given)
+        try:
+            call()
+        except (RuntimeError, IndexError, ValueError) as error:
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+            raise NirvanaError(
+                f"torch cannot run {self._name} on {shapes}: {str(error).splitlines()[0]} Check "
+                "that length is within the model's positions and vocab_size within its vocabulary."
+            ) from error
         return call
+
+    def make_stepper(self) -> TorchStepper:
+        """Return the model as one that generates; see `open_stepper`."""
+        return TorchStepper(self._part, self._run, self._model.device)
 
     def describe(self) -> dict[str, Any]:
         """Say how the model is run."""
@@ -93,9 +102,54 @@ class TorchRunner:
             "mode": self._mode,
             "attention": self._model.config._attn_implementation,
             "device": str(self._model.device),
+            **_describe_gpu(self._model.device),
             "dtype": str(self._model.dtype),
             "num_threads": torch.get_num_threads(),
+            "semantics": HOST_SEMANTICS if self._model.device.type == "cpu" else _CUDA_SEMANTICS,
         }
+
+
+def _describe_gpu(device: torch.device) -> dict[str, str]:
+    if device.type == "cpu":
+        return {}
+    return {"gpu": f"GPU-{torch.cuda.get_device_properties(device).uuid}"}
+
+
+class _HostCall:
+    """Runs a module on the CPU; the tensors that it returns are new each time."""
+
+    def __init__(self, run: Callable[..., Any], given: list[torch.Tensor], names: list[str]):
+        self._run, self._given, self._names = run, given, names
+
+    def __call__(self) -> Tensors:
+        with torch.inference_mode():
+            outputs = self._run(*self._given)
+        pairs = zip(self._names, outputs, strict=True)
+        return {name: output.numpy() for name, output in pairs}
+
+
+class _CudaCall:
+    """Runs a module on a GPU, on torch's stream, between two events."""
+
+    def __init__(self, run: Callable[..., Any], given: list[torch.Tensor]) -> None:
+        self._run, self._given = run, given
+        self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._enqueue_ms = 0.0
+
+    def __call__(self) -> Tensors:
+        self._begin.record()
+        started = time.perf_counter()
+        with torch.inference_mode():
+            self._run(*self._given)
+        self._enqueue_ms = (time.perf_counter() - started) * 1000
+        self._end.record()
+        self._end.synchronize()
+        return {}
+
+    def read_parts(self) -> Mapping[str, float]:
+        """Return the device's and the host's milliseconds of the last run."""
+        elapsed_ms = float(self._begin.elapsed_time(self._end))
+        return {"gpu_compute_ms": elapsed_ms, "enqueue_ms": self._enqueue_ms}
 
 
 def _set_attention(model: PreTrainedModel, kind: str) -> None:

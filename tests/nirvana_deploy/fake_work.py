@@ -88,9 +88,9 @@ def build_engine_without_tensorrt(
     raise MissingExtraError("TensorRT (neither flavour)", "rtx")
 
 
-def profile_onnx(dense_path: Path, pruned_path: Path, config: ProfileConfig) -> Result:
+def profile_artefacts(dense: str, pruned: str, config: ProfileConfig) -> Result:
     calls.append("profile")
-    assert dense_path.is_file() and pruned_path.is_file()
+    assert Path(dense).is_file() and Path(pruned).is_file()
     case = {
         "batch": 8,
         "length": 128,
@@ -122,7 +122,7 @@ HOMES = {
     "pruning.gates.prune_stage": run_prune,
     "exporters.export_stage": run_export,
     "exporters.engines.build_engine": build_engine,
-    "profiles.comparing.comparison": profile_onnx,
+    "profiles.comparing.profile_artefacts": profile_artefacts,
     "nirvana_deploy.serving.triton.triton_package": package_triton,
     "nirvana_deploy.report": write_report,
 }

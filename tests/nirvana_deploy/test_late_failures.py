@@ -10,7 +10,7 @@ import pytest
 from nirvana_deploy import Recipe, deploy
 from nirvana_deploy.api import build
 from nirvana_deploy.cli import main
-from nirvana_deploy.deploy_result import describe_profile
+from nirvana_deploy.profile_summary import describe_profile
 from pruning.errors import MissingExtraError, NirvanaError
 from tests.nirvana_deploy.fake_stages import make_stages, run_fake
 from tests.nirvana_deploy.test_killed_run import SETTINGS

@@ -7,8 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-from profiles.comparing.comparison import compare_latency, profile_onnx
+from profiles.comparing.comparison import compare_latency
+from profiles.comparing.profile_artefacts import profile_artefacts
 from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.throttling import ThrottleVerdict
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import (
     VOCAB,
@@ -18,6 +20,7 @@ from tests.profiles.fake_runners import (
     noisy,
     save_encoder,
 )
+from tests.profiles.measuring.fake_nvml import install_nvml
 
 Cost = Callable[[int, float], float]
 QUICK = ProfileConfig(
@@ -148,8 +151,8 @@ def test_onnx_models_are_profiled(tmp_path: Path) -> None:
     dense = save_encoder(tmp_path / "dense.onnx", repeats=4)
     pruned = save_encoder(tmp_path / "pruned.onnx")
     progress: list[tuple[str, float]] = []
-    result = profile_onnx(
-        dense, pruned, QUICK, on_progress=lambda *done: progress.append(done)
+    result = profile_artefacts(
+        str(dense), str(pruned), QUICK, on_progress=lambda *done: progress.append(done)
     ).to_json()
     assert json.loads(json.dumps(result)) == result
     assert [case["batch"] for case in result["cases"]] == [1, 2]
@@ -167,7 +170,7 @@ def test_graphs_of_other_form_are_said_to_be(tmp_path: Path) -> None:
     model = make_encoder()
     model.producer_name = "others"
     onnx.save(model, tmp_path / "pruned.onnx")
-    result = profile_onnx(dense, tmp_path / "pruned.onnx", QUICK)
+    result = profile_artefacts(str(dense), str(tmp_path / "pruned.onnx"), QUICK)
     assert result.method["graphs"]["same_form"] is False
     (difference,) = result.method["graphs"]["differences"]
     assert "producer: dense tests, pruned others" in difference
@@ -178,7 +181,7 @@ def test_progress_is_silent_where_there_is_no_terminal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = save_encoder(tmp_path / "model.onnx")
-    profile_onnx(path, path, QUICK)
+    profile_artefacts(str(path), str(path), QUICK)
     assert capfd.readouterr() == ("", "")
 
 
@@ -186,4 +189,65 @@ def test_a_vocabulary_smaller_than_asked_is_explained(tmp_path: Path) -> None:
     path = save_encoder(tmp_path / "model.onnx")
     config = ProfileConfig(length=8, vocab_size=VOCAB * 20)
     with pytest.raises(NirvanaError, match="vocab_size within its vocabulary"):
-        profile_onnx(path, path, config)
+        profile_artefacts(str(path), str(path), config)
+
+
+def lose_after(num_runs: int) -> Cost:
+    def cost(run: int, _now: float) -> float:
+        if run >= num_runs:
+            raise RuntimeError("CUDA error: the device is lost")
+        return 0.01
+
+    return cost
+
+
+@pytest.mark.parametrize("where", ["in the second case", "before it"])
+def test_a_device_that_is_lost_leaves_what_was_measured(where: str) -> None:
+    # A case takes 18 runs to warm up, and 100 in 2 seconds.
+    num_runs = {"in the second case": 118 + 50, "before it": 118 + 8}[where]
+    result = compare(
+        noisy(0.01),
+        lose_after(num_runs),
+        batch_sizes=(1, 4),
+        warmup_seconds=0.0,
+        min_seconds=2.0,
+    )
+    first, *rest = result["cases"]
+    assert first["dense"]["num_samples"] >= 100 and first["stationary"]
+    if where == "before it":
+        assert rest == []
+        assert result["partial"].startswith("batch 4 x 16, before a first sample: CUDA error")
+    else:
+        assert result["partial"] == "batch 4 x 16: CUDA error: the device is lost"
+        assert 0 < rest[0]["dense"]["num_samples"] < 50
+        assert any(note.startswith("PARTIAL, ") for note in rest[0]["notes"])
+
+
+def test_with_nothing_measured_the_error_is_the_devices() -> None:
+    with pytest.raises(RuntimeError, match="device is lost"):
+        compare(noisy(0.01), lose_after(1))
+
+
+class OnGpu(FakeRunner):
+    def describe(self) -> dict[str, Any]:
+        return {"runtime": "fake", "gpu": "GPU-0"}
+
+
+def test_energy_of_runs_on_a_gpu_is_measured_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    nvml = install_nvml(monkeypatch, millijoules=lambda: int(clock.seconds * 200_000))
+    monkeypatch.setattr("profiles.comparing.comparison.capture_environment", lambda _: {})
+    monkeypatch.setattr("profiles.comparing.comparison.read_throttling", lambda: None)
+    monkeypatch.setattr(
+        "profiles.comparing.comparison.judge_throttling",
+        lambda *_: ThrottleVerdict(fraction=None, reasons={}),
+    )
+    config = ProfileConfig(batch_sizes=(1,), length=4, min_seconds=0.5)
+    runners = OnGpu(clock, noisy(0.02)), FakeRunner(clock, noisy(0.01))
+    (case,) = compare_latency(*runners, config, clock=clock).cases
+    assert case.dense.energy is not None and case.pruned.energy is None
+    assert case.dense.energy.joules_per_call == pytest.approx(4.0, rel=0.02)
+    nvml.nvmlDeviceGetTotalEnergyConsumption = lambda _: 7  # stands still: it is lost
+    result = compare_latency(*runners, config, clock=clock)
+    assert result.partial is not None and "energy: The GPU counted 0 J" in result.partial
+    assert result.cases[0].dense.num_samples >= 32

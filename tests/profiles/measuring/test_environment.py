@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from profiles.measuring.environment import capture_environment
+from pruning.errors import NirvanaError
 
 
 def write(root: Path, path: str, text: str) -> None:
@@ -115,6 +116,19 @@ def test_gpus_are_described_with_clocks_and_driver(monkeypatch: pytest.MonkeyPat
     assert (gpu["power_watts"], gpu["power_limit_watts"]) == (33.5, None)
     assert gpu["memory_gib"] == 24.0
     assert nvml.num_open == 0
+
+
+@pytest.mark.parametrize("megahertz", [-1, 4_294_967_295], ids=["negative", "absurd"])
+def test_a_clock_that_no_gpu_has_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, megahertz: int
+) -> None:
+    class LostGpu(FakeNvml):
+        def nvmlDeviceGetClockInfo(self, *_: Any) -> int:  # noqa: N802
+            return megahertz
+
+    monkeypatch.setitem(sys.modules, "pynvml", LostGpu())
+    with pytest.raises(NirvanaError, match=rf"clock of GPU 0 runs at {megahertz} MHz; expected 0"):
+        capture_environment(1)
 
 
 def test_no_driver_means_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

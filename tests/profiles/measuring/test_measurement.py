@@ -10,6 +10,7 @@ import pytest
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring import measurement
 from profiles.measuring.measurement import Measurement, measure_in_turns
+from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import FakeClock, FakeRunner, noisy
 
 Cost = Callable[[int, float], float]
@@ -144,3 +145,85 @@ def test_collector_comes_back_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         Trial(fail, noisy(0.01))
     assert gc.isenabled()
+
+
+class LostGpuError(RuntimeError):
+    pass
+
+
+def lose_after(num_runs: int) -> Cost:
+    def cost(run: int, _now: float) -> float:
+        if run >= num_runs:
+            raise LostGpuError("CUDA error: the device is lost\nand more")
+        return 0.01
+
+    return cost
+
+
+def test_a_device_that_is_lost_leaves_the_whole_blocks_before() -> None:
+    trial = Trial(noisy(0.02), lose_after(71))
+    assert trial.result.failure == "CUDA error: the device is lost"
+    assert not trial.result.complete
+    num_warm = 0.5 / 0.06 * 2  # about that many runs of each went into the warm-up
+    assert trial.result.dense_ms.shape == trial.result.pruned_ms.shape
+    assert trial.result.pruned_ms.size == pytest.approx(70 - num_warm, abs=4)
+
+
+def test_a_device_that_is_lost_before_is_an_error() -> None:
+    with pytest.raises(LostGpuError):
+        Trial(noisy(0.02), lose_after(3))
+    with pytest.raises(LostGpuError):
+        Trial(noisy(0.02), lose_after(0), warmup_seconds=0.0)
+
+
+@pytest.mark.parametrize("seconds", [-0.5, 0.0, 1e6], ids=["back", "still", "by days"])
+def test_a_clock_that_cannot_be_is_an_error(seconds: float) -> None:
+    with pytest.raises(NirvanaError, match="by the host's clock, which cannot be"):
+        Trial(lambda *_: seconds, noisy(0.01))
+    late = Trial(lambda run, _: seconds if run == 60 else 0.01, noisy(0.01)).result
+    assert late.failure is not None and "which cannot be" in late.failure
+    assert 0 < late.dense_ms.size < 60
+
+
+def test_parts_of_the_samples_are_kept_in_their_order() -> None:
+    clock, draw = FakeClock(), np.random.default_rng(0)
+
+    class Parted:
+        def __init__(self) -> None:
+            self.num_runs = 0
+
+        def __call__(self) -> dict[str, Any]:
+            self.num_runs += 1
+            clock.seconds += 0.01 + 0.001 * self.num_runs
+            return {}
+
+        def read_parts(self) -> dict[str, float]:
+            return {"gpu_compute_ms": 10.0 + self.num_runs, "h2d_ms": 0.0}
+
+    config = ProfileConfig(**{**CONFIG, "warmup_seconds": 0.0, "max_seconds": 200.0})
+    plain = FakeRunner(clock, noisy(0.01)).bind({})
+    found = measure_in_turns(Parted(), plain, config, draw=draw, clock=clock, watch=lambda _: None)
+    assert found.parts_ms[1] == {}
+    np.testing.assert_allclose(found.parts_ms[0]["gpu_compute_ms"], found.dense_ms.ravel())
+    assert not found.parts_ms[0]["h2d_ms"].any()
+
+
+def test_a_devices_clock_that_cannot_be_is_an_error() -> None:
+    class Backwards(FakeRunner):
+        def read_parts(self) -> dict[str, float]:
+            return {"gpu_compute_ms": -1.0}
+
+        def __call__(self) -> dict[str, Any]:
+            return dict(self._run())
+
+    clock = FakeClock()
+    call = Backwards(clock, noisy(0.01))
+    with pytest.raises(NirvanaError, match=r"device's clock \(gpu_compute_ms\), which cannot"):
+        measure_in_turns(
+            call,
+            call,
+            ProfileConfig(**CONFIG),
+            draw=np.random.default_rng(0),
+            clock=clock,
+            watch=lambda _: None,
+        )

@@ -9,6 +9,7 @@ from profiles.comparing.profile_result import Timing
 from profiles.measuring.statistics import (
     MIN_BLOCKS,
     estimate_speedup,
+    find_median_interval,
     find_sample_floor,
     find_variation,
     take_percentile,
@@ -141,3 +142,20 @@ def test_few_blocks_give_the_whole_range_and_say_so() -> None:
     ratios = dense.reshape(-1, 1) / pruned.reshape(1, -1)
     assert (speedup.low, speedup.high) == (pytest.approx(ratios.min()), pytest.approx(ratios.max()))
     assert speedup.note is not None and "7 blocks are too few" in speedup.note
+
+
+def test_the_medians_interval_is_made_of_order_statistics() -> None:
+    # The table of the sign test: of 20 samples the 6th and the 15th, of 100 the 40th and 61st.
+    for size, low, high in ((6, 1, 6), (20, 6, 15), (100, 40, 61)):
+        samples = np.random.default_rng(0).permutation(np.arange(1.0, size + 1))
+        assert find_median_interval(samples) == (low, high)
+    assert find_median_interval(np.arange(5.0)) == (None, None)
+
+
+def test_the_medians_interval_holds_it_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        low, high = find_median_interval(draw.exponential(size=64))
+        inside += low <= np.log(2) <= high
+    assert 0.92 < inside / 400 < 0.99

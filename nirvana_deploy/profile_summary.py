@@ -1,0 +1,75 @@
+"""What a profile found, for a person to read: a row a figure. Plain data in, as it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Beyond this share of the CPUs, other programs may have moved the ratio.
+_BUSY = 0.1
+
+
+def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield a row (what, value) for each measured case, and what generating took."""
+    for case in profile["cases"]:
+        ratio = case["speedup"]
+        doubt = "" if case.get("stationary", True) else " (not stationary)"
+        if case.get("verdict") == "no significant difference":
+            doubt += " (no significant difference)"
+        other = case.get("other_cpu_fraction") or 0
+        doubt += f" (other programs took {other:.0%} of the CPUs)" if other > _BUSY else ""
+        yield (
+            f"latency, batch {case['batch']} x {case['length']}",
+            f"{case['dense']['median_ms']:.2f} ms -> {case['pruned']['median_ms']:.2f} ms, "
+            f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]{doubt}",
+        )
+        yield from _describe_parts(case)
+    for case in profile.get("generations", ()):
+        yield from _describe_generation(case)
+    for point in profile.get("loads", ()):
+        yield _describe_load(point)
+    if profile.get("partial"):
+        yield "PARTIAL", f"ended by: {profile['partial']}"
+
+
+def _describe_parts(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield where the time went on a GPU, and the energy."""
+    for name in ("dense", "pruned"):
+        parts, energy = case[name].get("parts") or {}, case[name].get("energy")
+        if parts:
+            told = (
+                f"{part.removesuffix('_ms')} {of['median_ms']:.3f}" for part, of in parts.items()
+            )
+            yield f"  of that, {name}", f"{', '.join(told)} ms"
+        if energy:
+            yield (
+                f"  energy, {name}",
+                f"{energy['joules_per_call']:.3g} J a call, {energy['mean_watts']:.0f} W, "
+                "idle included",
+            )
+
+
+def _describe_generation(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    shape = f"{case['num_tokens']} tokens, batch {case['batch']} x {case['prompt_length']}"
+    doubt = "" if case["stationary"] else " (not stationary)"
+    for what, part in (("first token", "first_token"), ("between tokens", "inter_token")):
+        ratio = case[f"{part}_speedup"]
+        dense, pruned = (case[name][part]["median_ms"] for name in ("dense", "pruned"))
+        yield (
+            f"{what}, {shape}",
+            f"{dense:.2f} ms -> {pruned:.2f} ms, "
+            f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]{doubt}",
+        )
+    rates = (f"{case[name]['tokens_per_s']:.1f}" for name in ("dense", "pruned"))
+    yield f"tokens a second, {shape}", " -> ".join(rates)
+
+
+def _describe_load(point: Mapping[str, Any]) -> tuple[str, str]:
+    offered = point["offered_per_s"]
+    load = f"{point['num_callers']} callers" if offered is None else f"{offered:g} requests/s"
+    doubt = " OVERLOADED" if point["overloaded"] else ""
+    p90 = "" if point["p90_ms"] is None else f", p90 {point['p90_ms']:.2f} ms"
+    return (
+        f"{point['model']} under {load}",
+        f"{point['median_ms']:.2f} ms{p90}, {point['achieved_per_s']:.1f} answers/s{doubt}",
+    )

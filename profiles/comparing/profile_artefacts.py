@@ -1,0 +1,125 @@
+"""Profiles any two of checkpoint, export, ONNX file and engine: each by what runs its kind."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from exporters.compare.open_artefact import find_kind
+from profiles.comparing.comparison import compare_latency
+from profiles.comparing.generation import compare_generation
+from profiles.comparing.graph_form import GraphForm, list_differences, read_graph_form
+from profiles.comparing.load_points import measure_loads
+from profiles.comparing.profile_config import ProfileConfig
+from profiles.comparing.profile_result import ProfileResult
+from profiles.measuring.memory import watch_memory
+from profiles.measuring.progress import OnProgress, draw_progress
+from profiles.runners.open_runner import find_graph, open_runner
+from profiles.runners.runner import Runner
+from profiles.runners.stepper import open_stepper
+from profiles.runners.token_inputs import make_token_inputs
+
+_NAMES = ("dense", "pruned")
+
+
+def profile_artefacts(
+    dense: str,
+    pruned: str,
+    config: ProfileConfig,
+    on_progress: OnProgress | None = None,
+) -> ProfileResult:
+    """Compare what two paths name: `dense` is what is compared with, `pruned` what is compared.
+
+    With `config.generate`, text is generated too (see `compare_generation`). Without
+    `on_progress`, a bar is drawn on the standard error when that is a terminal.
+
+    Raises:
+        MissingExtraError: what runs one of them is not installed.
+        NirvanaError: one of them cannot be opened or run, or the two take different inputs.
+    """
+    sources = dict(zip(_NAMES, (dense, pruned), strict=True))
+    kinds = {name: find_kind(source) for name, source in sources.items()}
+    forms = {
+        name: read_graph_form(find_graph(Path(sources[name])))
+        for name, kind in kinds.items()
+        if kind == "onnx"
+    }
+    opened, memory = {}, {}
+    for name, source in sources.items():
+        opened[name], memory[name] = _open(source, name, config)
+    runners = opened["dense"], opened["pruned"]
+    if config.generate:  # refused now, not after the calls are measured
+        for runner in runners:
+            open_stepper(runner)
+    with contextlib.nullcontext(on_progress) if on_progress else draw_progress() as watch:
+        result = compare_latency(*runners, config, on_progress=watch)
+        if config.generate and result.partial is None:
+            generations, partial = compare_generation(*runners, config, on_progress=watch)
+            result = replace(result, generations=generations, partial=partial)
+        if (config.callers or config.rates_per_s) and result.partial is None:
+            loads, partial = measure_loads(runners, config)
+            result = replace(result, loads=loads, partial=partial)
+    notes = [*_list_doubts(kinds, runners)]
+    method = {
+        **result.method,
+        "artefacts": {n: {"path": sources[n], "kind": kinds[n]} for n in _NAMES},
+    }
+    if len(forms) == len(_NAMES):
+        differences = list_differences(forms["dense"], forms["pruned"])
+        notes += differences
+        method["graphs"] = _describe_forms(forms, differences)
+    return replace(
+        result,
+        method=method,
+        memory=memory,
+        cases=tuple(replace(case, notes=(*case.notes, *notes)) for case in result.cases),
+    )
+
+
+def _open(source: str, name: str, config: ProfileConfig) -> tuple[Runner, dict[str, Any]]:
+    """Load a model and run it once on the largest batch, watching what memory that takes."""
+    with watch_memory() as growth:
+        runner = open_runner(source, name=name, config=config)
+        inputs = make_token_inputs(
+            runner.inputs,
+            batch=max(config.batch_sizes),
+            length=config.length,
+            past=config.past,
+            vocab_size=config.vocab_size,
+            seed=config.seed,
+        )
+        runner.bind(inputs)
+    return runner, growth.to_json()
+
+
+def _list_doubts(kinds: Mapping[str, str], runners: tuple[Runner, Runner]) -> list[str]:
+    """Say what a ratio of two kinds has in it besides the models."""
+    described = [runner.describe() for runner in runners]
+    found = []
+    if len(set(kinds.values())) > 1:
+        found.append(
+            f"dense is run by {described[0]['runtime']}, pruned by {described[1]['runtime']}: the "
+            "ratio is of both, model and run-time"
+        )
+        threads = [each.get("num_threads", 1) for each in described]
+        if max(threads) > 1:
+            found.append(
+                "the threads of one run-time may spin while the other runs; num_threads 1 or "
+                "OMP_WAIT_POLICY=passive rules it out"
+            )
+    semantics = [each.get("semantics") for each in described]
+    if semantics[0] != semantics[1]:
+        found.append("the two latencies have different semantics: see method")
+    return found
+
+
+def _describe_forms(forms: dict[str, GraphForm], differences: list[str]) -> dict[str, Any]:
+    return {
+        "same_form": not differences,
+        "differences": differences,
+        **{
+            name: {"producer": form.producer, "opsets": form.opsets, "num_nodes": form.num_nodes}
+            for name, form in forms.items()
+        },
+    }

@@ -1,0 +1,79 @@
+"""NVIDIA's own counters of a GPU: which GPU it is, its memory in use, its energy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pruning.errors import NirvanaError
+
+# Above this, or below 0, a driver reports no state of a GPU but a failure to read it.
+MAX_CLOCK_MHZ = 10_000
+
+
+class GpuCounters:
+    """The counters of one GPU, while `open_gpu` is open."""
+
+    def __init__(self, pynvml: Any, handle: Any) -> None:
+        self._pynvml, self._handle = pynvml, handle
+
+    def read_energy_joules(self) -> float | None:
+        """Return the energy since the driver was loaded; None where it is not counted."""
+        counted = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if counted is None else counted / 1000
+
+    def read_used_mib(self) -> float | None:
+        """Return the memory that is in use, by anyone; None where it is not told."""
+        memory = self._ask("nvmlDeviceGetMemoryInfo")
+        return None if memory is None else memory.used / 2**20
+
+    def read_power_watts(self) -> float | None:
+        """Return the power drawn now; None where it is not told."""
+        milliwatts = self._ask("nvmlDeviceGetPowerUsage")
+        return None if milliwatts is None else milliwatts / 1000
+
+    def _ask(self, question: str) -> Any:
+        try:
+            return getattr(self._pynvml, question)(self._handle)
+        except self._pynvml.NVMLError_NotSupported:
+            return None
+        except self._pynvml.NVMLError as error:
+            raise NirvanaError(f"The GPU's counters are gone ({question}): {error}.") from error
+
+
+@contextmanager
+def open_gpu(uuid: str | None) -> Iterator[GpuCounters | None]:
+    """Give the counters of the GPU `uuid`; None: of the only one. Gives None without NVML."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield _find(pynvml, uuid)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _find(pynvml: Any, uuid: str | None) -> GpuCounters | None:
+    try:
+        if uuid is not None:
+            return GpuCounters(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        if pynvml.nvmlDeviceGetCount() == 1:
+            return GpuCounters(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0))
+    except pynvml.NVMLError:
+        return None
+    return None  # of several, nobody said which
+
+
+def check_clock(megahertz: Any, which: str) -> Any:
+    """Return a clock as NVML told it; raise NirvanaError where no GPU can run at that."""
+    if megahertz is None or 0 <= megahertz <= MAX_CLOCK_MHZ:
+        return megahertz
+    raise NirvanaError(
+        f"NVML says that the {which} runs at {megahertz} MHz; expected 0 to {MAX_CLOCK_MHZ}. The "
+        "driver has lost the GPU, or does not match it: see `nvidia-smi`, reload the driver."
+    )

@@ -1,0 +1,75 @@
+"""Opens what a path names for a measurement: a checkpoint, an export, an ONNX file, an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from exporters.compare.open_artefact import find_engine_dir, find_kind
+from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.environment import count_allowed_cpus
+from profiles.runners.runner import Runner
+from pruning.errors import NirvanaError
+
+
+def open_runner(source: str, *, name: str, config: ProfileConfig) -> Runner:
+    """Load an artefact into what runs its kind: torch, ONNX Runtime, TensorRT.
+
+    A checkpoint runs in float32: on the CPU, or with a provider other than `cpu` on the GPU.
+
+    Raises:
+        MissingExtraError: what runs it is not installed.
+        NirvanaError: it is none of these, corrupt, or its device is not there.
+    """
+    kind = find_kind(source)
+    if kind == "checkpoint":
+        return _open_torch(source, name, config)
+    if kind == "engine":
+        from profiles.runners.engine_folder_runner import EngineFolderRunner
+
+        folder = find_engine_dir(Path(source))
+        return EngineFolderRunner(folder, name=name, cuda_graph=config.cuda_graph)
+    from profiles.runners.execution_providers import parse_options
+    from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(
+        find_graph(Path(source)),
+        name=name,
+        num_threads=config.num_threads or count_allowed_cpus(),
+        provider=config.provider,
+        provider_options=parse_options(config.provider_options),
+        provider_cache=None if config.provider_cache is None else Path(config.provider_cache),
+    )
+
+
+def find_graph(path: Path) -> Path:
+    """Return the ONNX file of a path: the file itself, or the one graph of an export's folder."""
+    if not path.is_dir():
+        return path
+    graph = path / "model.onnx"
+    if graph.is_file():
+        return graph
+    found = ", ".join(sorted(file.name for file in path.glob("*.onnx")))
+    raise NirvanaError(
+        f"{path} has {found}: expected model.onnx, the whole model in one graph. Give one of the "
+        "files to measure it by itself."
+    )
+
+
+def _open_torch(source: str, name: str, config: ProfileConfig) -> Runner:
+    import torch
+
+    from exporters.trace.load_source import load_source
+    from profiles.runners.torch_runner import TorchRunner
+    from pruning.checkpoints.model_source import fetch_model
+
+    model = load_source(fetch_model(source))
+    if config.provider != "cpu":
+        if not torch.cuda.is_available():
+            raise NirvanaError(
+                f"{source} was asked to run on a GPU (provider {config.provider}), and torch "
+                "finds none here. Leave provider at cpu."
+            )
+        cast(Any, model).to("cuda")
+    torch.set_num_threads(config.num_threads or count_allowed_cpus())
+    return TorchRunner(model, mode=config.torch_mode, name=name)
