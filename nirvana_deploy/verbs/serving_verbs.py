@@ -60,6 +60,7 @@ def run_package(args: argparse.Namespace) -> int:
         ("models", ", ".join(result.models)),
         ("files", "\n".join(result.files)),
     ]
+    rows += [("note", note) for note in result.notes]
     rows += [
         (f"check, {what.replace('_', ' ')}", _show(value))
         for what, value in (result.server_check or {}).items()
