@@ -1,7 +1,4 @@
-"""Checkpoints for vLLM and TensorRT-LLM: what is packaged loads as the stock class, the rest not.
-
-Neither server runs here.
-"""
+"""Checkpoints for vLLM and TensorRT-LLM: what is packaged loads as the stock class, the rest not."""
 
 from __future__ import annotations
 
@@ -109,7 +106,7 @@ def test_other_architectures_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "llama" / "plan.json").write_text("{}")
     with pytest.raises(NirvanaError, match=r"plan\.json"):
         package(tmp_path / "llama", "vllm", tmp_path / "again")
-    with pytest.raises(NirvanaError, match="vLLM is not run here: leave out --check"):
+    with pytest.raises(NirvanaError, match="TensorRT-LLM is not run here: leave out --check"):
         package_model(
-            Sources(onnx=tmp_path), tmp_path / "again", PackageConfig(to="vllm"), check=True
+            Sources(onnx=tmp_path), tmp_path / "again", PackageConfig(to="tensorrt-llm"), check=True
         )
