@@ -120,11 +120,6 @@ def package_checkpoint(sources: Sources, out_dir: Path, config: PackageConfig) -
     if (checkpoint / "manifest.json").is_file():
         check_files(checkpoint)
     form = _make_form(document, checkpoint, stack, config)
-    weights = (
-        None
-        if form.sizes is None
-        else plan_tensors(checkpoint, form.sizes, form.held, form.left_out)
-    )
     _check_companions(checkpoint, stack)
     refuse_used_folder(out_dir)
     folder = out_dir / config.model_name
@@ -153,6 +148,8 @@ def package_checkpoint(sources: Sources, out_dir: Path, config: PackageConfig) -
 def _make_form(
     document: dict[str, Any], checkpoint: Path, stack: HubStack, config: PackageConfig
 ) -> ServedForm:
+    if config.form != "uniform":
+        _check_architecture(document, stack)
     if config.form == "per-layer":
         return make_per_layer(document, checkpoint, remote_code=config.remote_code)
     if config.form == "deci":
@@ -164,8 +161,9 @@ def _make_form(
             takes_biases=stack.takes_biases,
             remote_code=config.remote_code,
         )
+    if stack.per_layer:
+        _check_windows(document, stack)
     if config.form == "padded":
-        _check_architecture(document, stack)
         return make_padded(document, stack.neuron_multiple)
     _check_alike(document, stack)
     _check_architecture(document, stack)
@@ -241,7 +239,18 @@ def _check_architecture(document: dict[str, Any], stack: HubStack) -> None:
     if name not in stack.architectures:
         raise NirvanaError(
             f"{stack.name} has no {name} of those that are known here: "
-            f"{', '.join(sorted(stack.architectures))}. {stack.alternatives}"
+            f"{', '.join(sorted(stack.architectures))}. Package its ONNX export for genai or triton."
+        )
+
+
+def _check_windows(document: dict[str, Any], stack: HubStack) -> None:
+    """Raise NirvanaError where vLLM's own class slides all layers' windows, the model's some."""
+    first, layers = document.get("max_window_layers"), document.get("num_hidden_layers")
+    if document.get("use_sliding_window") and first is not None and first != layers:
+        raise NirvanaError(
+            f"The model has a sliding window from layer {first} of {layers} on, and "
+            f"{stack.name}'s {name_stock(document)} has one in all layers or in none. "
+            "Package a plan that differs by layer with form per-layer, whose backend takes it."
         )
 
 

@@ -21,6 +21,9 @@ from pruning.errors import NirvanaError
 # Whose pruned classes vLLM has run, with other heads and neurons in each layer.
 PER_LAYER_TYPES = ("gemma2", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3")
 
+# What vLLM asks for. More would have to be in its transformers, which may be older than ours.
+_AUTOS = ("AutoModel", "AutoModelForCausalLM")
+
 
 def make_per_layer(document: dict[str, Any], checkpoint: Path, *, remote_code: bool) -> ServedForm:
     """Return the form of a pruned checkpoint in which each layer keeps its own sizes.
@@ -66,7 +69,7 @@ def _describe_code(document: dict[str, Any], remote_code: bool) -> dict[str, Any
             "(entry point vllm.general_plugins); no code in the folder"
         )
         return {"notes": (note,)}
-    document["auto_map"], code = describe_remote_code(document["model_type"])
+    document["auto_map"], code = describe_remote_code(document["model_type"], _AUTOS)
     note = (
         f"WARNING: holds code ({CODE_FILE}), which runs in the server with --trust-remote-code: "
         "start it so only for folders whose hashes you have checked"

@@ -1,4 +1,4 @@
-"""Checkpoints for vLLM and TensorRT-LLM: what is packaged loads as the stock class, the rest not."""
+"""Plain checkpoints for vLLM and TensorRT-LLM load as the stock class; others are refused."""
 
 from __future__ import annotations
 
@@ -85,6 +85,14 @@ def test_what_the_server_cannot_hold_is_refused_by_layer(
     with pytest.raises(NirvanaError, match=message):
         package(tmp_path / "checkpoint", to, tmp_path / "package")
     assert not (tmp_path / "package").exists()
+
+
+def test_vllm_s_own_limit_on_sliding_windows_is_told(tmp_path: Path) -> None:
+    # Its Qwen2 slides in all layers or in none; this one's window begins at layer 1.
+    layers = [LayerPlan(kept_heads=(0, 1), kept_neurons=(1, 2))] * 3
+    save(tmp_path / "qwen2", layers, "qwen2")
+    with pytest.raises(NirvanaError, match=r"window from layer 1 of 3 on, and vLLM.*per-layer"):
+        package(tmp_path / "qwen2", "vllm", tmp_path / "package")
 
 
 def test_other_architectures_and_folders_are_refused(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_code_goes_along_on_request_alone_and_says_so(tmp_path: Path) -> None:
     result = package(tmp_path / "checkpoint", tmp_path / "out", form="per-layer", remote_code=True)
     assert "small/modeling_pruned.py" in result.files
     assert result.notes[0].startswith("WARNING: holds code")
+    assert set(read_config(tmp_path / "out")["auto_map"]) == {"AutoModel", "AutoModelForCausalLM"}
     loaded = AutoModelForCausalLM.from_pretrained(
         tmp_path / "out" / "small", trust_remote_code=True, attn_implementation="eager"
     )
