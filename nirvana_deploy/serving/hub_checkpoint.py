@@ -239,7 +239,8 @@ def _check_architecture(document: dict[str, Any], stack: HubStack) -> None:
     if name not in stack.architectures:
         raise NirvanaError(
             f"{stack.name} has no {name} of those that are known here: "
-            f"{', '.join(sorted(stack.architectures))}. Package its ONNX export for genai or triton."
+            f"{', '.join(sorted(stack.architectures))}. Package its ONNX export for genai or "
+            "triton."
         )
 
 

@@ -18,7 +18,8 @@ class PrunedForCausalLM(TransformersForCausalLM):
         config = vllm_config.model_config.hf_config
         # The backend asks AutoModel by the config's class. A class of its own leaves what is
         # registered for the stock one, which a dense draft model may need, as it is.
-        config.__class__ = _register_pruned(type(config))
+        config_class: Any = type(config)
+        config.__class__ = _register_pruned(config_class)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
 
 
