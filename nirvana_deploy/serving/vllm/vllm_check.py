@@ -99,10 +99,12 @@ def _ask(
         trust = "true" if trust_remote_code else "false"
         # -P: the script's folder has files of its own names, which are no packages of vLLM's.
         command = [str(python), "-P", script, str(folder.resolve()), str(asked), str(answered)]
+        # What is checked then is the folder's own code.
+        plugins = {"VLLM_PLUGINS": ""} if trust_remote_code else {}
         try:
             ran = subprocess.run(
                 [*command, str(_NUM_NEW), trust],
-                env={**os.environ, **_SETTINGS},
+                env={**os.environ, **_SETTINGS, **plugins},
                 capture_output=True,
                 text=True,
                 timeout=_SECONDS,
