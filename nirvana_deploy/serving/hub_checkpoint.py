@@ -43,6 +43,8 @@ class HubStack:
             vllm/model_executor/models/registry.py; TensorRT-LLM:
             tensorrt_llm/_torch/models/__init__.py.
         neuron_multiple: what MLP widths are multiples of.
+        ties_head_width: architectures whose class takes the hidden size by the heads for a head's
+            width, whatever the config says of it.
         takes_biases: its DeciLM has biases where the config asks for them.
         per_layer: it has a form in which each layer keeps its own sizes.
     """
@@ -50,6 +52,7 @@ class HubStack:
     name: str
     architectures: frozenset[str]
     neuron_multiple: int = 1
+    ties_head_width: frozenset[str] = frozenset()
     takes_biases: bool = True
     per_layer: bool = True
 
@@ -82,6 +85,8 @@ STACKS = {
                 "Qwen3ForCausalLM",
             }
         ),
+        # vllm/model_executor/models/qwen2.py, Qwen2Attention.
+        ties_head_width=frozenset({"Qwen2ForCausalLM"}),
     ),
     "tensorrt-llm": HubStack(
         name="TensorRT-LLM",
@@ -164,9 +169,11 @@ def _make_form(
     if stack.per_layer:
         _check_windows(document, stack)
     if config.form == "padded":
-        return make_padded(document, stack.neuron_multiple)
+        ties_width = name_stock(document) in stack.ties_head_width
+        return make_padded(document, stack.neuron_multiple, ties_head_width=ties_width)
     _check_alike(document, stack)
     _check_architecture(document, stack)
+    _check_head_width(document, stack)
     _check_widths(document, stack)
     return ServedForm(document=document)
 
@@ -252,6 +259,19 @@ def _check_windows(document: dict[str, Any], stack: HubStack) -> None:
             f"The model has a sliding window from layer {first} of {layers} on, and "
             f"{stack.name}'s {name_stock(document)} has one in all layers or in none. "
             "Package a plan that differs by layer with form per-layer, whose backend takes it."
+        )
+
+
+def _check_head_width(document: dict[str, Any], stack: HubStack) -> None:
+    heads, width = document.get("num_attention_heads"), document.get("head_dim")
+    if name_stock(document) not in stack.ties_head_width or not width:
+        return
+    if heads * width != document["hidden_size"]:
+        raise NirvanaError(
+            f"Each layer has {heads} heads of {width} channels, and {stack.name}'s "
+            f"{name_stock(document)} makes them {document['hidden_size'] // heads} wide: the "
+            f"hidden size, {document['hidden_size']}, by the heads. Package it with form padded, "
+            "which fills up the heads, or prune neurons and blocks alone."
         )
 
 

@@ -22,9 +22,11 @@ from tests.pruning.tiny_models import make_tiny
 ALL = tuple(range(256))
 
 
-def save(folder: Path, layers: list[LayerPlan], name: str = "llama") -> torch.nn.Module:
+def save(
+    folder: Path, layers: list[LayerPlan], name: str = "llama", **changes: Any
+) -> torch.nn.Module:
     """Save a tiny model of three layers, cut as `layers` say, with a tokenizer."""
-    dense = make_tiny(name, "eager", intermediate_size=512)
+    dense = make_tiny(name, "eager", intermediate_size=512, **changes)
     pruned = nirvana_deploy.repack(dense, nirvana_deploy.plan_for(dense, layers)).eval()
     nirvana_deploy.save_pruned(pruned, folder)
     save_tokenizer(folder)
@@ -93,6 +95,17 @@ def test_vllm_s_own_limit_on_sliding_windows_is_told(tmp_path: Path) -> None:
     save(tmp_path / "qwen2", layers, "qwen2")
     with pytest.raises(NirvanaError, match=r"window from layer 1 of 3 on, and vLLM.*per-layer"):
         package(tmp_path / "qwen2", "vllm", tmp_path / "package")
+
+
+def test_vllm_s_own_width_of_a_head_is_told_and_padding_meets_it(tmp_path: Path) -> None:
+    layers = [LayerPlan(kept_heads=(0, 2), kept_neurons=(1, 2))] * 3
+    save(tmp_path / "qwen2", layers, "qwen2", use_sliding_window=False)
+    with pytest.raises(NirvanaError, match=r"2 heads of 8 channels.*24 wide.*form padded"):
+        package(tmp_path / "qwen2", "vllm", tmp_path / "package")
+    config = PackageConfig(to="vllm", form="padded")
+    package_model(Sources(onnx=tmp_path / "qwen2"), tmp_path / "package", config)
+    written = json.loads((tmp_path / "package/model/config.json").read_text())
+    assert written["num_attention_heads"] * written["head_dim"] == written["hidden_size"]
 
 
 def test_other_architectures_and_folders_are_refused(tmp_path: Path) -> None:
