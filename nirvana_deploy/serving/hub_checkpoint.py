@@ -45,6 +45,7 @@ class HubStack:
         neuron_multiple: what MLP widths are multiples of.
         ties_head_width: architectures whose class takes the hidden size by the heads for a head's
             width, whatever the config says of it.
+        ties_mlp_width: architectures whose class takes four times the hidden size for it.
         takes_biases: its DeciLM has biases where the config asks for them.
         per_layer: it has a form in which each layer keeps its own sizes.
     """
@@ -53,6 +54,7 @@ class HubStack:
     architectures: frozenset[str]
     neuron_multiple: int = 1
     ties_head_width: frozenset[str] = frozenset()
+    ties_mlp_width: frozenset[str] = frozenset()
     takes_biases: bool = True
     per_layer: bool = True
 
@@ -87,6 +89,8 @@ STACKS = {
         ),
         # vllm/model_executor/models/qwen2.py, Qwen2Attention.
         ties_head_width=frozenset({"Qwen2ForCausalLM"}),
+        # vllm/model_executor/models/falcon.py, FalconMLP.
+        ties_mlp_width=frozenset({"FalconForCausalLM"}),
     ),
     "tensorrt-llm": HubStack(
         name="TensorRT-LLM",
@@ -276,6 +280,13 @@ def _check_head_width(document: dict[str, Any], stack: HubStack) -> None:
 
 
 def _check_widths(document: dict[str, Any], stack: HubStack) -> None:
+    width, hidden = document.get("ffn_hidden_size"), document.get("hidden_size")
+    if name_stock(document) in stack.ties_mlp_width and width and width != 4 * int(hidden or 0):
+        raise NirvanaError(
+            f"Each layer has {width} neurons, and {stack.name}'s {name_stock(document)} makes them "
+            f"{4 * int(hidden or 0)}: four times the hidden size. Prune blocks alone, or package "
+            "its ONNX export for genai or triton."
+        )
     width = document.get("intermediate_size")
     if isinstance(width, int) and width % stack.neuron_multiple:
         raise NirvanaError(

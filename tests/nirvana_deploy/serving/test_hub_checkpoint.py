@@ -108,6 +108,15 @@ def test_vllm_s_own_width_of_a_head_is_told_and_padding_meets_it(tmp_path: Path)
     assert written["num_attention_heads"] * written["head_dim"] == written["hidden_size"]
 
 
+def test_vllm_s_own_width_of_falcon_s_mlp_is_told(tmp_path: Path) -> None:
+    dense = make_tiny("falcon-multi-query", "eager")
+    layer = LayerPlan(kept_heads=tuple(range(4)), kept_neurons=(1, 2, 3))
+    plan = nirvana_deploy.plan_for(dense, [layer] * 3)
+    nirvana_deploy.save_pruned(nirvana_deploy.repack(dense, plan), tmp_path / "falcon")
+    with pytest.raises(NirvanaError, match=r"3 neurons, and vLLM's Falcon.*128: four times"):
+        package(tmp_path / "falcon", "vllm", tmp_path / "package")
+
+
 def test_other_architectures_and_folders_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "bert", [LayerPlan(kept_heads=(0, 1, 2, 3), kept_neurons=ALL)] * 3, "bert")
     with pytest.raises(NirvanaError, match="vLLM has no BertForSequenceClassification of those"):
