@@ -1,6 +1,6 @@
 """Packages a checkpoint for servers that read Hugging Face folders: vLLM and TensorRT-LLM.
 
-Nothing of theirs runs here: what they can hold is checked against what their sources say they read.
+Layers that are alike are a plain checkpoint; the other forms are in `vllm/`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_manifest import write_manifest
 from nirvana_deploy.serving.package_result import PackageResult
 from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.trtllm_config import add_older_names
+from nirvana_deploy.serving.vllm.block_configs import make_deci
+from nirvana_deploy.serving.vllm.padded import make_padded
+from nirvana_deploy.serving.vllm.padded_weights import plan_tensors, write_padded
+from nirvana_deploy.serving.vllm.padding_report import count_padding
+from nirvana_deploy.serving.vllm.per_layer import make_per_layer
+from nirvana_deploy.serving.vllm.served_form import ServedForm, name_stock
 from pruning.checkpoints.checkpoint_files import check_files
+from pruning.checkpoints.checkpoint_source import INDEX_FILE
 from pruning.errors import NirvanaError
 
-_COPIED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-# Ours, for `load` and for pruning again; a server reads none of it.
-_LEFT_OUT = ("plan.json", "manifest.json")
-_ALTERNATIVES = (
-    "Prune it with allocation uniform, so that all layers are alike, or package its ONNX export "
-    "for genai or triton, which take any plan."
-)
+_WEIGHTS = ("*.safetensors", INDEX_FILE)
+_COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
+# Ours, for `load` and for pruning again, which a server does not read; and what is written anew.
+_LEFT_OUT = ("plan.json", "manifest.json", "config.json", INDEX_FILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +43,30 @@ class HubStack:
             vllm/model_executor/models/registry.py; TensorRT-LLM:
             tensorrt_llm/_torch/models/__init__.py.
         neuron_multiple: what MLP widths are multiples of.
+        ties_head_width: architectures whose class takes the hidden size by the heads for a head's
+            width, whatever the config says of it.
+        ties_mlp_width: architectures whose class takes four times the hidden size for it.
+        takes_biases: its DeciLM has biases where the config asks for them.
+        per_layer: it has a form in which each layer keeps its own sizes.
     """
 
     name: str
     architectures: frozenset[str]
     neuron_multiple: int = 1
+    ties_head_width: frozenset[str] = frozenset()
+    ties_mlp_width: frozenset[str] = frozenset()
+    takes_biases: bool = True
+    per_layer: bool = True
+
+    @property
+    def alternatives(self) -> str:
+        """What to do about a plan that cannot be said."""
+        own = ", form per-layer (each as it is; vLLM's plugin)" if self.per_layer else ""
+        return (
+            "Prune it with allocation uniform, so that all layers are alike; or package it with "
+            f"form padded (zeros till they are alike), deci (block_configs, fewer zeros){own}; or "
+            "package its ONNX export for genai or triton, which take any plan."
+        )
 
 
 STACKS = {
@@ -63,6 +87,10 @@ STACKS = {
                 "Qwen3ForCausalLM",
             }
         ),
+        # vllm/model_executor/models/qwen2.py, Qwen2Attention.
+        ties_head_width=frozenset({"Qwen2ForCausalLM"}),
+        # vllm/model_executor/models/falcon.py, FalconMLP.
+        ties_mlp_width=frozenset({"FalconForCausalLM"}),
     ),
     "tensorrt-llm": HubStack(
         name="TensorRT-LLM",
@@ -76,6 +104,8 @@ STACKS = {
             }
         ),
         neuron_multiple=256,
+        takes_biases=False,
+        per_layer=False,
     ),
 }
 
@@ -98,30 +128,82 @@ def package_checkpoint(sources: Sources, out_dir: Path, config: PackageConfig) -
     document = _read_config(checkpoint)
     if (checkpoint / "manifest.json").is_file():
         check_files(checkpoint)
-    _check_alike(document, stack)
-    _check_architecture(document, stack)
-    _check_widths(document, stack)
+    form = _make_form(document, checkpoint, stack, config)
+    _check_companions(checkpoint, stack)
     refuse_used_folder(out_dir)
     folder = out_dir / config.model_name
     folder.mkdir(parents=True)
-    for pattern in _COPIED:
-        for path in sorted(checkpoint.glob(pattern)):
-            if path.name not in _LEFT_OUT:
-                shutil.copyfile(path, folder / path.name)
-    if not list(folder.glob("*.safetensors")):
-        raise NirvanaError(f"{checkpoint} holds no *.safetensors. Save it by save_pretrained.")
-    if not (folder / "tokenizer.json").is_file() and not list(folder.glob("*.model")):
-        raise NirvanaError(
-            f"{checkpoint} holds no tokenizer, and {stack.name} reads text by it. Save the "
-            "checkpoint with its tokenizer."
-        )
+    notes = form.notes
+    if form.sizes is None:
+        _copy(checkpoint, folder, _WEIGHTS)
+    else:
+        weights = plan_tensors(checkpoint, form.sizes, form.held, form.left_out)
+        write_padded(weights, folder)
+        report = count_padding(weights, form.sizes, form.held)
+        report.write(out_dir)
+        notes = (*notes, report.headline())
+    _copy(checkpoint, folder, _COMPANIONS)
+    _write_texts(folder, form, stack)
     write_manifest(out_dir, config, ("transformers",))
     files = sorted(path for path in out_dir.rglob("*") if path.is_file())
     return PackageResult(
         folder=config.model_name,
         models=(config.model_name,),
         files=tuple(path.relative_to(out_dir).as_posix() for path in files),
+        notes=notes,
     )
+
+
+def _make_form(
+    document: dict[str, Any], checkpoint: Path, stack: HubStack, config: PackageConfig
+) -> ServedForm:
+    if config.form != "uniform":
+        _check_architecture(document, stack)
+    if config.form == "per-layer":
+        return make_per_layer(document, checkpoint, remote_code=config.remote_code)
+    if config.form == "deci":
+        return make_deci(
+            document,
+            checkpoint,
+            server=stack.name,
+            neuron_multiple=stack.neuron_multiple,
+            takes_biases=stack.takes_biases,
+            remote_code=config.remote_code,
+        )
+    if stack.per_layer:
+        _check_windows(document, stack)
+    if config.form == "padded":
+        ties_width = name_stock(document) in stack.ties_head_width
+        return make_padded(document, stack.neuron_multiple, ties_head_width=ties_width)
+    _check_alike(document, stack)
+    _check_architecture(document, stack)
+    _check_head_width(document, stack)
+    _check_widths(document, stack)
+    return ServedForm(document=document)
+
+
+def _check_companions(checkpoint: Path, stack: HubStack) -> None:
+    if not list(checkpoint.glob("*.safetensors")):
+        raise NirvanaError(f"{checkpoint} holds no *.safetensors. Save it by save_pretrained.")
+    if not (checkpoint / "tokenizer.json").is_file() and not list(checkpoint.glob("*.model")):
+        raise NirvanaError(
+            f"{checkpoint} holds no tokenizer, and {stack.name} reads text by it. Save the "
+            "checkpoint with its tokenizer."
+        )
+
+
+def _copy(checkpoint: Path, folder: Path, patterns: tuple[str, ...]) -> None:
+    for pattern in patterns:
+        for path in sorted(checkpoint.glob(pattern)):
+            if path.name not in _LEFT_OUT or pattern in _WEIGHTS:
+                shutil.copyfile(path, folder / path.name)
+
+
+def _write_texts(folder: Path, form: ServedForm, stack: HubStack) -> None:
+    document = form.document if stack.per_layer else add_older_names(form.document)
+    texts = {**form.code, "config.json": json.dumps(document, indent=2) + "\n"}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _read_config(checkpoint: Path) -> dict[str, Any]:
@@ -149,34 +231,66 @@ def _check_alike(document: dict[str, Any], stack: HubStack) -> None:
                 if not layer[key]:
                     raise NirvanaError(
                         f"Layer {number} has no {what}, and {stack.name} gives every layer some. "
-                        f"{_ALTERNATIVES}"
+                        f"{stack.alternatives}"
                     )
                 if layer[key] != layers[0][key]:
                     raise NirvanaError(
                         f"Layer {number} has {layer[key]} {what} and layer 0 has "
                         f"{layers[0][key]}; {stack.name} reads one number for all layers from the "
-                        f"config. {_ALTERNATIVES}"
+                        f"config. {stack.alternatives}"
                     )
     raise NirvanaError(
         f"{document['architectures'][0]} ties the width of a head to the number of heads, so that "
-        f"{stack.name} cannot be told of fewer. {_ALTERNATIVES}"
+        f"{stack.name} cannot be told of fewer. {stack.alternatives}"
     )
 
 
 def _check_architecture(document: dict[str, Any], stack: HubStack) -> None:
-    name = (document.get("architectures") or ["none"])[0]
+    name = name_stock(document)
     if name not in stack.architectures:
         raise NirvanaError(
             f"{stack.name} has no {name} of those that are known here: "
-            f"{', '.join(sorted(stack.architectures))}. {_ALTERNATIVES}"
+            f"{', '.join(sorted(stack.architectures))}. Package its ONNX export for genai or "
+            "triton."
+        )
+
+
+def _check_windows(document: dict[str, Any], stack: HubStack) -> None:
+    """Raise NirvanaError where vLLM's own class slides all layers' windows, the model's some."""
+    first, layers = document.get("max_window_layers"), document.get("num_hidden_layers")
+    if document.get("use_sliding_window") and first is not None and first != layers:
+        raise NirvanaError(
+            f"The model has a sliding window from layer {first} of {layers} on, and "
+            f"{stack.name}'s {name_stock(document)} has one in all layers or in none. "
+            "Package a plan that differs by layer with form per-layer, whose backend takes it."
+        )
+
+
+def _check_head_width(document: dict[str, Any], stack: HubStack) -> None:
+    heads, width = document.get("num_attention_heads"), document.get("head_dim")
+    if name_stock(document) not in stack.ties_head_width or not width:
+        return
+    if heads * width != document["hidden_size"]:
+        raise NirvanaError(
+            f"Each layer has {heads} heads of {width} channels, and {stack.name}'s "
+            f"{name_stock(document)} makes them {document['hidden_size'] // heads} wide: the "
+            f"hidden size, {document['hidden_size']}, by the heads. Package it with form padded, "
+            "which fills up the heads, or prune neurons and blocks alone."
         )
 
 
 def _check_widths(document: dict[str, Any], stack: HubStack) -> None:
+    width, hidden = document.get("ffn_hidden_size"), document.get("hidden_size")
+    if name_stock(document) in stack.ties_mlp_width and width and width != 4 * int(hidden or 0):
+        raise NirvanaError(
+            f"Each layer has {width} neurons, and {stack.name}'s {name_stock(document)} makes them "
+            f"{4 * int(hidden or 0)}: four times the hidden size. Prune blocks alone, or package "
+            "its ONNX export for genai or triton."
+        )
     width = document.get("intermediate_size")
     if isinstance(width, int) and width % stack.neuron_multiple:
         raise NirvanaError(
             f"Each layer has {width} neurons; {stack.name} wants a multiple of "
             f"{stack.neuron_multiple}. Prune it with constraints.neuron_multiple "
-            f"{stack.neuron_multiple}."
+            f"{stack.neuron_multiple}, or package it with form padded."
         )

@@ -23,12 +23,18 @@ def package_model(
     if config.takes_checkpoint:
         from nirvana_deploy.serving.hub_checkpoint import STACKS, package_checkpoint
 
-        if check:
+        if check and config.to != "vllm":
             raise NirvanaError(
                 f"{STACKS[config.to].name} is not run here: leave out --check. What it can hold is "
                 "checked in any case."
             )
-        return package_checkpoint(sources, out_dir, config)
+        result = package_checkpoint(sources, out_dir, config)
+        if not check:
+            return result
+        from nirvana_deploy.serving.vllm.vllm_check import check_with_vllm
+
+        served = check_with_vllm(out_dir, sources.onnx, trust_remote_code=config.remote_code)
+        return replace(result, server_check=served.to_json())
     from nirvana_deploy.serving.triton.triton_package import package_triton
 
     result = package_triton(sources, out_dir, config)

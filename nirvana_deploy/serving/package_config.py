@@ -9,10 +9,12 @@ from pruning.errors import NirvanaError
 InstanceKind = Literal["auto", "cpu", "gpu"]
 Backend = Literal["onnxruntime", "python"]
 Stack = Literal["triton", "genai", "vllm", "tensorrt-llm"]
+Form = Literal["uniform", "padded", "per-layer", "deci"]
 
 INSTANCE_KINDS = ("auto", "cpu", "gpu")
 BACKENDS = ("onnxruntime", "python")
 STACKS = ("triton", "genai", "vllm", "tensorrt-llm")
+FORMS = ("uniform", "padded", "per-layer", "deci")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,20 @@ class PackageConfig:
     kubernetes: bool = field(
         default=False, metadata={"help": "add manifests for Kubernetes and KServe"}
     )
+    form: Form = field(
+        default="uniform",
+        metadata={
+            "help": "of a checkpoint for vllm or tensorrt-llm: layers that are alike; filled up "
+            "with zeros till they are; each as it is (vllm); or as DeciLM's block_configs"
+        },
+    )
+    remote_code: bool = field(
+        default=False,
+        metadata={
+            "help": "put code into a per-layer or deci package, which the server runs when told "
+            "to trust it; without, vLLM takes it from nirvana-deploy's plugin"
+        },
+    )
     gpu_resource: str = field(
         default="nvidia.com/gpu",
         metadata={"help": "of the manifests; a MIG slice is such as nvidia.com/mig-1g.10gb"},
@@ -87,17 +103,42 @@ class PackageConfig:
                 "preferred_batch_sizes must be from 1 to max_batch_size "
                 f"({self.max_batch_size}), got {', '.join(map(str, self.preferred_batch_sizes))}."
             )
+        self._check_form()
         if self.to in STACKS and self.to != "triton":
             self._refuse_settings_of_triton()
         for name, known in (
             ("to", STACKS),
             ("backend", BACKENDS),
+            ("form", FORMS),
             ("instance_kind", INSTANCE_KINDS),
         ):
             if getattr(self, name) not in known:
                 raise NirvanaError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}."
                 )
+
+    def _check_form(self) -> None:
+        if self.form != "uniform" and not self.takes_checkpoint:
+            raise NirvanaError(
+                f"form is a setting of packages for vllm and tensorrt-llm, and {self.to} takes "
+                "layers of any size. Leave it out."
+            )
+        if self.to == "tensorrt-llm" and self.form == "per-layer":
+            raise NirvanaError(
+                "form per-layer is vLLM's: TensorRT-LLM reads no sizes of single layers but "
+                "DeciLM's. Choose form deci or padded."
+            )
+        if self.remote_code and self.form not in ("per-layer", "deci"):
+            raise NirvanaError(
+                f"remote_code is for the forms per-layer and deci; {self.form} needs none. Leave "
+                "it out."
+            )
+        if self.to == "tensorrt-llm" and self.form == "deci" and not self.remote_code:
+            raise NirvanaError(
+                "TensorRT-LLM knows DeciLM's model but not its config, whose class it takes from "
+                "the folder, with trust_remote_code. Ask for it with remote_code true, or choose "
+                "form padded, which needs no code."
+            )
 
     def _refuse_settings_of_triton(self) -> None:
         for name in ("ab", "ray", "kubernetes"):

@@ -39,7 +39,8 @@ def add_package(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="serve the package by the tritonserver of $NIRVANA_TRITON and check its answers",
+        help="serve the package by the real server, of $NIRVANA_TRITON or $NIRVANA_VLLM, and check "
+        "its answers",
     )
     add_flags(parser, PackageConfig, title="package")
 
@@ -60,6 +61,7 @@ def run_package(args: argparse.Namespace) -> int:
         ("models", ", ".join(result.models)),
         ("files", "\n".join(result.files)),
     ]
+    rows += [("note", note) for note in result.notes]
     rows += [
         (f"check, {what.replace('_', ' ')}", _show(value))
         for what, value in (result.server_check or {}).items()

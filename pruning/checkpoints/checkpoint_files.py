@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,19 @@ def check_files(folder: Path) -> None:
             )
 
 
-def describe_remote_code(model_type: str) -> tuple[dict[str, str], str]:
-    """Return (auto_map, code) that let transformers load a model type with layers that differ."""
-    stock = dict(_list_stock_classes(model_type))
+def describe_remote_code(
+    model_type: str, autos: Collection[str] | None = None
+) -> tuple[dict[str, str], str]:
+    """Return (auto_map, code) that let transformers load a model type with layers that differ.
+
+    `autos` are the auto classes that it is for; by default all. An older transformers may lack a
+    class that this one has, and then loads none of them.
+    """
+    stock = {
+        auto: name
+        for auto, name in _list_stock_classes(model_type)
+        if autos is None or auto in autos
+    }
     module = CODE_FILE.removesuffix(".py")
     auto_map = {auto: f"{module}.Pruned{name}" for auto, name in stock.items()}
     return auto_map, "".join(_write_code(sorted(set(stock.values()))))

@@ -1,7 +1,4 @@
-"""Checkpoints for vLLM and TensorRT-LLM: what is packaged loads as the stock class, the rest not.
-
-Neither server runs here.
-"""
+"""Plain checkpoints for vLLM and TensorRT-LLM load as the stock class; others are refused."""
 
 from __future__ import annotations
 
@@ -25,9 +22,11 @@ from tests.pruning.tiny_models import make_tiny
 ALL = tuple(range(256))
 
 
-def save(folder: Path, layers: list[LayerPlan], name: str = "llama") -> torch.nn.Module:
+def save(
+    folder: Path, layers: list[LayerPlan], name: str = "llama", **changes: Any
+) -> torch.nn.Module:
     """Save a tiny model of three layers, cut as `layers` say, with a tokenizer."""
-    dense = make_tiny(name, "eager", intermediate_size=512)
+    dense = make_tiny(name, "eager", intermediate_size=512, **changes)
     pruned = nirvana_deploy.repack(dense, nirvana_deploy.plan_for(dense, layers)).eval()
     nirvana_deploy.save_pruned(pruned, folder)
     save_tokenizer(folder)
@@ -90,6 +89,34 @@ def test_what_the_server_cannot_hold_is_refused_by_layer(
     assert not (tmp_path / "package").exists()
 
 
+def test_vllm_s_own_limit_on_sliding_windows_is_told(tmp_path: Path) -> None:
+    # Its Qwen2 slides in all layers or in none; this one's window begins at layer 1.
+    layers = [LayerPlan(kept_heads=(0, 1), kept_neurons=(1, 2))] * 3
+    save(tmp_path / "qwen2", layers, "qwen2")
+    with pytest.raises(NirvanaError, match=r"window from layer 1 of 3 on, and vLLM.*per-layer"):
+        package(tmp_path / "qwen2", "vllm", tmp_path / "package")
+
+
+def test_vllm_s_own_width_of_a_head_is_told_and_padding_meets_it(tmp_path: Path) -> None:
+    layers = [LayerPlan(kept_heads=(0, 2), kept_neurons=(1, 2))] * 3
+    save(tmp_path / "qwen2", layers, "qwen2", use_sliding_window=False)
+    with pytest.raises(NirvanaError, match=r"2 heads of 8 channels.*24 wide.*form padded"):
+        package(tmp_path / "qwen2", "vllm", tmp_path / "package")
+    config = PackageConfig(to="vllm", form="padded")
+    package_model(Sources(onnx=tmp_path / "qwen2"), tmp_path / "package", config)
+    written = json.loads((tmp_path / "package/model/config.json").read_text())
+    assert written["num_attention_heads"] * written["head_dim"] == written["hidden_size"]
+
+
+def test_vllm_s_own_width_of_falcon_s_mlp_is_told(tmp_path: Path) -> None:
+    dense = make_tiny("falcon-multi-query", "eager")
+    layer = LayerPlan(kept_heads=tuple(range(4)), kept_neurons=(1, 2, 3))
+    plan = nirvana_deploy.plan_for(dense, [layer] * 3)
+    nirvana_deploy.save_pruned(nirvana_deploy.repack(dense, plan), tmp_path / "falcon")
+    with pytest.raises(NirvanaError, match=r"3 neurons, and vLLM's Falcon.*128: four times"):
+        package(tmp_path / "falcon", "vllm", tmp_path / "package")
+
+
 def test_other_architectures_and_folders_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "bert", [LayerPlan(kept_heads=(0, 1, 2, 3), kept_neurons=ALL)] * 3, "bert")
     with pytest.raises(NirvanaError, match="vLLM has no BertForSequenceClassification of those"):
@@ -109,7 +136,7 @@ def test_other_architectures_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "llama" / "plan.json").write_text("{}")
     with pytest.raises(NirvanaError, match=r"plan\.json"):
         package(tmp_path / "llama", "vllm", tmp_path / "again")
-    with pytest.raises(NirvanaError, match="vLLM is not run here: leave out --check"):
+    with pytest.raises(NirvanaError, match="TensorRT-LLM is not run here: leave out --check"):
         package_model(
-            Sources(onnx=tmp_path), tmp_path / "again", PackageConfig(to="vllm"), check=True
+            Sources(onnx=tmp_path), tmp_path / "again", PackageConfig(to="tensorrt-llm"), check=True
         )

