@@ -401,13 +401,13 @@ def load(folder: Path | str, **kwargs: Any) -> Any:
     a decoder's also generates as transformers does.
     """
     if (Path(folder) / "export.json").is_file():
-        from nirvana_deploy.serving.onnx_models import load_onnx
+        from nirvana_deploy.serving.loaded.load_export import load_export
 
         if kwargs:
             raise NirvanaError(
                 f"{folder} holds ONNX, which takes no settings; leave out {next(iter(kwargs))}."
             )
-        return load_onnx(Path(folder))
+        return load_export(Path(folder))
     from pruning.checkpoints.checkpoint import load_pruned
     from pruning.checkpoints.checkpoint_files import is_pruned
 
