@@ -113,7 +113,7 @@ def make_request(signature: OnnxSignature) -> dict[str, Any]:
 def write_readme(signature: OnnxSignature, config: PackageConfig, sources: Sources) -> str:
     """Return the text of the README."""
     outputs = [
-        f"`{tensor.name}` ({_wire_type(tensor)}, {_describe_row(tensor)} a row)"
+        f"`{tensor.name}` ({tensor.wire_type}, {_describe_row(tensor)} a row)"
         for tensor in signature.outputs
     ]
     kind = "gpu" if sources.engine is not None else config.instance_kind
@@ -169,15 +169,9 @@ def _fill_input(tensor: TensorSignature, names: list[str]) -> dict[str, Any]:
     # Ids from 1, which every vocabulary has; a mask of ones; the rest, such as segments, zeros.
     values = {"input_ids": list(range(1, count + 1)), "attention_mask": [1] * count}
     data = values.get(tensor.name, [0] * count)
-    return {"name": tensor.name, "shape": shape, "datatype": _wire_type(tensor), "data": data}
+    return {"name": tensor.name, "shape": shape, "datatype": tensor.wire_type, "data": data}
 
 
 def _describe_row(tensor: TensorSignature) -> str:
     sizes = [str(dim) if dim != -1 else "any number" for dim in tensor.dims]
     return f"{' x '.join(sizes)} values" if sizes else "one value"
-
-
-def _wire_type(tensor: TensorSignature) -> str:
-    """Return the protocol's name of the type, which for text is not that of the configuration."""
-    name = tensor.data_type.removeprefix("TYPE_")
-    return "BYTES" if name == "STRING" else name
