@@ -93,6 +93,10 @@ class PackageConfig:
         ):
             if getattr(self, name) < floor:
                 raise NirvanaError(f"{name} must be {floor} or more, got {getattr(self, name)}.")
+        if self.target and not self.kubernetes:
+            raise NirvanaError(
+                f"target {self.target} is what the manifests ask for: set kubernetes, too."
+            )
         if not 0 <= self.canary_percent <= 100:
             raise NirvanaError(f"canary_percent must be from 0 to 100, got {self.canary_percent}.")
         if any(number < 0 for number in self.profiles) or len(set(self.profiles)) < len(

@@ -131,11 +131,14 @@ class ModelServer(MLServer):
             self._num_open -= 1
 
 
-async def _refuse_malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+async def _refuse_malformed(request: Request, error: RequestValidationError) -> JSONResponse:
     """Name the first mistake; FastAPI's own answer gives the whole body back."""
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
-    return JSONResponse({"error": f"{place}: {first['msg']}"}, status_code=400)
+    reason = f"{place}: {first['msg']}"
+    if "json" not in request.headers.get("content-type", ""):
+        reason += ". Send the body as Content-Type: application/json."
+    return JSONResponse({"error": reason}, status_code=400)
 
 
 class _FixedRepository(ModelRepositoryHandlers):

@@ -52,6 +52,8 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
     signature = models[-1].signature
     if config.ray and sources.engine is not None:
         raise NirvanaError("ray_app.py serves ONNX, not engines: leave out ray, or the engine.")
+    if config.profiles and sources.engine is None:
+        raise NirvanaError("profiles are those of an engine: give --engine, or leave them out.")
     parts = None if sources.checkpoint is None else read_text_parts(sources.checkpoint)
     refuse_used_folder(out_dir)
 

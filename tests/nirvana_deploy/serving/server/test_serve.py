@@ -235,6 +235,15 @@ def test_what_does_not_fit_is_refused_with_the_reason(
     assert post(served, request())[0] == 200
 
 
+def test_a_body_that_is_not_said_to_be_json_is_refused_with_the_remedy(served: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.http, timeout=20)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # curl's own
+    connection.request("POST", "/v2/models/tiny/infer", json.dumps(request()), headers=form)
+    answer = connection.getresponse()
+    assert answer.status == 400 and b"as Content-Type: application/json" in answer.read()
+    connection.close()
+
+
 def test_no_client_loads_streams_or_unloads_models(served: Served) -> None:
     from tritonclient import grpc
     from tritonclient.utils import InferenceServerException

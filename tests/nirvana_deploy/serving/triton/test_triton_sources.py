@@ -127,6 +127,10 @@ def test_profiles_that_leave_a_batch_out_are_refused(
 def test_settings_that_cannot_be_are_refused(onnx_path: Path, tmp_path: Path) -> None:
     with pytest.raises(NirvanaError, match="profiles must be different numbers from 0, got 1, 1"):
         PackageConfig(profiles=(1, 1))
+    with pytest.raises(NirvanaError, match="target l4 is what the manifests ask for: set kuber"):
+        PackageConfig(target="l4")
+    with pytest.raises(NirvanaError, match="profiles are those of an engine: give --engine"):
+        package(tmp_path, PackageConfig(profiles=(0,)), onnx=onnx_path)
     engine = save_engine(tmp_path / "engine", onnx_path)
     with pytest.raises(NirvanaError, match="serves ONNX, not engines"):
         package(tmp_path, PackageConfig(ray=True), onnx=onnx_path, engine=engine)
