@@ -71,6 +71,10 @@ def main() -> None:
         "bars": [
             make_bar(f"{row['task']}: largest difference", row["difference"], 1e-4, "at_most")
             for row in rows
+        ]
+        + [
+            make_bar(f"{row['task']}: numbers compared", row.get("num_numbers", 0), 1, "at_least")
+            for row in rows
         ],
     }
     RESULTS.write_text(json.dumps(document, indent=2) + "\n")
@@ -93,7 +97,20 @@ def run_task(task: str, name: str, call: Any, work: Path) -> dict[str, Any]:
     if ran.returncode or len(answers) != 2:
         error = (ran.stderr.strip().splitlines() or ["no message"])[-1]
         return {"task": task, "runs": False, "error": error, "difference": float("inf")}
-    return {"task": task, "runs": True, "difference": differ(*answers)}
+    return {
+        "task": task,
+        "runs": True,
+        "num_numbers": count_numbers(answers[0]),
+        "difference": differ(*answers),
+    }
+
+
+def count_numbers(answer: Any) -> int:
+    """Count the floats of an answer: an empty one proves nothing."""
+    if isinstance(answer, (dict, list)):
+        parts = answer.values() if isinstance(answer, dict) else answer
+        return sum(count_numbers(part) for part in parts)
+    return int(isinstance(answer, float))
 
 
 def save_model(out: Path, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from nirvana_deploy.serving.text_model_file import (
     TextModelFile,
 )
 from nirvana_deploy.serving.triton.triton_schema import CONFIG_NAME, add_tensor, load_schema
+from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
 # Those of transformers, whose configs leave them out.
@@ -85,15 +87,18 @@ def write_pipeline(
         "max_length": str(parts.max_length),
         "pad_id": str(parts.pad_id),
         "pad_token": parts.pad_token,
+        "file_sha256": hash_file(parts.tokenizer_path),
     }
     folder = _write_python_model(
         repository, tokenizer, "tokenize_text.py", (TEXT,), signature.inputs, settings, config
     )
     shutil.copyfile(parts.tokenizer_path, folder / TOKENIZER_FILE)
+    names = (json.dumps(list(parts.labels)) + "\n").encode()
+    settings = {"file_sha256": hashlib.sha256(names).hexdigest()}
     folder = _write_python_model(
-        repository, labels, "name_label.py", (logits,), (LABEL, SCORE), {}, config
+        repository, labels, "name_label.py", (logits,), (LABEL, SCORE), settings, config
     )
-    (folder / LABELS_FILE).write_text(json.dumps(list(parts.labels)) + "\n", encoding="utf-8")
+    (folder / LABELS_FILE).write_bytes(names)
     _write_ensemble(repository, whole, (tokenizer, labels), signature, config)
     TextModelFile(
         tokenizer=tokenizer,
