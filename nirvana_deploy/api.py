@@ -412,9 +412,10 @@ def package(
 ) -> PackageResult:
     """Write the folder that a server loads for an ONNX model into `out`.
 
-    `dense` becomes version 1 beside it; `engine` is the folder of an engine built from it, served
-    in its place; `checkpoint` has the tokenizer and labels for a model that takes text. With
-    `check` the real server serves it, and its answers are held against ONNX Runtime's.
+    `dense` becomes version 1 beside it, or the model NAME-dense where their caches differ; `engine`
+    is the folder of an engine built from it, served in its place; `checkpoint` has the tokenizer
+    and labels for a model that takes text. With `check` the real server serves it, and its answers
+    are held against ONNX Runtime's.
 
     Raises:
         NirvanaError: the parts do not fit together, the server refuses the package or answers
@@ -493,17 +494,17 @@ def load(folder: Path | str, **kwargs: Any) -> Any:
     """Load a pruned checkpoint, or the folder of an export, running no code from the folder.
 
     A checkpoint gives a transformers model; `kwargs` go to `from_pretrained` (`dtype`,
-    `attn_implementation`, ...). An export gives its graph in ONNX Runtime, called as the model is;
-    a decoder's also generates as transformers does.
+    `attn_implementation`, ...). An export gives its graphs in ONNX Runtime, called as the model is
+    and taken by transformers' pipelines; decoders and encoder-decoders also generate.
     """
     if (Path(folder) / "export.json").is_file():
-        from nirvana_deploy.serving.onnx_models import load_onnx
+        from nirvana_deploy.serving.loaded.load_export import load_export
 
         if kwargs:
             raise NirvanaError(
                 f"{folder} holds ONNX, which takes no settings; leave out {next(iter(kwargs))}."
             )
-        return load_onnx(Path(folder))
+        return load_export(Path(folder))
     from pruning.checkpoints.checkpoint import load_pruned
     from pruning.checkpoints.checkpoint_files import is_pruned
 

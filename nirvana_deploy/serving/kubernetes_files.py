@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nirvana_deploy.serving.gpu_request import affinity_of, asks_for_gpu
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.triton.placed_models import PlacedModel
 from nirvana_deploy.serving.triton.triton_readme import IMAGE, REQUEST_NAME, name_resource
 from nirvana_deploy.yaml_text import dump_yaml
 
 KUBERNETES_NAME = "kubernetes.yaml"
 KSERVE_NAME = "kserve.yaml"
+CANARY_NAME = "canary.yaml"
 _MOUNT = "/package"
 _PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 _MAX_REPLICAS = 4
 _PENDING_PER_REPLICA = 16
-_CANARY_PERCENT = 10
 
 
-def write_manifests(out_dir: Path, config: PackageConfig, sources: Sources) -> None:
-    """Write both files into a package's folder; what is in them is a start, to be edited."""
+def write_manifests(
+    out_dir: Path, config: PackageConfig, sources: Sources, models: Sequence[PlacedModel]
+) -> None:
+    """Write the files into a package's folder; what is in them is a start, to be edited.
+
+    Raises NirvanaError for a target that is none, or that the engine was not built for.
+    """
     documents = (
         _make_deployment(config, sources),
         _make_service(config),
@@ -30,6 +38,9 @@ def write_manifests(out_dir: Path, config: PackageConfig, sources: Sources) -> N
     (out_dir / KUBERNETES_NAME).write_text(text, encoding="utf-8")
     text = dump_yaml(_make_inference_service(config, sources))
     (out_dir / KSERVE_NAME).write_text(text, encoding="utf-8")
+    if sources.dense is not None:
+        text = dump_yaml(_make_canary(config, models))
+        (out_dir / CANARY_NAME).write_text(text, encoding="utf-8")
 
 
 def _make_deployment(config: PackageConfig, sources: Sources) -> dict[str, Any]:
@@ -67,6 +78,7 @@ def _make_deployment(config: PackageConfig, sources: Sources) -> dict[str, Any]:
                     },
                 },
                 "spec": {
+                    **affinity_of(config, sources),
                     "terminationGracePeriodSeconds": 60,
                     "containers": [container],
                     "volumes": [
@@ -136,11 +148,12 @@ def _make_inference_service(config: PackageConfig, sources: Sources) -> dict[str
         "metadata": {"name": name},
         "spec": {
             "predictor": {
+                **affinity_of(config, sources),
                 "minReplicas": 1,
                 "maxReplicas": _MAX_REPLICAS,
                 "scaleMetric": "concurrency",
                 "scaleTarget": _PENDING_PER_REPLICA,
-                "canaryTrafficPercent": _CANARY_PERCENT,
+                "canaryTrafficPercent": config.canary_percent,
                 "model": {
                     "modelFormat": {"name": "triton"},
                     "runtime": "kserve-tritonserver",
@@ -153,9 +166,48 @@ def _make_inference_service(config: PackageConfig, sources: Sources) -> dict[str
     }
 
 
+def _make_canary(config: PackageConfig, models: Sequence[PlacedModel]) -> dict[str, Any]:
+    """Share the requests that name no version between dense and pruned, behind one address."""
+    name = name_resource(config.model_name)
+    path = f"/v2/models/{config.model_name}/infer"
+    last = len(models[-1].graphs)
+    pruned = f"/v2/models/{config.model_name}/versions/{last}/infer"
+    dense = f"/v2/models/{models[0].name}/versions/1/infer"
+    shares = ((dense, 100 - config.canary_percent), (pruned, config.canary_percent))
+    backend = {"name": name, "port": _PORTS["http"]}
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": f"{name}-canary"},
+        "spec": {
+            "parentRefs": [{"name": f"{name}-gateway"}],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "Exact", "value": path}}],
+                    "backendRefs": [
+                        {**backend, "weight": weight, "filters": [_rewrite(path)]}
+                        for path, weight in shares
+                    ],
+                },
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/v2"}}],
+                    "backendRefs": [backend],
+                },
+            ],
+        },
+    }
+
+
+def _rewrite(path: str) -> dict[str, Any]:
+    return {
+        "type": "URLRewrite",
+        "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": path}},
+    }
+
+
 def _list_resources(config: PackageConfig, sources: Sources) -> dict[str, Any]:
     limits = {"cpu": "4", "memory": "8Gi"}
-    if sources.engine is not None or config.instance_kind == "gpu":
+    if asks_for_gpu(config, sources):
         limits[config.gpu_resource] = "1"  # its instances share it
     requests = {name: limits[name] for name in ("cpu", "memory")}
     return {"requests": requests, "limits": limits}

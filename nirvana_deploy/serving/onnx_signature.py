@@ -49,6 +49,12 @@ class TensorSignature:
     data_type: str
     dims: tuple[int, ...]
 
+    @property
+    def wire_type(self) -> str:
+        """The protocol's name of the type, which for text is not that of the configuration."""
+        name = self.data_type.removeprefix("TYPE_")
+        return "BYTES" if name == "STRING" else name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxSignature:

@@ -46,6 +46,10 @@ class PackageConfig:
     instance_count: int = field(
         default=1, metadata={"help": "copies that run at the same time; on GPUs, a GPU"}
     )
+    profiles: tuple[int, ...] = field(
+        default=(),
+        metadata={"help": "optimisation profiles of an engine that are served; none given: all"},
+    )
     ab: bool = field(
         default=False,
         metadata={"help": "add a script that compares two endpoints, and requests to replay"},
@@ -74,6 +78,13 @@ class PackageConfig:
         default="nvidia.com/gpu",
         metadata={"help": "of the manifests; a MIG slice is such as nvidia.com/mig-1g.10gb"},
     )
+    target: str = field(
+        default="",
+        metadata={"help": "GPU that the manifests ask for, as `nirvana targets` lists them"},
+    )
+    canary_percent: int = field(
+        default=10, metadata={"help": "of the manifests: requests that the pruned model gets first"}
+    )
 
     @property
     def takes_checkpoint(self) -> bool:
@@ -98,6 +109,19 @@ class PackageConfig:
         ):
             if getattr(self, name) < floor:
                 raise NirvanaError(f"{name} must be {floor} or more, got {getattr(self, name)}.")
+        if self.target and not self.kubernetes:
+            raise NirvanaError(
+                f"target {self.target} is what the manifests ask for: set kubernetes, too."
+            )
+        if not 0 <= self.canary_percent <= 100:
+            raise NirvanaError(f"canary_percent must be from 0 to 100, got {self.canary_percent}.")
+        if any(number < 0 for number in self.profiles) or len(set(self.profiles)) < len(
+            self.profiles
+        ):
+            raise NirvanaError(
+                "profiles must be different numbers from 0, got "
+                f"{', '.join(map(str, self.profiles))}."
+            )
         if not all(1 <= size <= self.max_batch_size for size in self.preferred_batch_sizes):
             raise NirvanaError(
                 "preferred_batch_sizes must be from 1 to max_batch_size "

@@ -20,7 +20,11 @@ MANIFEST = json.loads((FOLDER / "package.json").read_text(encoding="utf-8"))
 NAME = MANIFEST["settings"]["model_name"]
 MAX_ROWS = MANIFEST["settings"]["max_batch_size"]
 MAX_BODY_BYTES = 8 * 2**20
-TYPES = {"tensor(int64)": ("INT64", np.int64), "tensor(int32)": ("INT32", np.int32)}
+TYPES = {
+    "tensor(int64)": ("INT64", np.int64),
+    "tensor(int32)": ("INT32", np.int32),
+    "tensor(float)": ("FP32", np.float32),
+}
 AUTOSCALING = {"min_replicas": 2, "max_replicas": 4, "target_ongoing_requests": 8}
 
 api = FastAPI()

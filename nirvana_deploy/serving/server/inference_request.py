@@ -50,7 +50,7 @@ class RequestReader:
         return feeds
 
     def _read_input(self, given: RequestInput, expected: TensorSignature) -> Any:
-        wanted = expected.data_type.removeprefix("TYPE_")
+        wanted = expected.wire_type
         if _name_type(given) != wanted:
             raise InferenceError(f"{given.name} must be of type {wanted}, got {_name_type(given)}.")
         shape = list(given.shape)
@@ -66,6 +66,8 @@ class RequestReader:
             raise InferenceError(
                 f"{given.name} has {shape[0]} rows; at most {self.max_batch_size} are taken."
             )
+        if wanted == "BYTES":
+            return _read_text(given, shape)
         return _read_array(given, shape, _NUMPY_TYPES[wanted])
 
 
@@ -91,3 +93,20 @@ def _read_array(given: RequestInput, shape: list[int], dtype: str) -> Any:
             f"shape {shape}; got {held.size} of {array.dtype}."
         )
     return held.reshape(shape)
+
+
+def _read_text(given: RequestInput, shape: list[int]) -> Any:
+    """Read text, which comes as such in JSON and as UTF-8 by gRPC."""
+    data = getattr(given.data, "root", given.data)
+    rows = data if isinstance(data, list) else [data]
+    try:
+        texts = [row.decode("utf-8") if isinstance(row, bytes) else row for row in rows]
+    except UnicodeDecodeError as error:
+        raise InferenceError(f"{given.name} is not UTF-8: {error}.") from error
+    if len(texts) != math.prod(shape) or not all(isinstance(text, str) for text in texts):
+        raise InferenceError(
+            f"The data of {given.name} must be {math.prod(shape)} texts, for shape {shape}."
+        )
+    array = np.empty(len(texts), object)
+    array[:] = texts
+    return array.reshape(shape)

@@ -23,7 +23,8 @@ from nirvana_deploy.serving.server.inference_request import RequestReader
 from nirvana_deploy.serving.server.mlserver_model import OnnxModel
 from nirvana_deploy.serving.server.request_limits import RequestLimits
 from nirvana_deploy.serving.server.serve_config import ServeConfig
-from nirvana_deploy.serving.server.served_models import ServedGraph
+from nirvana_deploy.serving.server.served_models import ServedGraph, ServedText
+from nirvana_deploy.serving.server.text_model import TextModel
 from profiles.measuring.environment import count_allowed_cpus
 from pruning.errors import NirvanaError
 
@@ -130,11 +131,14 @@ class ModelServer(MLServer):
             self._num_open -= 1
 
 
-async def _refuse_malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+async def _refuse_malformed(request: Request, error: RequestValidationError) -> JSONResponse:
     """Name the first mistake; FastAPI's own answer gives the whole body back."""
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
-    return JSONResponse({"error": f"{place}: {first['msg']}"}, status_code=400)
+    reason = f"{place}: {first['msg']}"
+    if "json" not in request.headers.get("content-type", ""):
+        reason += ". Send the body as Content-Type: application/json."
+    return JSONResponse({"error": reason}, status_code=400)
 
 
 class _FixedRepository(ModelRepositoryHandlers):
@@ -165,7 +169,9 @@ def _make_settings(config: ServeConfig, scratch_dir: Path) -> Settings:
 
 
 def _make_model_settings(graph: ServedGraph, config: ServeConfig) -> ModelSettings:
+    text = {} if graph.text is None else {"text": _describe_text(graph.text)}
     extra: dict[str, Any] = {
+        **text,
         "max_batch_size": graph.max_batch_size,
         "num_threads": config.num_threads or count_allowed_cpus(),
         "inputs": _list_tensors(graph.signature.inputs),
@@ -173,10 +179,21 @@ def _make_model_settings(graph: ServedGraph, config: ServeConfig) -> ModelSettin
     }
     return ModelSettings(
         name=graph.name,
-        implementation=OnnxModel,
+        implementation=OnnxModel if graph.text is None else TextModel,
         platform="onnxruntime_onnx",
         parameters=ModelParameters(uri=str(graph.path), version=graph.version, extra=extra),
     )
+
+
+def _describe_text(text: ServedText) -> dict[str, Any]:
+    """Return what the text model's process reads, as JSON takes it."""
+    return {
+        "tokenizer_path": str(text.tokenizer_path),
+        "labels_path": str(text.labels_path),
+        "max_length": text.max_length,
+        "pad_id": text.pad_id,
+        "pad_token": text.pad_token,
+    }
 
 
 def _list_tensors(tensors: tuple[TensorSignature, ...]) -> list[list[Any]]:

@@ -47,7 +47,7 @@ _NUMPY_TYPES = {
 
 def make_body(inputs: Arrays, signature: OnnxSignature) -> dict[str, Any]:
     """Return a request's body as JSON takes it."""
-    types = {tensor.name: tensor.data_type.removeprefix("TYPE_") for tensor in signature.inputs}
+    types = {tensor.name: tensor.wire_type for tensor in signature.inputs}
     return {
         "inputs": [
             {
@@ -79,7 +79,7 @@ def ask_grpc(
     """Send a request by tritonclient to HOST:PORT and return the outputs."""
     from tritonclient import grpc
 
-    types = {tensor.name: tensor.data_type.removeprefix("TYPE_") for tensor in signature.inputs}
+    types = {tensor.name: tensor.wire_type for tensor in signature.inputs}
     tensors = []
     for name, array in inputs.items():
         tensors.append(grpc.InferInput(name, list(array.shape), types[name]))

@@ -6,9 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
-from nirvana_deploy.serving.package_manifest import check_package
+from nirvana_deploy.serving.package_manifest import check_inside, check_package
+from nirvana_deploy.serving.text_model_file import (
+    LABELS_FILE,
+    TEXT_FILE,
+    TEXT_SIGNATURE,
+    TOKENIZER_FILE,
+    read_text_model,
+)
 from nirvana_deploy.serving.triton.triton_package import MODEL_NAME, REPOSITORY_NAME, list_versions
 from pruning.errors import NirvanaError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedText:
+    """What makes tokens of a text before a graph, and a label of its logits behind it."""
+
+    tokenizer_path: Path
+    labels_path: Path
+    max_length: int
+    pad_id: int
+    pad_token: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +34,9 @@ class ServedGraph:
     """One version of a model.
 
     Attributes:
+        signature: what a request gives and gets: of a text model, text and label.
         max_batch_size: most rows of a request.
+        text: what is around the graph, where the model takes text.
     """
 
     name: str
@@ -24,6 +44,7 @@ class ServedGraph:
     path: Path
     signature: OnnxSignature
     max_batch_size: int
+    text: ServedText | None = None
 
 
 def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
@@ -37,15 +58,17 @@ def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
             f"{package} is a package for {manifest.stack}; `nirvana serve` takes those that "
             "`nirvana package --to triton` makes."
         )
+    repository = package / REPOSITORY_NAME
+    max_batch_size = int(manifest.settings["max_batch_size"])
     graphs = [
         ServedGraph(
             name=model_dir.name,
             version=version_dir.name,
             path=version_dir / MODEL_NAME,
             signature=read_signature(version_dir / MODEL_NAME),
-            max_batch_size=int(manifest.settings["max_batch_size"]),
+            max_batch_size=max_batch_size,
         )
-        for model_dir in sorted((package / REPOSITORY_NAME).iterdir())
+        for model_dir in sorted(repository.iterdir())
         for version_dir in list_versions(model_dir)
         if (version_dir / MODEL_NAME).is_file()
     ]
@@ -53,4 +76,32 @@ def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
         raise NirvanaError(
             f"{package} holds no ONNX file. An engine is served by Triton itself; see its README."
         )
-    return tuple(graphs)
+    texts = (
+        _read_text(version_dir, max_batch_size)
+        for model_dir in sorted(repository.iterdir())
+        for version_dir in list_versions(model_dir)
+        if (version_dir / TEXT_FILE).is_file()
+    )
+    return (*graphs, *texts)
+
+
+def _read_text(version_dir: Path, max_batch_size: int) -> ServedGraph:
+    """Put a text model together; it runs its classifier's newest version, as Triton's does."""
+    parts = read_text_model(version_dir)
+    repository = version_dir.parent.parent
+    for name in (parts.tokenizer, parts.classifier, parts.labels):
+        check_inside(name, repository)
+    return ServedGraph(
+        name=version_dir.parent.name,
+        version=version_dir.name,
+        path=list_versions(repository / parts.classifier)[-1] / MODEL_NAME,
+        signature=TEXT_SIGNATURE,
+        max_batch_size=max_batch_size,
+        text=ServedText(
+            tokenizer_path=repository / parts.tokenizer / "1" / TOKENIZER_FILE,
+            labels_path=repository / parts.labels / "1" / LABELS_FILE,
+            max_length=parts.max_length,
+            pad_id=parts.pad_id,
+            pad_token=parts.pad_token,
+        ),
+    )

@@ -1,8 +1,9 @@
-"""A built TensorRT engine as Triton serves it: which profile, and what that lets through."""
+"""A built TensorRT engine as Triton serves it: which profiles, and what these let through."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from exporters.engines.engine_manifest import (
@@ -17,8 +18,7 @@ from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
 PLAN_NAME = "model.plan"
-# Our engines have one optimisation profile.
-PROFILE = 0
+Profile = dict[str, dict[str, list[int]]]
 
 
 def copy_engine(engine_dir: Path, onnx_path: Path, version_dir: Path) -> EngineManifest:
@@ -39,34 +39,67 @@ def copy_engine(engine_dir: Path, onnx_path: Path, version_dir: Path) -> EngineM
     return manifest
 
 
-def check_profile(
+def choose_profiles(
     manifest: EngineManifest, signature: OnnxSignature, config: PackageConfig
-) -> None:
-    """Raise NirvanaError where the server would let through what the engine cannot take."""
-    for name, shapes in manifest.result.optimisation_profile.items():
-        lowest, highest = shapes["min"][0], shapes["max"][0]
-        if lowest > 1:
-            raise NirvanaError(
-                f"The engine takes batches of {lowest} or more of {name}, and a request may be one "
-                "row. Build it again with a smallest batch of 1."
-            )
-        if config.max_batch_size > highest:
-            raise NirvanaError(
-                f"max_batch_size is {config.max_batch_size}, and the engine's profile ends at "
-                f"batch {highest} of {name}. Set max_batch_size to {highest}, or build it wider."
-            )
-    names = {tensor.name for tensor in signature.inputs}
-    if names != set(manifest.result.optimisation_profile):
+) -> tuple[int, ...]:
+    """Return the indices of the optimisation profiles that are served, by default all.
+
+    Triton runs each batch by the one whose best shape is nearest.
+
+    Raises NirvanaError for a profile that the engine does not have, and where the server would let
+    through what none of them can take.
+    """
+    profiles = _list_profiles(manifest)
+    if unknown := [number for number in config.profiles if number >= len(profiles)]:
         raise NirvanaError(
-            f"The engine's profile has the inputs "
-            f"{', '.join(manifest.result.optimisation_profile)}; the graph has "
-            f"{', '.join(sorted(names))}. Build the engine again."
+            f"The engine has no optimisation profile {unknown[0]}; it has "
+            f"{', '.join(map(str, range(len(profiles))))}. Choose among these, or leave profiles "
+            "out to serve them all."
+        )
+    chosen = config.profiles or tuple(range(len(profiles)))
+    names = [tensor.name for tensor in signature.inputs]
+    for number in chosen:
+        if sorted(names) != sorted(profiles[number]):
+            raise NirvanaError(
+                f"The engine's profile {number} has the inputs {', '.join(profiles[number])}; the "
+                f"graph has {', '.join(names)}. Build the engine again."
+            )
+    for name in names:
+        ranges = [(profiles[n][name]["min"][0], profiles[n][name]["max"][0]) for n in chosen]
+        _check_batches(name, ranges, config.max_batch_size)
+    return chosen
+
+
+def _check_batches(name: str, ranges: Sequence[tuple[int, int]], max_batch_size: int) -> None:
+    """Raise NirvanaError unless every batch from 1 to the largest is in one of the ranges."""
+    reached = 0
+    for lowest, highest in sorted(ranges):
+        if lowest > reached + 1:
+            break
+        reached = max(reached, highest)
+    if reached == 0:
+        raise NirvanaError(
+            f"The engine takes batches of {min(ranges)[0]} or more of {name}, and a request may be "
+            "one row. Build it again with a smallest batch of 1."
+        )
+    if max_batch_size > reached:
+        raise NirvanaError(
+            f"max_batch_size is {max_batch_size}, and the engine's profiles end at batch {reached} "
+            f"of {name}. Set max_batch_size to {reached}, or build it wider."
         )
 
 
-def find_best_length(manifest: EngineManifest) -> int:
-    """Return the length, in tokens, that the engine was built to be best at."""
-    return max(shapes["opt"][1] for shapes in manifest.result.optimisation_profile.values())
+def find_best_length(manifest: EngineManifest, number: int = 0) -> int:
+    """Return the length, in tokens, that a profile was built to be best at."""
+    profile = _list_profiles(manifest)[number]
+    named = {"input_ids": profile["input_ids"]} if "input_ids" in profile else profile
+    return max(shapes["opt"][1] for shapes in named.values())
+
+
+def _list_profiles(manifest: EngineManifest) -> tuple[Profile, ...]:
+    # An engine's manifest has further ones where it was built with several.
+    further = getattr(manifest.result, "further_profiles", ())
+    return (manifest.result.optimisation_profile, *further)
 
 
 def check_version(version_dir: Path) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.kubernetes_files import write_manifests
-from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
+from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_manifest import write_manifest
 from nirvana_deploy.serving.package_result import PackageResult
 from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.rollout_files import write_ray_app, write_rollout
 from nirvana_deploy.serving.triton import triton_engine
+from nirvana_deploy.serving.triton.placed_models import PlacedModel, arrange_models
 from nirvana_deploy.serving.triton.triton_pipeline import read_text_parts, write_pipeline
 from nirvana_deploy.serving.triton.triton_readme import REQUEST_NAME, format_request, write_readme
 from nirvana_deploy.serving.triton.triton_schema import (
@@ -47,12 +48,18 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
     if isinstance(sources, Path):
         sources = Sources(onnx=sources)
     load_schema()
-    signature = _read_common_signature(sources.graphs)
+    models = arrange_models(sources, config)
+    signature = models[-1].signature
+    if config.ray and sources.engine is not None:
+        raise NirvanaError("ray_app.py serves ONNX, not engines: leave out ray, or the engine.")
+    if config.profiles and sources.engine is None:
+        raise NirvanaError("profiles are those of an engine: give --engine, or leave them out.")
     parts = None if sources.checkpoint is None else read_text_parts(sources.checkpoint)
     refuse_used_folder(out_dir)
 
     repository = out_dir / REPOSITORY_NAME
-    _write_model(repository / config.model_name, sources, signature, config)
+    for model in models:
+        _write_model(repository / model.name, model, sources, config)
     if parts is not None:
         write_pipeline(repository, parts, signature, config)
     if config.ab:
@@ -60,15 +67,15 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
     if config.ray:
         write_ray_app(out_dir)
     if config.kubernetes:
-        write_manifests(out_dir, config, sources)
-    _write_text(out_dir / README_NAME, write_readme(signature, config, sources))
+        write_manifests(out_dir, config, sources, models)
+    _write_text(out_dir / README_NAME, write_readme(models, config, sources))
     _write_text(out_dir / REQUEST_NAME, format_request(signature) + "\n")
-    models = check_triton_repository(repository)
+    names = check_triton_repository(repository)
     write_manifest(out_dir, config, ("tritonclient", "onnx"))
     files = sorted(path for path in out_dir.rglob("*") if path.is_file())
     return PackageResult(
         folder=REPOSITORY_NAME,
-        models=models,
+        models=names,
         files=tuple(path.relative_to(out_dir).as_posix() for path in files),
     )
 
@@ -126,46 +133,29 @@ def _is_version(name: str) -> bool:
     return name.isascii() and name.isdigit() and not name.startswith("0")
 
 
-def _read_common_signature(graphs: tuple[Path, ...]) -> OnnxSignature:
-    """Read what all versions of a model take and give; they may differ in nothing."""
-    signatures = [read_signature(path) for path in graphs]
-    first, last = signatures[0], signatures[-1]
-    if (first.inputs, first.outputs) != (last.inputs, last.outputs):
-        raise NirvanaError(
-            f"{graphs[0]} and {graphs[-1]} cannot be two versions of one model: inputs or outputs "
-            f"differ, {_describe(first)} against {_describe(last)}. Export both the same way."
-        )
-    return last
-
-
-def _describe(signature: OnnxSignature) -> str:
-    tensors = (*signature.inputs, *signature.outputs)
-    return ", ".join(f"{t.name} {t.data_type} {list(t.dims)}" for t in tensors)
-
-
 def _write_model(
-    model_dir: Path, sources: Sources, signature: OnnxSignature, config: PackageConfig
+    model_dir: Path, placed: PlacedModel, sources: Sources, config: PackageConfig
 ) -> None:
     model = ServedModel(name=model_dir.name, backend=config.backend)
     if sources.engine is not None:
         version_dir = _make_version(model_dir, 1)
         manifest = triton_engine.copy_engine(sources.engine, sources.onnx, version_dir)
-        triton_engine.check_profile(manifest, signature, config)
+        profiles = triton_engine.choose_profiles(manifest, placed.signature, config)
         model = replace(
             model,
             backend="tensorrt",
-            profile=triton_engine.PROFILE,
-            warm_up_length=triton_engine.find_best_length(manifest),
+            profiles=profiles,
+            warm_up_length=triton_engine.find_best_length(manifest, profiles[0]),
         )
     else:
-        for number, graph in enumerate(sources.graphs, start=1):
+        for number, graph in enumerate(placed.graphs, start=1):
             copy_graph(graph, _make_version(model_dir, number))
-        model = replace(model, num_versions=len(sources.graphs))
+        model = replace(model, num_versions=len(placed.graphs))
     if model.backend == "python":
         model = replace(model, hashes=_hash_versions(model_dir))
         for version_dir in list_versions(model_dir):
             copy_python_model(version_dir)
-    _write_text(model_dir / CONFIG_NAME, write_config(signature, model, config))
+    _write_text(model_dir / CONFIG_NAME, write_config(placed.signature, model, config))
 
 
 def _make_version(model_dir: Path, number: int) -> Path:

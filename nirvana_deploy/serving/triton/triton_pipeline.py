@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -11,14 +12,19 @@ from typing import Any
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.text_model_file import (
+    LABEL,
+    LABELS_FILE,
+    LENGTH_STEP,
+    SCORE,
+    TEXT,
+    TOKENIZER_FILE,
+    TextModelFile,
+)
 from nirvana_deploy.serving.triton.triton_schema import CONFIG_NAME, add_tensor, load_schema
+from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
-# Of the tokens a request is padded to; the longest length is a multiple of it.
-LENGTH_STEP = 16
-_TEXT = TensorSignature(name="text", data_type="TYPE_STRING", dims=(1,))
-_LABEL = TensorSignature(name="label", data_type="TYPE_STRING", dims=(1,))
-_SCORE = TensorSignature(name="score", data_type="TYPE_FP32", dims=(1,))
 # Those of transformers, whose configs leave them out.
 _DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
 _MODELS_DIR = Path(__file__).parent / "models"
@@ -41,7 +47,7 @@ class TextParts:
 
 def read_text_parts(checkpoint: Path) -> TextParts:
     """Read a checkpoint folder; raise NirvanaError for what text needs and is not in it."""
-    tokenizer_path = checkpoint / "tokenizer.json"
+    tokenizer_path = checkpoint / TOKENIZER_FILE
     if not tokenizer_path.is_file():
         raise NirvanaError(
             f"{tokenizer_path} is missing: text needs a tokenizer. Give the checkpoint's folder, "
@@ -81,16 +87,27 @@ def write_pipeline(
         "max_length": str(parts.max_length),
         "pad_id": str(parts.pad_id),
         "pad_token": parts.pad_token,
+        "file_sha256": hash_file(parts.tokenizer_path),
     }
     folder = _write_python_model(
-        repository, tokenizer, "tokenize_text.py", (_TEXT,), signature.inputs, settings, config
+        repository, tokenizer, "tokenize_text.py", (TEXT,), signature.inputs, settings, config
     )
-    shutil.copyfile(parts.tokenizer_path, folder / "tokenizer.json")
+    shutil.copyfile(parts.tokenizer_path, folder / TOKENIZER_FILE)
+    names = (json.dumps(list(parts.labels)) + "\n").encode()
+    settings = {"file_sha256": hashlib.sha256(names).hexdigest()}
     folder = _write_python_model(
-        repository, labels, "name_label.py", (logits,), (_LABEL, _SCORE), {}, config
+        repository, labels, "name_label.py", (logits,), (LABEL, SCORE), settings, config
     )
-    (folder / "labels.json").write_text(json.dumps(list(parts.labels)) + "\n", encoding="utf-8")
+    (folder / LABELS_FILE).write_bytes(names)
     _write_ensemble(repository, whole, (tokenizer, labels), signature, config)
+    TextModelFile(
+        tokenizer=tokenizer,
+        classifier=config.model_name,
+        labels=labels,
+        max_length=parts.max_length,
+        pad_id=parts.pad_id,
+        pad_token=parts.pad_token,
+    ).write(repository / whole / "1")
 
 
 def _write_python_model(
@@ -134,7 +151,7 @@ def _write_ensemble(
     message = schema.ModelConfig(
         name=name, platform="ensemble", max_batch_size=config.max_batch_size
     )
-    _add_tensors(message, (_TEXT,), (_LABEL, _SCORE))
+    _add_tensors(message, (TEXT,), (LABEL, SCORE))
     tokens = {tensor.name: tensor.name for tensor in signature.inputs}
     # -1: the newest version of the classifier, so that a rollout reaches the text model too.
     steps = (
@@ -147,8 +164,6 @@ def _write_ensemble(
             model_name=model, model_version=-1, input_map=inputs, output_map=outputs
         )
     (repository / name / "1").mkdir(parents=True)
-    # Triton wants the folder of a version, and copying tools drop one that is empty.
-    (repository / name / "1" / "ensemble.txt").write_text("See config.pbtxt.\n", encoding="utf-8")
     _write_config(repository / name, message)
 
 

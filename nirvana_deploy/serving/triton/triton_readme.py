@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature, fill_dims
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.triton.placed_models import PlacedModel
 
 # It carries ONNX Runtime 1.22.
 IMAGE = "nvcr.io/nvidia/tritonserver:25.06-py3"
@@ -62,6 +64,10 @@ _VERSIONS = """
 Version 1 is the dense model, version 2 the pruned one, which a request gets that names none. Ask
 for the other by `/v2/models/{name}/versions/1/infer`.
 """
+_TWO_MODELS = """
+`{dense}` is the dense model beside it. The two are no versions of one model: their caches have
+other sizes, and Triton wants the same inputs of all versions.
+"""
 _TEXT_MODEL = """
 `{name}_text` takes text and gives its label and the label's probability:
 
@@ -102,6 +108,11 @@ canary share of the traffic) want this folder in a volume claim `{resource}-pack
 autoscaler wants the Prometheus adapter. Edit image, sizes and replicas, then `kubectl apply -f
 kubernetes.yaml`.
 """
+_CANARY = """
+`canary.yaml` (Gateway API) gives {percent} % of the requests that name no version to the pruned
+model and the others to the dense one, behind a Gateway `{resource}-gateway` whose implementation
+takes filters on backends, as Envoy Gateway does. Raise the weight step by step.
+"""
 
 
 def make_request(signature: OnnxSignature) -> dict[str, Any]:
@@ -110,10 +121,11 @@ def make_request(signature: OnnxSignature) -> dict[str, Any]:
     return {"inputs": [_fill_input(tensor, names) for tensor in signature.inputs]}
 
 
-def write_readme(signature: OnnxSignature, config: PackageConfig, sources: Sources) -> str:
-    """Return the text of the README."""
+def write_readme(models: Sequence[PlacedModel], config: PackageConfig, sources: Sources) -> str:
+    """Return the text of the README; the last of the models is the one that requests are for."""
+    signature = models[-1].signature
     outputs = [
-        f"`{tensor.name}` ({_wire_type(tensor)}, {_describe_row(tensor)} a row)"
+        f"`{tensor.name}` ({tensor.wire_type}, {_describe_row(tensor)} a row)"
         for tensor in signature.outputs
     ]
     kind = "gpu" if sources.engine is not None else config.instance_kind
@@ -122,7 +134,7 @@ def write_readme(signature: OnnxSignature, config: PackageConfig, sources: Sourc
         image=IMAGE,
         gpus="--gpus all " if kind == "gpu" else "",
         device=_DEVICES[kind],
-        more="".join(_list_notes(config, sources)),
+        more="".join(_list_notes(models, config, sources)),
         request_name=REQUEST_NAME,
         request=format_request(signature),
         length=_SAMPLE_LENGTH,
@@ -132,20 +144,26 @@ def write_readme(signature: OnnxSignature, config: PackageConfig, sources: Sourc
     )
 
 
-def _list_notes(config: PackageConfig, sources: Sources) -> list[str]:
+def _list_notes(
+    models: Sequence[PlacedModel], config: PackageConfig, sources: Sources
+) -> list[str]:
     notes = [
         (sources.engine is not None, _ENGINE),
         (sources.engine is None and config.backend == "python", _PYTHON),
-        (sources.dense is not None, _VERSIONS),
+        (len(models[-1].graphs) > 1, _VERSIONS),
+        (len(models) > 1, _TWO_MODELS),
         (sources.checkpoint is not None, _TEXT_MODEL),
         (config.ab, _ROLLOUT),
         (config.ray, _RAY),
         (config.kubernetes, _KUBERNETES),
+        (config.kubernetes and sources.dense is not None, _CANARY),
     ]
     last = len(sources.graphs)
     names = {
         "name": config.model_name,
+        "dense": models[0].name,
         "last": last,
+        "percent": config.canary_percent,
         "resource": name_resource(config.model_name),
     }
     return [text.format(**names) for wanted, text in notes if wanted]
@@ -169,15 +187,9 @@ def _fill_input(tensor: TensorSignature, names: list[str]) -> dict[str, Any]:
     # Ids from 1, which every vocabulary has; a mask of ones; the rest, such as segments, zeros.
     values = {"input_ids": list(range(1, count + 1)), "attention_mask": [1] * count}
     data = values.get(tensor.name, [0] * count)
-    return {"name": tensor.name, "shape": shape, "datatype": _wire_type(tensor), "data": data}
+    return {"name": tensor.name, "shape": shape, "datatype": tensor.wire_type, "data": data}
 
 
 def _describe_row(tensor: TensorSignature) -> str:
     sizes = [str(dim) if dim != -1 else "any number" for dim in tensor.dims]
     return f"{' x '.join(sizes)} values" if sizes else "one value"
-
-
-def _wire_type(tensor: TensorSignature) -> str:
-    """Return the protocol's name of the type, which for text is not that of the configuration."""
-    name = tensor.data_type.removeprefix("TYPE_")
-    return "BYTES" if name == "STRING" else name

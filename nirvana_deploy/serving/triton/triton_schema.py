@@ -25,7 +25,7 @@ class ServedModel:
     Attributes:
         num_versions: all of them are served; a request that names none gets the last.
         hashes: by file, relative to the model's folder, the SHA-256 that its loader checks.
-        profile: index of the engine's optimisation profile.
+        profiles: indices of the engine's optimisation profiles.
         warm_up_length: tokens of the sample row; None: no warm-up.
     """
 
@@ -33,7 +33,7 @@ class ServedModel:
     backend: str = "onnxruntime"
     num_versions: int = 1
     hashes: Mapping[str, str] = field(default_factory=dict)
-    profile: int | None = None
+    profiles: tuple[int, ...] = ()
     warm_up_length: int | None = _WARM_UP_LENGTH
 
 
@@ -83,8 +83,8 @@ def _make_instances(schema: Any, model: ServedModel, config: PackageConfig) -> A
     group = schema.ModelInstanceGroup
     kinds = {"auto": group.KIND_AUTO, "cpu": group.KIND_CPU, "gpu": group.KIND_GPU}
     kind = "gpu" if model.backend == "tensorrt" else config.instance_kind
-    profile = [] if model.profile is None else [str(model.profile)]
-    return group(count=config.instance_count, kind=kinds[kind], profile=profile)
+    profiles = [str(number) for number in model.profiles]
+    return group(count=config.instance_count, kind=kinds[kind], profile=profiles)
 
 
 def _make_warm_up(schema: Any, message: Any, length: int) -> Any:

@@ -1,5 +1,6 @@
 """Turns logits into the likeliest label and its probability in Triton's Python backend."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the labels that lie beside this file, in the order of the logits."""
         path = Path(args["model_repository"]) / args["model_version"] / "labels.json"
-        self._labels = np.array(json.loads(path.read_text(encoding="utf-8")), dtype=np.object_)
+        parameters = json.loads(args["model_config"])["parameters"]
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != parameters["file_sha256"]["string_value"]:
+            raise triton.TritonModelException(
+                "labels.json is not the file that config.pbtxt vouches for. Package the model "
+                "again."
+            )
+        self._labels = np.array(json.loads(content), dtype=np.object_)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request, in their order."""

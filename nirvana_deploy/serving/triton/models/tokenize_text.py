@@ -1,5 +1,6 @@
 """Turns text into token ids in Triton's Python backend. Needs numpy and tokenizers there."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {name: item["string_value"] for name, item in config["parameters"].items()}
         path = Path(args["model_repository"]) / args["model_version"] / "tokenizer.json"
-        self._tokenizer = Tokenizer.from_file(str(path))
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != parameters["file_sha256"]:
+            raise triton.TritonModelException(
+                "tokenizer.json is not the file that config.pbtxt vouches for. Package the model "
+                "again."
+            )
+        self._tokenizer = Tokenizer.from_str(content.decode("utf-8"))
         self._tokenizer.enable_truncation(int(parameters["max_length"]))
         self._tokenizer.enable_padding(
             pad_id=int(parameters["pad_id"]),

@@ -29,9 +29,15 @@ from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.server.protocol_client import ask_grpc, ask_http, get_json, make_rows
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from nirvana_deploy.serving.triton.triton_package import package_triton
+from nirvana_deploy.serving.triton.triton_text_check import compare_text
 from nirvana_deploy.serving.triton.tritonserver import find_free_ports
 from pruning.errors import NirvanaError
-from tests.nirvana_deploy.serving.tiny_classifier import make_classifier, save_classifier
+from tests.nirvana_deploy.serving.tiny_classifier import (
+    LABELS,
+    make_classifier,
+    save_checkpoint,
+    save_classifier,
+)
 
 # Not imported here: MLServer's protocol buffers and tritonclient's have the same names.
 pytestmark = pytest.mark.skipif(find_spec("mlserver") is None, reason="MLServer (extra serve)")
@@ -81,6 +87,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = Sources(
         onnx=save_classifier(folder / "pruned.onnx", seed=1),
         dense=save_classifier(folder / "dense.onnx", seed=0),
+        checkpoint=save_checkpoint(folder / "checkpoint"),
     )
     config = PackageConfig(model_name="tiny", max_batch_size=8, preferred_batch_sizes=())
     package_triton(sources, folder / "package", config)
@@ -129,6 +136,58 @@ def test_it_describes_itself_and_counts(served: Served) -> None:
         assert b'model_infer_request_success_total{model="tiny"' in answer.read()
 
 
+def test_text_goes_in_and_a_label_comes_out(served: Served, package: Path) -> None:
+    # Short, empty and long texts in one request, against each alone through the newest version.
+    differences = list(compare_text(served.url, package / "model_repository", "tiny_text"))
+    assert len(differences) == 4
+    from tritonclient import grpc
+
+    texts = np.array([[b"the first text"], [b"a word"]], dtype=np.object_)
+    asked = grpc.InferInput("text", [2, 1], "BYTES")
+    asked.set_data_from_numpy(texts)
+    with grpc.InferenceServerClient(f"127.0.0.1:{served.grpc}") as client:
+        answer = client.infer("tiny_text", [asked])
+        described = client.get_model_metadata("tiny_text", as_json=True)
+    data = [text.decode() for text in texts.reshape(-1)]
+    row = {"name": "text", "shape": [2, 1], "datatype": "BYTES", "data": data}
+    by_http = get_json(f"{served.url}/v2/models/tiny_text/infer", {"inputs": [row]})
+    label, score = by_http["outputs"]
+    assert [text.decode() for text in answer.as_numpy("label").reshape(-1)] == label["data"]
+    np.testing.assert_allclose(answer.as_numpy("score").reshape(-1), score["data"], rtol=1e-6)
+    assert set(label["data"]) <= set(LABELS) and label["shape"] == score["shape"] == [2, 1]
+    assert described["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": ["-1", "1"]}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"datatype": "INT64", "data": [1]}, "text must be of type BYTES, got INT64"),
+        ({"shape": [1]}, "text must be of shape .rows, 1."),
+        ({"data": ["a", "b"]}, "must be 1 texts, for shape .1, 1."),
+        ({"data": [7]}, "must be 1 texts|data"),
+        ({"shape": [9, 1], "data": ["a"] * 9}, "has 9 rows; at most 8 are taken"),
+        ({"name": "words"}, "takes the inputs text, got words"),
+    ],
+)
+def test_what_is_no_text_is_refused(served: Served, changes: dict[str, Any], reason: str) -> None:
+    row = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a"], **changes}
+    code, text = post(served, {"inputs": [row]}, "/v2/models/tiny_text/infer")
+    assert code == 400 and re.search(reason, text), text
+
+
+def test_bytes_that_are_no_text_are_refused(served: Served) -> None:
+    from tritonclient import grpc
+    from tritonclient.utils import InferenceServerException
+
+    asked = grpc.InferInput("text", [1, 1], "BYTES")
+    asked.set_data_from_numpy(np.array([[b"\xff\xfe"]], dtype=np.object_))
+    with (
+        grpc.InferenceServerClient(f"127.0.0.1:{served.grpc}") as client,
+        pytest.raises(InferenceServerException, match="text is not UTF-8"),
+    ):
+        client.infer("tiny_text", [asked])
+
+
 def request(**changes: Any) -> dict[str, Any]:
     ids = {"name": "input_ids", "shape": [1, 2], "datatype": "INT64", "data": [1, 2]}
     mask = {"name": "attention_mask", "shape": [1, 2], "datatype": "INT64", "data": [1, 1]}
@@ -174,6 +233,15 @@ def test_what_does_not_fit_is_refused_with_the_reason(
     code, text = post(served, body)
     assert code == status and re.search(reason, text), text
     assert post(served, request())[0] == 200
+
+
+def test_a_body_that_is_not_said_to_be_json_is_refused_with_the_remedy(served: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.http, timeout=20)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # curl's own
+    connection.request("POST", "/v2/models/tiny/infer", json.dumps(request()), headers=form)
+    answer = connection.getresponse()
+    assert answer.status == 400 and b"as Content-Type: application/json" in answer.read()
+    connection.close()
 
 
 def test_no_client_loads_streams_or_unloads_models(served: Served) -> None:

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 
 from nirvana_deploy.serving.triton import models as triton_models
+from pruning.checkpoints.file_hash import hash_file
 from tests.nirvana_deploy.serving.tiny_classifier import make_classifier, save_classifier
 
 
@@ -133,8 +134,21 @@ def test_a_label_is_that_of_the_largest_logit(
 ) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "labels.json").write_text('["no", "yes"]')
-    model = load("name_label", tmp_path, {}, monkeypatch)
+    found = {"file_sha256": hash_file(tmp_path / "1" / "labels.json")}
+    model = load("name_label", tmp_path, found, monkeypatch)
     logits = np.array([[0.0, np.log(3.0)], [1000.0, 0.0]], np.float32)
     (response,) = model.execute([{"logits": logits}])
     assert response.outputs["label"].tolist() == [["yes"], ["no"]]
     np.testing.assert_allclose(response.outputs["score"], [[0.75], [1.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("name_label", "labels.json"), ("tokenize_text", "tokenizer.json")]
+)
+def test_a_text_models_file_that_was_changed_is_not_loaded(
+    triton: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str
+) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / file).write_text("[]")
+    with pytest.raises(TritonModelException, match=rf"{file} is not the file that config\.pbtxt"):
+        load(name, tmp_path, {"file_sha256": "0" * 64}, monkeypatch)

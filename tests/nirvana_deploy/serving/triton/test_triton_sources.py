@@ -8,9 +8,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from exporters.engines.engine_manifest import EngineManifest, read_engine_manifest
+from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_result import PackageResult
 from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.triton import triton_engine
 from nirvana_deploy.serving.triton.triton_package import (
     check_triton_repository,
     package_triton,
@@ -66,7 +69,7 @@ def test_the_engines_profile_is_chosen_and_limits_the_batch(
     ("flavour", "most", "message"),
     [
         ("tensorrt_rtx", 32, "an engine of tensorrt_rtx; Triton's .* tensorrt alone"),
-        ("tensorrt", 16, "max_batch_size is 32, .* ends at batch 16 of input_ids"),
+        ("tensorrt", 16, "max_batch_size is 32, .* end at batch 16 of input_ids"),
     ],
 )
 def test_an_engine_that_triton_cannot_serve_so_is_refused(
@@ -75,6 +78,62 @@ def test_an_engine_that_triton_cannot_serve_so_is_refused(
     engine = save_engine(tmp_path / "engine", onnx_path, flavour, most)
     with pytest.raises(NirvanaError, match=message):
         package(tmp_path, onnx=onnx_path, engine=engine)
+
+
+PROFILES = (((1, 1), 200), ((2, 8), 24), ((4, 32), 16))
+
+
+@pytest.fixture
+def manifest(onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineManifest:
+    """An engine's with three profiles: batches, and the length that each is best at."""
+    shapes = [
+        {"min": [low, 1], "opt": [low, length], "max": [high, 256]}
+        for (low, high), length in PROFILES
+    ]
+    profiles = tuple(dict.fromkeys(("input_ids", "attention_mask"), each) for each in shapes)
+    monkeypatch.setattr(triton_engine, "_list_profiles", lambda _: profiles)
+    return read_engine_manifest(save_engine(tmp_path / "engine", onnx_path))
+
+
+def test_all_profiles_or_those_that_are_chosen_are_served(
+    manifest: EngineManifest, onnx_path: Path, tmp_path: Path
+) -> None:
+    package(tmp_path, onnx=onnx_path, engine=tmp_path / "engine")
+    assert list(read(tmp_path, "tiny").instance_group[0].profile) == ["0", "1", "2"]
+    assert triton_engine.find_best_length(manifest, 1) == 24
+    signature = read_signature(onnx_path)
+    some = PackageConfig(profiles=(0, 1), max_batch_size=8, preferred_batch_sizes=())
+    assert triton_engine.choose_profiles(manifest, signature, some) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"profiles": (0, 3)}, "no optimisation profile 3; it has 0, 1, 2"),
+        ({"profiles": (0, 1)}, "max_batch_size is 32, .* end at batch 8 of input_ids"),
+        ({"profiles": (0, 2)}, "max_batch_size is 32, .* end at batch 1 of input_ids"),
+        ({"profiles": (1, 2)}, "takes batches of 2 or more of input_ids"),
+    ],
+)
+def test_profiles_that_leave_a_batch_out_are_refused(
+    manifest: EngineManifest, onnx_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(NirvanaError, match=message):
+        triton_engine.choose_profiles(
+            manifest, read_signature(onnx_path), PackageConfig(**settings)
+        )
+
+
+def test_settings_that_cannot_be_are_refused(onnx_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(NirvanaError, match="profiles must be different numbers from 0, got 1, 1"):
+        PackageConfig(profiles=(1, 1))
+    with pytest.raises(NirvanaError, match="target l4 is what the manifests ask for: set kuber"):
+        PackageConfig(target="l4")
+    with pytest.raises(NirvanaError, match="profiles are those of an engine: give --engine"):
+        package(tmp_path, PackageConfig(profiles=(0,)), onnx=onnx_path)
+    engine = save_engine(tmp_path / "engine", onnx_path)
+    with pytest.raises(NirvanaError, match="serves ONNX, not engines"):
+        package(tmp_path, PackageConfig(ray=True), onnx=onnx_path, engine=engine)
 
 
 def test_an_engine_of_another_graph_is_refused(onnx_path: Path, tmp_path: Path) -> None:
@@ -87,7 +146,7 @@ def test_versions_must_take_and_give_the_same(onnx_path: Path, tmp_path: Path) -
     dense = make_classifier()
     dense.graph.output.append(helper.make_tensor_value_info("sum", TensorProto.FLOAT, ("batch", 3)))
     onnx.save(dense, tmp_path / "dense.onnx")
-    with pytest.raises(NirvanaError, match=r"cannot be two versions .* sum TYPE_FP32 \[3\]"):
+    with pytest.raises(NirvanaError, match=r"no two forms .* sum is TYPE_FP32 \[3\] in the first"):
         package(tmp_path, onnx=onnx_path, dense=tmp_path / "dense.onnx")
     assert not (tmp_path / "package").exists()
     with pytest.raises(NirvanaError, match="give --engine or --dense"):

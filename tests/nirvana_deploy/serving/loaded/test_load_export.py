@@ -11,25 +11,14 @@ import pytest
 import torch
 
 import nirvana_deploy
-from nirvana_deploy.serving.onnx_models import _CACHE, load_onnx
-from pruning.checkpoints.file_hash import hash_file
+from nirvana_deploy.serving.loaded.layer_caches import CACHE_NAME
+from nirvana_deploy.serving.loaded.load_export import load_export
 from pruning.errors import NirvanaError
+from tests.nirvana_deploy.serving.loaded.export_file import describe_export
 from tests.nirvana_deploy.serving.tiny_classifier import save_checkpoint, save_classifier
 from tests.nirvana_deploy.serving.tiny_decoder import TinyDecoder
 
 PROMPTS = [[5, 6, 7, 8], [9], [11, 12, 13]]
-
-
-def describe(folder: Path, inputs: list[str], name: str = "model") -> Path:
-    """Write the part of `export.json` that loading reads."""
-    file = f"{name}.onnx"
-    graph = {
-        "file": file,
-        "sha256": {file: hash_file(folder / file)},
-        "inputs": [{"name": each} for each in inputs],
-    }
-    (folder / "export.json").write_text(json.dumps({"graphs": {name: graph}}))
-    return folder
 
 
 @pytest.fixture
@@ -38,16 +27,14 @@ def encoder(tmp_path: Path) -> Path:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
     save_classifier(folder / "model.onnx")
-    return describe(folder, ["input_ids", "attention_mask"])
+    return describe_export(folder)
 
 
 @pytest.fixture(params=["dense", "pruned"])
 def decoder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[TinyDecoder, Any]:
     tiny: TinyDecoder = request.getfixturevalue(f"{request.param}_decoder")
     folder = shutil.copytree(tiny.folder, tmp_path / "decoder")
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
-    describe(folder, [node.name for node in session.get_inputs()])
-    return tiny, nirvana_deploy.load(folder)
+    return tiny, nirvana_deploy.load(describe_export(folder))
 
 
 def pad(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
@@ -84,15 +71,21 @@ def test_a_decoder_gives_torchs_logits_step_by_step(decoder: tuple[TinyDecoder, 
     last = model(
         inputs["input_ids"][:, -1:],
         attention_mask=inputs["attention_mask"],
-        **{_CACHE: first[_CACHE]},
+        **{CACHE_NAME: first[CACHE_NAME]},
     )
     torch.testing.assert_close(last.logits[:, 0], expected[:, -1])
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}, {"do_sample": True}],
-    ids=["greedy", "beams", "several", "sampling"],
+    [
+        {},
+        {"num_beams": 3},
+        {"num_beams": 2, "num_return_sequences": 2},
+        {"do_sample": True},
+        {"use_cache": False},
+    ],
+    ids=["greedy", "beams", "several", "sampling", "no cache"],
 )
 def test_it_generates_what_transformers_generates(
     decoder: tuple[TinyDecoder, Any], settings: dict[str, Any]
@@ -106,7 +99,7 @@ def test_it_generates_what_transformers_generates(
 
 
 def test_what_cannot_be_run_is_refused(encoder: Path) -> None:
-    model: Any = load_onnx(encoder)
+    model: Any = load_export(encoder)
     with pytest.raises(NirvanaError, match=r"takes input_ids, attention_mask; it has no input pix"):
         model(input_ids=torch.ones(1, 2).long(), pixels=torch.ones(1))
     with pytest.raises(NirvanaError, match="needs the input input_ids, got attention_mask"):
@@ -116,20 +109,23 @@ def test_what_cannot_be_run_is_refused(encoder: Path) -> None:
 def test_a_folder_that_was_changed_or_is_none_is_refused(encoder: Path, tmp_path: Path) -> None:
     save_classifier(encoder / "model.onnx", seed=5)
     with pytest.raises(NirvanaError, match=r"model\.onnx is not the file that export\.json"):
-        load_onnx(encoder)
+        load_export(encoder)
     (encoder / "model.onnx").unlink()
     with pytest.raises(NirvanaError, match=r"model\.onnx is missing\. Export"):
-        load_onnx(encoder)
+        load_export(encoder)
     text = (encoder / "export.json").read_text()
     (encoder / "export.json").write_text(text.replace("model.onnx", "../model.onnx"))
     with pytest.raises(NirvanaError, match="names a file outside its folder"):
-        load_onnx(encoder)
+        load_export(encoder)
     (encoder / "export.json").write_text("{}")
     with pytest.raises(NirvanaError, match=r"export\.json cannot be read"):
-        load_onnx(encoder)
+        load_export(encoder)
+    (encoder / "export.json").write_text(json.dumps({"graphs": {"model": {"sha256": {}}}}))
+    with pytest.raises(NirvanaError, match=r"export\.json has no hash of model\.onnx"):
+        load_export(encoder)
     with pytest.raises(NirvanaError, match=r"export\.json is missing: .* no folder of `nirvana"):
-        load_onnx(tmp_path)
+        load_export(tmp_path)
     save_classifier(encoder / "encoder_model.onnx")
-    describe(encoder, [], "encoder_model")
+    describe_export(encoder)
     with pytest.raises(NirvanaError, match="holds the graphs encoder_model; `load` takes one"):
-        load_onnx(encoder)
+        load_export(encoder)

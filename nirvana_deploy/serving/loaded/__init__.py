@@ -1,0 +1,1 @@
+"""Exported graphs as models that are called, and generate, as transformers' are."""

@@ -1,0 +1,73 @@
+"""Loads the folder of an export, whose files are compared with their hashes first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from nirvana_deploy.serving.loaded.onnx_decoder import OnnxDecoder
+from nirvana_deploy.serving.loaded.onnx_encoder import OnnxEncoder
+from nirvana_deploy.serving.loaded.onnx_encoder_decoder import PARTS, OnnxEncoderDecoder
+from nirvana_deploy.serving.loaded.onnx_model import OnnxModel
+from nirvana_deploy.serving.package_manifest import check_inside
+from pruning.checkpoints.file_hash import hash_file
+from pruning.errors import NirvanaError
+
+EXPORT_FILE = "export.json"
+
+
+def load_export(folder: Path) -> OnnxModel:
+    """Load the folder of an export: an encoder, or a decoder or encoder-decoder that generates.
+
+    Raises:
+        NirvanaError: a file is missing or not the one that was exported, or the model is of a kind
+            that is not loaded.
+    """
+    graphs = _check_export(folder)
+    if set(graphs) not in ({"model"}, set(PARTS)):
+        raise NirvanaError(
+            f"{folder} holds the graphs {', '.join(graphs)}; `load` takes one graph, model, or the "
+            f"three of an encoder-decoder, {', '.join(PARTS)}. Export a decoder with graphs: "
+            "merged."
+        )
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    kind = _choose_class(graphs)
+    # By a class's name transformers' pipelines know what it does.
+    name = (config.architectures or [kind.__name__])[0].removeprefix("Pruned")
+    loaded: OnnxModel = type(name, (kind,), {})(folder, config)
+    return loaded
+
+
+def _choose_class(graphs: dict[str, Any]) -> type[OnnxModel]:
+    if set(graphs) == set(PARTS):
+        return OnnxEncoderDecoder
+    names = [tensor["name"] for tensor in graphs["model"]["inputs"]]
+    has_cache = any(name.startswith("past_key_values.") for name in names)
+    return OnnxDecoder if has_cache else OnnxEncoder
+
+
+def _check_export(folder: Path) -> dict[str, Any]:
+    """Return the graphs of an export whose files are as they were written."""
+    path = folder / EXPORT_FILE
+    if not path.is_file():
+        raise NirvanaError(f"{path} is missing: {folder} is no folder of `nirvana export`.")
+    try:
+        graphs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["graphs"]
+        hashes = [item for graph in graphs.values() for item in graph["sha256"].items()]
+        unnamed = [name for name in graphs if f"{name}.onnx" not in graphs[name]["sha256"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NirvanaError(f"{path} cannot be read: {error}. Export the model again.") from error
+    for name, expected in hashes:
+        file = folder / check_inside(name, folder)
+        if not file.is_file():
+            raise NirvanaError(f"{file} is missing. Export the model again.")
+        if hash_file(file) != expected:
+            raise NirvanaError(
+                f"{file} is not the file that {EXPORT_FILE} vouches for. Export the model again."
+            )
+    if unnamed:
+        raise NirvanaError(f"{path} has no hash of {unnamed[0]}.onnx. Export the model again.")
+    return graphs
