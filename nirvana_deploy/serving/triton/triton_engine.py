@@ -49,7 +49,7 @@ def choose_profiles(
     Raises NirvanaError for a profile that the engine does not have, and where the server would let
     through what none of them can take.
     """
-    profiles = _list_profiles(manifest)
+    profiles = manifest.result.optimisation_profiles
     if unknown := [number for number in config.profiles if number >= len(profiles)]:
         raise NirvanaError(
             f"The engine has no optimisation profile {unknown[0]}; it has "
@@ -91,15 +91,9 @@ def _check_batches(name: str, ranges: Sequence[tuple[int, int]], max_batch_size:
 
 def find_best_length(manifest: EngineManifest, number: int = 0) -> int:
     """Return the length, in tokens, that a profile was built to be best at."""
-    profile = _list_profiles(manifest)[number]
+    profile = manifest.result.optimisation_profiles[number]
     named = {"input_ids": profile["input_ids"]} if "input_ids" in profile else profile
     return max(shapes["opt"][1] for shapes in named.values())
-
-
-def _list_profiles(manifest: EngineManifest) -> tuple[Profile, ...]:
-    # An engine's manifest has further ones where it was built with several.
-    further = getattr(manifest.result, "further_profiles", ())
-    return (manifest.result.optimisation_profile, *further)
 
 
 def check_version(version_dir: Path) -> None:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from exporters.engines.engine_manifest import EngineManifest, read_engine_manifest
+from exporters.engines.engine_manifest import EngineManifest, EngineResult, read_engine_manifest
 from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_result import PackageResult
@@ -91,7 +91,7 @@ def manifest(onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for (low, high), length in PROFILES
     ]
     profiles = tuple(dict.fromkeys(("input_ids", "attention_mask"), each) for each in shapes)
-    monkeypatch.setattr(triton_engine, "_list_profiles", lambda _: profiles)
+    monkeypatch.setattr(EngineResult, "optimisation_profiles", profiles)
     return read_engine_manifest(save_engine(tmp_path / "engine", onnx_path))
 
 
