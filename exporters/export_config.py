@@ -13,6 +13,7 @@ FORMS: tuple[Form, ...] = get_args(Form)
 GRAPH_PRECISIONS: tuple[GraphPrecision, ...] = get_args(GraphPrecision)
 # Those that graphs are tested with.
 OPSETS = (18, 20, 23, 24)
+_BUFFER_OPSET = 24
 # For each form, the opset that it is tested with; caches in place for TensorRT are of 24.
 DEFAULT_OPSETS: dict[Form, int] = {"portable": 18, "ort-cpu": 18, "ort-cuda": 18, "tensorrt": 24}
 
@@ -41,6 +42,13 @@ class ExportConfig:
         default="merged",
         metadata={"help": "decoders: one graph for prompt and next tokens, or one for each"},
     )
+    cache_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "decoders in the form tensorrt: tokens that each cache has room for; the "
+            "engine then writes it in place (default: caches that grow, and are copied)"
+        },
+    )
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -54,6 +62,24 @@ class ExportConfig:
                 raise NirvanaError(f"{name} must be one of {listed}, got {value!r}.")
         if self.tolerance is not None and not self.tolerance > 0:
             raise NirvanaError(f"tolerance must be above 0, got {self.tolerance}.")
+        if self.cache_length is not None:
+            self._check_cache_length(self.cache_length)
+
+    def _check_cache_length(self, length: int) -> None:
+        if length < 2:
+            raise NirvanaError(
+                f"cache_length must be 2 or more, a token and the next one, got {length}."
+            )
+        if self.form != "tensorrt":
+            raise NirvanaError(
+                f"cache_length is for the form tensorrt: a graph of the form {self.form} takes "
+                "caches of any length. Set form to tensorrt, or leave cache_length out."
+            )
+        if self.chosen_opset < _BUFFER_OPSET:
+            raise NirvanaError(
+                f"cache_length needs opset {_BUFFER_OPSET}, whose TensorScatter writes a cache in "
+                f"place, got {self.chosen_opset}. Leave opset out."
+            )
 
     @property
     def chosen_opset(self) -> int:

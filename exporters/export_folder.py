@@ -6,16 +6,18 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
 from exporters.compare.comparison import Comparison
 from exporters.engines.engine_graph import count_attentions, count_fused_attentions
 from exporters.graphs.read_structure import read_structure
-from exporters.trace.graph_part import GraphPart, GraphTensor
 from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.prunable_model import find_stock_class
+
+if TYPE_CHECKING:
+    import onnx
 
 EXPORT_FILE = "export.json"
 # What goes with a model besides its weights: configs, tokenizers and image processors, the plan.
@@ -44,7 +46,7 @@ def name_task(model: PreTrainedModel, graphs: Iterable[str]) -> str:
     return f"{task}-with-past" if task == "text-generation" else task
 
 
-def describe_graph(path: Path, part: GraphPart) -> dict[str, Any]:
+def describe_graph(path: Path) -> dict[str, Any]:
     """Describe a graph that was written: its files by hash, its size, inputs and outputs."""
     files = (path, *sorted(path.parent.glob(f"{path.name}.data")))
     structure = read_structure(path)
@@ -55,14 +57,18 @@ def describe_graph(path: Path, part: GraphPart) -> dict[str, Any]:
         "num_nodes": len(structure.graph.node),
         "num_attentions": count_attentions(structure),
         "num_fused_attentions": count_fused_attentions(structure),
-        "inputs": [_describe_tensor(tensor) for tensor in part.inputs],
-        "outputs": [_describe_tensor(tensor) for tensor in part.outputs],
+        "inputs": [_describe_tensor(value) for value in structure.graph.input],
+        "outputs": [_describe_tensor(value) for value in structure.graph.output],
     }
 
 
-def _describe_tensor(tensor: GraphTensor) -> dict[str, Any]:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return {"name": tensor.name, "dtype": dtype, "shape": list(tensor.shape)}
+def _describe_tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    tensor = value.type.tensor_type
+    shape = [dim.dim_param if dim.dim_param else int(dim.dim_value) for dim in tensor.shape.dim]
+    dtype = str(tensor_dtype_to_np_dtype(tensor.elem_type))
+    return {"name": value.name, "dtype": dtype, "shape": shape}
 
 
 def sum_up(graphs: Mapping[str, dict[str, Any]], comparison: Comparison) -> dict[str, Any]:

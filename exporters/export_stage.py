@@ -22,8 +22,10 @@ from exporters.export_folder import (
     sum_up,
 )
 from exporters.forms.apply_form import apply_form
+from exporters.passes.scatter_cache import require_buffers
 from exporters.precision.calibration import draw_calibration
 from exporters.precision.convert_precision import convert_precision
+from exporters.trace.cache_buffers import check_buffers, give_buffers
 from exporters.trace.graph_part import GraphPart
 from exporters.trace.list_parts import list_parts
 from exporters.trace.load_source import load_source
@@ -57,12 +59,14 @@ def export_checkpoint(
     folder = fetch_model(str(checkpoint))
     model = load_source(folder)
     parts = list_parts(model, config)
+    if config.cache_length is not None:
+        check_buffers(model, parts, config.cache_length)
     source = describe_parts(str(checkpoint), model, parts)
     out_dir.mkdir(parents=True, exist_ok=True)
     copy_companions(folder, out_dir)
     made = _write_graphs(parts, source, out_dir, config)
     graphs = {  # read before the comparison holds the weights, too
-        part.name: {**describe_graph(out_dir / f"{part.name}.onnx", part), **made[part.name]}
+        part.name: {**describe_graph(out_dir / f"{part.name}.onnx"), **made[part.name]}
         for part in parts
     }
     asked = CompareConfig(precision=config.precision, tolerance=config.tolerance)
@@ -73,6 +77,7 @@ def export_checkpoint(
         "form": config.form,
         "precision": config.precision,
         "opset": config.chosen_opset,
+        **({} if config.cache_length is None else {"cache_length": config.cache_length}),
         **sum_up(graphs, comparison),
         "graphs": graphs,
         "verification": comparison.to_json(),
@@ -92,7 +97,9 @@ def _write_graphs(
     for part in parts:
         path = out_dir / f"{part.name}.onnx"
         graph = trace_graph(part, config.chosen_opset)
-        outcomes = apply_form(graph, config.form)
+        outcomes = apply_form(graph, config.form, cache_length=config.cache_length)
+        if config.cache_length is not None:
+            require_buffers(graph, outcomes)
         made[part.name] = {"passes": [outcome.to_json() for outcome in outcomes]}
         if config.precision == "fp32":
             write_graph(graph, path)
@@ -105,6 +112,13 @@ def _write_graphs(
         made[part.name] |= {"kept_float": outcome.kept_float}
         for file in out_dir.glob(f"{whole.name}*"):
             file.unlink()
-    for part in parts:
+    for part in _promise_parts(parts, config):
         check_promised(out_dir / f"{part.name}.onnx", part)
     return made
+
+
+def _promise_parts(parts: Sequence[GraphPart], config: ExportConfig) -> tuple[GraphPart, ...]:
+    """Return the parts as they are written: with buffers, where these are asked for."""
+    if config.cache_length is None:
+        return tuple(parts)
+    return tuple(give_buffers(part, config.cache_length) for part in parts)
