@@ -54,6 +54,7 @@ def describe_graph(path: Path) -> dict[str, Any]:
         "file": path.name,
         "sha256": {file.name: hash_file(file) for file in files},
         "size_bytes": sum(file.stat().st_size for file in files),
+        "max_length": part.max_length,
         "num_nodes": len(structure.graph.node),
         "num_attentions": count_attentions(structure),
         "num_fused_attentions": count_fused_attentions(structure),

@@ -246,16 +246,29 @@ def build(
     *,
     out: Path | str,
     num_attention_layers: int | None = None,
+    refit: Path | str | None = None,
 ) -> EngineResult:
     """Build an engine from ONNX into the folder `out`; no GPU is needed under TensorRT-RTX.
 
     `num_attention_layers` is what the fused attentions are compared with; by default it is read
-    from the graph.
+    from the graph. With `refit`, the folder of a refittable engine of the same plan, nothing is
+    built: its weights are replaced by those of the graph, and no config is taken. This needs its
+    GPU.
 
     Raises:
         MissingExtraError: no TensorRT flavour is installed.
         NirvanaError: the graph was refused; `OUT.build.log` beside `out` is the whole log.
     """
+    if refit is not None:
+        if config is not None or num_attention_layers is not None:
+            raise NirvanaError(
+                "A refit keeps all settings of the engine, and takes none. Leave them out, or "
+                "build the engine anew without refit."
+            )
+        from exporters.engines.refit_engine import refit_engine
+
+        with write_new_folder(Path(out), "build") as folder:
+            return refit_engine(Path(refit), Path(onnx), folder)
     from exporters.engines.build_engine import build_engine
 
     with write_new_folder(Path(out), "build") as folder:

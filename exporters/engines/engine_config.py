@@ -2,15 +2,19 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from pruning.errors import NirvanaError
 
 Flavour = Literal["auto", "tensorrt", "tensorrt_rtx"]
-Precision = Literal["fp16", "fp32"]
+Precision = Literal["fp16", "bf16", "fp32", "graph"]
+Hardware = Literal["none", "ampere_plus", "same_compute_capability"]
 
-FLAVOURS = ("auto", "tensorrt", "tensorrt_rtx")
-PRECISIONS = ("fp16", "fp32")
+FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+HARDWARE: tuple[Hardware, ...] = get_args(Hardware)
+# By input name: the least, the best and the largest shape.
+GivenProfile = dict[str, tuple[tuple[int, ...], ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,11 @@ class EngineConfig:
         metadata={"help": "auto takes tensorrt_rtx where it is installed, else tensorrt"},
     )
     precision: Precision = field(
-        default="fp16", metadata={"help": "type of weights and activations; fp32 never fuses"}
+        default="fp16",
+        metadata={
+            "help": "type of weights and activations, into which an fp32 graph is converted (fp32 "
+            "never fuses); graph: as the graph has them, int8 and fp8 included"
+        },
     )
     compute_capabilities: tuple[str, ...] = field(
         default=("8.9",),
@@ -52,19 +60,53 @@ class EngineConfig:
     )
     length: ShapeRange = field(
         default=ShapeRange(min=16, opt=128, max=512),
-        metadata={"help": "tokens a row; max must not pass the model's position table"},
+        metadata={
+            "help": "tokens a row, of a decoder's prompt; unless it is set, no more than the model "
+            "has positions for"
+        },
     )
     past: ShapeRange = field(
         default=ShapeRange(min=1, opt=128, max=512),
-        metadata={"help": "decoders with a cache: tokens in it before the call"},
+        metadata={"help": "decoders with a cache: tokens in it before a step; as length"},
+    )
+    profiles: tuple[GivenProfile, ...] = field(
+        default=(),
+        metadata={
+            "help": "optimisation profiles: by input name [min, opt, max], a shape each; by "
+            "default those of the task, from batch, length and past"
+        },
     )
     workspace_mib: int | None = field(
         default=None, metadata={"help": "scratch memory a layer may take, MiB; none: no limit"}
+    )
+    optimisation_level: int | None = field(
+        default=None,
+        metadata={"help": "0 to 5: time to spend on finding faster kernels; none: the flavour's"},
+    )
+    timing_cache: str | None = field(
+        default=None,
+        metadata={"help": "folder that keeps kernel timings by flavour, version and device"},
+    )
+    version_compatible: bool = field(
+        default=False, metadata={"help": "newer versions of the flavour can load the engine"}
+    )
+    hardware_compatible: Hardware = field(
+        default="none", metadata={"help": "other GPUs than the one built on that the engine is for"}
+    )
+    weight_streaming: bool = field(
+        default=False, metadata={"help": "weights may stay in host memory, in part, at run time"}
+    )
+    refittable: bool = field(
+        default=False, metadata={"help": "re-trained weights can be put in: build --refit"}
+    )
+    require_fused_attention: bool = field(
+        default=False, metadata={"help": "fail where an attention is not one fused kernel"}
     )
 
     def __post_init__(self) -> None:
         _require_choice("flavour", self.flavour, FLAVOURS)
         _require_choice("precision", self.precision, PRECISIONS)
+        _require_choice("hardware_compatible", self.hardware_compatible, HARDWARE)
         for capability in self.compute_capabilities:
             if not re.fullmatch(r"\d+\.\d", capability):
                 raise NirvanaError(
@@ -77,6 +119,22 @@ class EngineConfig:
             )
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise NirvanaError(f"workspace_mib must be 1 or more, got {self.workspace_mib}.")
+        if self.optimisation_level is not None and not 0 <= self.optimisation_level <= 5:
+            raise NirvanaError(
+                f"optimisation_level must be from 0 to 5, got {self.optimisation_level}."
+            )
+        for number, profile in enumerate(self.profiles):
+            for name, shapes in profile.items():
+                if len(shapes) != 3:
+                    raise NirvanaError(
+                        f"profiles must give three shapes an input, [min, opt, max]; profile "
+                        f"{number} gives {len(shapes)} for {name}."
+                    )
+        if self.require_fused_attention and self.precision == "fp32":
+            raise NirvanaError(
+                "require_fused_attention cannot be met in precision fp32, whose attention is never "
+                "fused. Ask for fp16 or bf16."
+            )
 
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

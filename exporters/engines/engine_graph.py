@@ -1,18 +1,22 @@
-"""Reads an ONNX file for a build: checks it, lists its external data, names its shapes."""
+"""Reads an ONNX file for a build: checks it, finds its attentions, its blocks, its data files."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.engines.engine_config import EngineConfig, ShapeRange
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
     import onnx
 
-# One optimisation profile: by input name, then `min`, `opt` and `max`, a shape.
-Profile = dict[str, dict[str, list[int]]]
+# What may stand between the softmax of an attention and its second product.
+_BETWEEN = ("Where", "Cast", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear")
+
+# The path of a torch module up to the number of its block.
+_BLOCK = re.compile(r"(.*?\.\d+)(?:\.|$)")
 
 
 def load_graph(onnx_path: Path) -> onnx.ModelProto:
@@ -57,61 +61,90 @@ def count_attentions(model: onnx.ModelProto) -> int:
 
     A softmax over the logits is no attention: nothing multiplies its output.
     """
+    return len(_find_attentions(model))
+
+
+def name_attentions(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the names of the nodes that stand for one attention each, as `count_attentions`."""
+    return tuple(node.name or node.output[0] for node in _find_attentions(model))
+
+
+def name_blocks(model: onnx.ModelProto) -> dict[str, str]:
+    """Return by node the transformer block that it is of, such as `encoder.layer.0`.
+
+    Nodes of no block, and those whose module nothing tells, are left out.
+    """
+    import onnx_ir as ir
+
+    from exporters.graphs.node_reading import name_scope
+
+    found = {}
+    for node in ir.from_proto(model).graph:
+        if (block := _BLOCK.match(name_scope(node))) and node.name:
+            found[node.name] = block[1]
+    return found
+
+
+def read_graph_precision(model: onnx.ModelProto) -> str:
+    """Tell a graph's number format: fp32, fp16, bf16, int8 or fp8."""
+    import onnx
+
+    from exporters.graphs.load_graph import read_precision
+
+    found = read_precision(model)
+    if not found.startswith("int8"):
+        return found
+    zeros = {node.input[2] for node in model.graph.node if _is_scaling(node)}
+    types = {tensor.data_type for tensor in model.graph.initializer if tensor.name in zeros}
+    return "fp8" if types and types <= {onnx.TensorProto.FLOAT8E4M3FN} else "int8"
+
+
+def hash_structure(model: onnx.ModelProto) -> str:
+    """Return a SHA-256 of a graph without the values of its weights.
+
+    Two checkpoints of one plan give the same; one with another head or layer does not. Integers
+    count: they are shapes and axes.
+    """
+    import onnx
+
+    bare = onnx.ModelProto()
+    bare.graph.CopyFrom(model.graph)
+    for tensor in bare.graph.initializer:
+        if tensor.data_type in _weight_types():
+            shape = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            tensor.CopyFrom(shape)
+    for part in (bare.graph, *bare.graph.node, *bare.graph.value_info):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _weight_types() -> frozenset[int]:
+    from onnx import TensorProto
+
+    names = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8", "FLOAT8E4M3FN")
+    return frozenset(TensorProto.DataType.Value(name) for name in names)
+
+
+def _find_attentions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     products = {
         name for node in model.graph.node if node.op_type == "MatMul" for name in node.input
     }
-    return sum(
-        node.op_type in ATTENTION_OPS
-        or (node.op_type == "Softmax" and _reaches(model, node.output[0], products))
+    return [
+        node
         for node in model.graph.node
-    )
+        if node.op_type in ATTENTION_OPS
+        or (node.op_type == "Softmax" and _reaches(model, node.output[0], products))
+    ]
 
 
-def plan_profile(model: onnx.ModelProto, config: EngineConfig) -> Profile:
-    """Return the shapes of every input: free dimensions by the config, the rest fixed."""
-    past, new = config.past, config.length
-    ranges = {
-        "batch": config.batch,
-        "sequence": new,
-        "past_sequence": past,
-        "total_sequence": ShapeRange(
-            min=past.min + new.min, opt=past.opt + new.opt, max=past.max + new.max
-        ),
-    }
-    profile: Profile = {}
-    for graph_input in model.graph.input:
-        dims = [
-            _range_of(dim, graph_input.name, ranges)
-            for dim in graph_input.type.tensor_type.shape.dim
-        ]
-        profile[graph_input.name] = {
-            "min": [dim.min for dim in dims],
-            "opt": [dim.opt for dim in dims],
-            "max": [dim.max for dim in dims],
-        }
-    return profile
+def _is_scaling(node: onnx.NodeProto) -> bool:
+    return node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2
 
 
 def _reaches(model: onnx.ModelProto, name: str, products: set[str]) -> bool:
     """Tell whether a tensor gets into a product, as it is or with fully masked rows zeroed."""
     if name in products:
         return True
-    between = [
-        node
-        for node in model.graph.node
-        if node.op_type in ("Where", "Cast", "Identity", "Dropout") and name in node.input
-    ]
+    between = [node for node in model.graph.node if node.op_type in _BETWEEN and name in node.input]
     return any(_reaches(model, node.output[0], products) for node in between)
-
-
-def _range_of(
-    dim: onnx.TensorShapeProto.Dimension, input_name: str, ranges: dict[str, ShapeRange]
-) -> ShapeRange:
-    if dim.HasField("dim_value"):
-        return ShapeRange(min=dim.dim_value, opt=dim.dim_value, max=dim.dim_value)
-    if dim.dim_param not in ranges:
-        raise NirvanaError(
-            f"input {input_name} has the dynamic dimension {dim.dim_param!r}; an engine knows "
-            f"{', '.join(ranges)}. Export the graph with these names."
-        )
-    return ranges[dim.dim_param]

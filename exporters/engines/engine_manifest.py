@@ -6,10 +6,12 @@ Deserialising an engine runs code that it carries: call `check_engine` before an
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exporters.engines.engine_device import EngineDevice
+from exporters.engines.engine_profiles import Profile
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
@@ -17,6 +19,13 @@ MANIFEST_NAME = "engine.json"
 ENGINE_NAME = "model.engine"
 LOG_NAME = "build.log"
 MANIFEST_VERSION = 1
+_TUPLES = (
+    "compute_capabilities",
+    "warnings",
+    "profile_names",
+    "further_profiles",
+    "unfused_attentions",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +34,12 @@ class EngineResult:
 
     Attributes:
         precision_found: layers by the widest floating type that they write (see `engine_audit`).
-        num_fused_attentions: None when the build log could not be read; `warnings` says so.
-        optimisation_profile: by input name, then `min`, `opt`, `max`: a shape.
+        num_fused_attentions: None when the build log could not be read; `warnings` says so. With
+            several profiles, those of the one that has the fewest.
+        optimisation_profile: the first: by input name, then `min`, `opt`, `max`: a shape.
+        further_profiles: the others, in the engine's order; `profile_names` has a name for each.
+        unfused_attentions: the nodes of the graph that run as separate kernels.
+        kernels_by_block: of the first profile (see `engine_audit`).
         warnings: what was asked and is not in the engine.
     """
 
@@ -41,17 +54,25 @@ class EngineResult:
     engine_size_bytes: int
     build_seconds: float
     onnx_sha256: str
-    optimisation_profile: dict[str, dict[str, list[int]]]
+    optimisation_profile: Profile
     warnings: tuple[str, ...]
     log_path: str = LOG_NAME
     status: str = "built"
+    profile_names: tuple[str, ...] = ("default",)
+    further_profiles: tuple[Profile, ...] = ()
+    unfused_attentions: tuple[str, ...] = ()
+    kernels_by_block: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def optimisation_profiles(self) -> tuple[Profile, ...]:
+        """All optimisation profiles, in the engine's order."""
+        return (self.optimisation_profile, *self.further_profiles)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for a stage manifest."""
         return {
-            **asdict(self),
-            "compute_capabilities": list(self.compute_capabilities),
-            "warnings": list(self.warnings),
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
         }
 
 
@@ -62,6 +83,11 @@ class EngineManifest:
     Attributes:
         onnx_data_sha256: by file name, the external data of the ONNX file.
         versions: of the libraries that took part.
+        structure_sha256: of the graph without its weights; another one cannot be refitted from.
+        built_on: None where no GPU was at hand.
+        cuda: the CUDA that the flavour is built for, such as `13`; None where nothing tells it.
+        timing_cache: the name of the file of timings that were used.
+        refitted_from: SHA-256 of the engine whose weights were replaced.
     """
 
     result: EngineResult
@@ -69,17 +95,19 @@ class EngineManifest:
     onnx_name: str
     onnx_data_sha256: dict[str, str]
     versions: dict[str, str]
+    structure_sha256: str | None = None
+    built_on: EngineDevice | None = None
+    cuda: str | None = None
+    version_compatible: bool = False
+    hardware_compatible: str = "none"
+    refittable: bool = False
+    weight_streaming: bool = False
+    timing_cache: str | None = None
+    refitted_from: str | None = None
 
     def write(self, engine_dir: Path) -> None:
         """Write the manifest into the engine's folder."""
-        document = {
-            "manifest_version": MANIFEST_VERSION,
-            "result": self.result.to_json(),
-            "engine_sha256": self.engine_sha256,
-            "onnx_name": self.onnx_name,
-            "onnx_data_sha256": self.onnx_data_sha256,
-            "versions": self.versions,
-        }
+        document = {"manifest_version": MANIFEST_VERSION, **asdict(self)}
         text = json.dumps(document, indent=2) + "\n"
         (engine_dir / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
@@ -87,15 +115,24 @@ class EngineManifest:
 def read_engine_manifest(engine_dir: Path) -> EngineManifest:
     """Read the manifest of an engine folder, and none of its files: see `check_engine`."""
     path = engine_dir / MANIFEST_NAME
+    if engine_dir.is_file():
+        raise NirvanaError(
+            f"{engine_dir} is a file. Loading an engine runs what is in it, so that only one is "
+            f"loaded whose {MANIFEST_NAME} vouches for it: give the folder of `nirvana build`, or "
+            "build the ONNX file again."
+        )
     if not path.is_file():
         raise NirvanaError(f"{path} is missing: {engine_dir} is not the folder of a built engine.")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         version = document.pop("manifest_version")
         result = document.pop("result")
-        for name in ("compute_capabilities", "warnings"):
-            result[name] = tuple(result[name])
-        manifest = EngineManifest(result=EngineResult(**result), **document)
+        for name in _TUPLES:
+            if name in result:
+                result[name] = tuple(result[name])
+        if (device := document.pop("built_on", None)) is not None:
+            device = EngineDevice(**device)
+        manifest = EngineManifest(result=EngineResult(**result), built_on=device, **document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NirvanaError(f"{path} is not a readable engine manifest: {error}") from error
     if version != MANIFEST_VERSION:

@@ -14,24 +14,24 @@ from typing import Any
 
 
 class BuildLog:
-    """The messages of one build, in order."""
+    """The messages of one build, in order: severity and text."""
 
     def __init__(self) -> None:
-        self._messages: list[tuple[str, str]] = []
+        self.messages: list[tuple[str, str]] = []
 
     def add(self, severity: str, message: str) -> None:
         """Append one message; `severity` is TensorRT's name for it, such as `WARNING`."""
-        self._messages.append((severity, message))
+        self.messages.append((severity, message))
 
     @property
     def text(self) -> str:
         """The messages alone, so that a table that is printed in one message stays whole."""
-        return "\n".join(message for _, message in self._messages) + "\n"
+        return "\n".join(message for _, message in self.messages) + "\n"
 
     @property
     def errors(self) -> tuple[str, ...]:
         """The messages of severity ERROR and INTERNAL_ERROR."""
-        return tuple(text for severity, text in self._messages if severity.endswith("ERROR"))
+        return tuple(text for severity, text in self.messages if severity.endswith("ERROR"))
 
 
 class StopFlag:

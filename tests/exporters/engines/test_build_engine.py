@@ -75,7 +75,7 @@ def test_the_folder_vouches_for_engine_graph_and_weights(
 ) -> None:
     manifest = check_engine(folder / "built", dynamo_onnx)
     assert manifest.result == built
-    assert set(manifest.versions) == {"tensorrt_rtx", "onnx", "onnxruntime"}
+    assert set(manifest.versions) == {"tensorrt_rtx", "onnx", "onnx-ir"}
 
 
 def test_an_attention_that_does_not_fuse_is_said(traced: Path, tmp_path: Path) -> None:

@@ -62,3 +62,45 @@ def test_what_was_not_done_is_said(precision: str, audit: EngineAudit, expected:
     assert len(warnings) == len(expected)
     for warning, part in zip(warnings, expected, strict=True):
         assert part in warning
+
+
+FUSED = "Name: _gemm_mha_v2_myl{0}_1, LayerType: kgen, Inputs: [], Outputs: [], Metadata: {1}"
+OTHER = "Name: a [profile {0}]_myl{1}_2, LayerType: gemm, Inputs: [], Outputs: [], Metadata: {2}"
+
+
+def test_an_attention_that_is_not_fused_is_named_with_its_profile() -> None:
+    log = "\n".join(
+        [
+            FUSED.format(1, "[ONNX Layer: first][ONNX Layer: x]"),
+            FUSED.format(1, "[ONNX Layer: second]"),
+            FUSED.format(3, "[ONNX Layer: second]"),
+            OTHER.format(1, 3, "[ONNX Layer: first]"),
+        ]
+    )
+    attentions = ("first", "second")
+    audit = audit_build_log(log, attentions=attentions, profiles=("prefill", "decode"))
+    assert audit is not None
+    assert audit.num_fused_attentions == 1
+    assert audit.unfused_attentions == ("first (profile decode)",)
+    (warning, _) = list_warnings(audit, precision="fp16", num_attention_layers=2)
+    assert warning.startswith("1 of 2 attentions are not fused (first (profile decode)): they run")
+
+
+def test_where_a_kernel_does_not_tell_no_name_is_guessed() -> None:
+    audit = audit_build_log(FUSED.format(0, "[ONNX Layer: x]"), attentions=("first", "second"))
+    assert audit is not None
+    assert (audit.num_fused_attentions, audit.unfused_attentions) == (1, ())
+
+
+def test_kernels_are_counted_by_block() -> None:
+    rows = [
+        OTHER.format(0, 0, "[ONNX Layer: a1][ONNX Layer: a2][ONNX Layer: b1]"),
+        OTHER.format(0, 0, "[ONNX Layer: b1]"),
+        OTHER.format(0, 0, "[ONNX Layer: head]"),
+        OTHER.format(1, 1, "[ONNX Layer: b1]"),
+        OTHER.format(0, 0, "[ONNX Layer: a1]").replace("gemm", "shape_call"),
+    ]
+    blocks = {"a1": "layer.0", "a2": "layer.0", "b1": "layer.1"}
+    audit = audit_build_log("\n".join(rows), blocks=blocks, profiles=("prefill", "decode"))
+    assert audit is not None
+    assert audit.kernels_by_block == {"layer.0": 1, "layer.1": 1, "outside": 1}

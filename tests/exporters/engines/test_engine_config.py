@@ -1,6 +1,7 @@
 import pytest
 
 from exporters.engines.engine_config import EngineConfig, ShapeRange
+from nirvana_deploy.config_reader import read_config, to_plain
 from pruning.errors import NirvanaError
 
 
@@ -33,10 +34,25 @@ def test_repeated_capability_is_refused() -> None:
     ("name", "value", "message"),
     [
         ("flavour", "trt", "flavour must be one of auto, tensorrt, tensorrt_rtx, got 'trt'"),
-        ("precision", "int8", "precision must be one of fp16, fp32, got 'int8'"),
+        ("precision", "int8", "precision must be one of fp16, bf16, fp32, graph, got 'int8'"),
         ("workspace_mib", 0, "workspace_mib must be 1 or more, got 0"),
+        ("optimisation_level", 6, "optimisation_level must be from 0 to 5, got 6"),
+        ("hardware_compatible", "all", "must be one of none, ampere_plus, same_.*, got 'all'"),
+        ("profiles", ({"x": ((1,), (2,))},), "three shapes .* profile 0 gives 2 for x"),
     ],
 )
 def test_unknown_value_is_refused(name: str, value: object, message: str) -> None:
     with pytest.raises(NirvanaError, match=message):
         EngineConfig(**{name: value})
+
+
+def test_fusion_cannot_be_required_of_fp32() -> None:
+    with pytest.raises(NirvanaError, match="require_fused_attention cannot be met in precision"):
+        EngineConfig(precision="fp32", require_fused_attention=True)
+
+
+def test_a_recipe_gives_profiles_by_input() -> None:
+    given = [{"x": [[1, 2], [2, 4], [3, 8]]}]
+    config = read_config(EngineConfig, {"profiles": given})
+    assert config.profiles == ({"x": ((1, 2), (2, 4), (3, 8))},)
+    assert to_plain(config)["profiles"] == given

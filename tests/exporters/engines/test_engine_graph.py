@@ -3,30 +3,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from exporters.engines.engine_config import EngineConfig
-from exporters.engines.engine_graph import count_attentions, load_graph, plan_profile
+from exporters.engines.engine_graph import count_attentions, load_graph
 from pruning.errors import NirvanaError
 from tests.exporters.engines.engine_models import export_bert, save_op
-
-
-def test_profile_takes_named_dimensions_from_the_config_and_keeps_fixed_ones(
-    tmp_path: Path,
-) -> None:
-    model = load_graph(save_op(tmp_path / "op.onnx", "Relu", ("batch", "sequence", 4)))
-    expected = {"min": [1, 16, 4], "opt": [8, 128, 4], "max": [32, 512, 4]}
-    assert plan_profile(model, EngineConfig()) == {"x0": expected}
-
-
-@pytest.mark.parametrize("name", ["tokens", ""])
-def test_another_dynamic_dimension_is_refused(name: str) -> None:
-    info = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["batch", name or None])
-    model = helper.make_model(helper.make_graph([], "graph", [info], []))
-    with pytest.raises(
-        NirvanaError, match=f"x0 has the dynamic dimension '{name}'.*batch, sequence, past_sequence"
-    ):
-        plan_profile(model, EngineConfig())
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

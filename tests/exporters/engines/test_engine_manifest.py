@@ -12,6 +12,7 @@ from exporters.engines.engine_manifest import (
     read_engine_manifest,
 )
 from pruning.errors import NirvanaError
+from tests.exporters.engines.engine_folders import L4, write_engine
 
 ENGINE, GRAPH, DATA = b"plan", b"graph", b"weights"
 
@@ -111,3 +112,39 @@ def test_another_manifest_version_is_refused(folder: Path) -> None:
     edit(folder, lambda document: document.update(manifest_version=2))
     with pytest.raises(NirvanaError, match="manifest version 2, this package reads 1"):
         read_engine_manifest(folder)
+
+
+def test_a_raw_engine_file_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "model.plan").write_bytes(ENGINE)
+    with pytest.raises(NirvanaError, match=r"model\.plan is a file\. Loading an engine runs what"):
+        read_engine_manifest(tmp_path / "model.plan")
+
+
+def test_all_profiles_and_the_gpu_come_back(tmp_path: Path) -> None:
+    decode = {"x": {"min": [1], "opt": [1], "max": [1]}}
+    written = write_engine(
+        tmp_path,
+        profile_names=("prefill", "decode"),
+        further_profiles=(decode,),
+        unfused_attentions=("softmax (profile decode)",),
+        kernels_by_block={"layer.0": 9},
+        built_on=L4,
+        cuda="13",
+        timing_cache="t.timing",
+    )
+    assert read_engine_manifest(tmp_path) == written
+    assert written.result.optimisation_profiles[1] == decode
+    assert written.result.to_json()["profile_names"] == ["prefill", "decode"]
+
+
+def test_a_manifest_of_an_older_build_is_read(folder: Path) -> None:
+    def strip(document: dict[str, Any]) -> None:
+        for name in ("structure_sha256", "built_on", "cuda", "refittable", "hardware_compatible"):
+            del document[name]
+        for name in ("profile_names", "further_profiles", "kernels_by_block"):
+            del document["result"][name]
+
+    edit(folder, strip)
+    manifest = check_engine(folder)
+    assert (manifest.built_on, manifest.refittable) == (None, False)
+    assert manifest.result.profile_names == ("default",)

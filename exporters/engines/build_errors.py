@@ -1,0 +1,62 @@
+"""Turns what a parser or a builder logs into an error that says what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from exporters.engines.engine_config import EngineConfig
+
+_OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|could not be allocated", re.IGNORECASE)
+_NO_DRIVER = re.compile(r"cudaError (?:35|100)|CUDA_SUCCESS|driver version is insufficient")
+
+
+def describe_parser_errors(parser: Any) -> str:
+    """Return the errors of an ONNX parser, each with the node and the operator that it is about."""
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return join_errors([_describe(error) for error in errors])
+
+
+def _describe(error: Any) -> str:
+    text = str(error).strip()
+    node, operator = _call(error, "node_name"), _call(error, "node_operator")
+    return f"node {node or '(unnamed)'} ({operator}): {text}" if operator else text
+
+
+def _call(error: Any, name: str) -> str:
+    """Return what an error says of itself; TensorRT 10.12 may lack the method."""
+    method = getattr(error, name, None)
+    return str(method()) if method is not None else ""
+
+
+def advise(errors: Iterable[str], config: EngineConfig) -> str:
+    """Return what to do about a failed build, where its errors tell it; starts with a space."""
+    text = " ".join(errors)
+    limit = "no limit" if config.workspace_mib is None else f"{config.workspace_mib} MiB"
+    if _OUT_OF_MEMORY.search(text):
+        return (
+            f" The GPU ran out of memory; the workspace has {limit}. Lower batch.max, length.max "
+            "or past.max, or set a lower workspace_mib."
+        )
+    if "workspace" in text.lower() and config.workspace_mib is not None:
+        return (
+            f" Raise workspace_mib, which is {config.workspace_mib}, or lower batch.max, "
+            "length.max or past.max."
+        )
+    if "nvinfer_lean" in text:
+        return (
+            " version_compatible needs the lean runtime (libnvinfer_lean), which is not in this "
+            "installation of the flavour. Leave it out."
+        )
+    if _NO_DRIVER.search(text):
+        option = "refittable needs" if config.refittable else "This build needs"
+        return (
+            f" {option} a GPU and its driver at build time. Build it on the machine with the GPU."
+        )
+    return ""
+
+
+def join_errors(errors: list[str] | tuple[str, ...]) -> str:
+    """Return error messages as one text."""
+    return "; ".join(errors) or "it gave no reason."
