@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pruning.errors import NirvanaError
+from pruning.oneshot.calibration_config import CalibrationConfig
 
 Form = Literal["portable", "ort-cpu", "ort-cuda", "tensorrt"]
 GraphPrecision = Literal["fp32", "fp16", "bf16", "int8", "int8-static"]
@@ -11,6 +12,8 @@ Graphs = Literal["merged", "split"]
 
 FORMS: tuple[Form, ...] = get_args(Form)
 GRAPH_PRECISIONS: tuple[GraphPrecision, ...] = get_args(GraphPrecision)
+# What an export says of itself, beside its graphs.
+EXPORT_FILE = "export.json"
 # Those that graphs are tested with.
 OPSETS = (18, 20, 23, 24)
 _BUFFER_OPSET = 24
@@ -50,7 +53,20 @@ class ExportConfig:
         },
     )
 
+    calibration: CalibrationConfig | None = field(
+        default=None,
+        metadata={
+            "help": "int8-static: the text on which ranges of activations are measured, in one "
+            "draw (default: random inputs)"
+        },
+    )
+
     def __post_init__(self) -> None:
+        if self.calibration is not None and self.precision != "int8-static":
+            raise NirvanaError(
+                "calibration is for the precision int8-static, which fixes the ranges of "
+                f"activations; got it with {self.precision}. Leave it out, or set the precision."
+            )
         for name, value, known in (
             ("form", self.form, FORMS),
             ("precision", self.precision, GRAPH_PRECISIONS),

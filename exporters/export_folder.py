@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from exporters.compare.comparison import Comparison
 from exporters.engines.engine_graph import count_attentions, count_fused_attentions
+from exporters.export_config import EXPORT_FILE
 from exporters.graphs.read_structure import read_structure
 from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.prunable_model import find_stock_class
@@ -19,7 +20,6 @@ from pruning.checkpoints.prunable_model import find_stock_class
 if TYPE_CHECKING:
     import onnx
 
-EXPORT_FILE = "export.json"
 # What goes with a model besides its weights: configs, tokenizers and image processors, the plan.
 _COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 _NOT_COMPANIONS = ("manifest.json", "*.index.json", EXPORT_FILE)
@@ -46,15 +46,18 @@ def name_task(model: PreTrainedModel, graphs: Iterable[str]) -> str:
     return f"{task}-with-past" if task == "text-generation" else task
 
 
-def describe_graph(path: Path) -> dict[str, Any]:
-    """Describe a graph that was written: its files by hash, its size, inputs and outputs."""
+def describe_graph(path: Path, max_length: int | None) -> dict[str, Any]:
+    """Describe a graph that was written: its files by hash, its size, inputs and outputs.
+
+    `max_length` is that of its part.
+    """
     files = (path, *sorted(path.parent.glob(f"{path.name}.data")))
     structure = read_structure(path)
     return {
         "file": path.name,
         "sha256": {file.name: hash_file(file) for file in files},
         "size_bytes": sum(file.stat().st_size for file in files),
-        "max_length": part.max_length,
+        "max_length": max_length,
         "num_nodes": len(structure.graph.node),
         "num_attentions": count_attentions(structure),
         "num_fused_attentions": count_fused_attentions(structure),

@@ -93,7 +93,7 @@ class _CaseRun:
         if spec.name in given:
             return given[spec.name].astype(dtype)
         if spec.name in self.carried:
-            return _fill_buffer(self.carried[spec.name], spec).astype(dtype)
+            return fill_buffer(self.carried[spec.name], spec).astype(dtype)
         if spec.name.startswith(PAST):
             sizes = {"batch": self.case.batch, "past_sequence": 0}
             return np.zeros([_size_of(dim, spec, sizes) for dim in spec.shape], dtype)
@@ -107,7 +107,7 @@ class _CaseRun:
         )
 
 
-def _fill_buffer(value: Array, spec: GraphTensor) -> Array:
+def fill_buffer(value: Array, spec: GraphTensor) -> Array:
     """Return a cache as long as the buffer that it comes into; as it is where there is none."""
     length = spec.shape[2] if spec.name.startswith(PAST) and len(spec.shape) == 4 else None
     if not isinstance(length, int) or length <= value.shape[2]:
