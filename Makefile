@@ -5,20 +5,22 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 EXTRAS := cpu,rtx,triton,demo,serve,genai
+# Python compiles what it imports: of these packages that is a small part.
+PIP    := -m pip install --quiet --no-compile
 
-.PHONY: demo test check clean
+.PHONY: demo environments test check lint types clean
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python $(PIP) --upgrade pip
 
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'
+	$(BIN)/python $(PIP) -e '.[$(EXTRAS)]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS),dev]'
+	$(BIN)/python $(PIP) -e '.[$(EXTRAS),dev]'
 	touch $@ $(VENV)/.installed-demo
 
 demo: $(VENV)/.installed-demo
@@ -27,17 +29,25 @@ demo: $(VENV)/.installed-demo
 # A real tritonserver for the tests of server packages. It wants NumPy 1, so an environment of its own.
 $(VENV)/triton/.installed: | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/triton
-	$(VENV)/triton/bin/python -m pip install --quiet nvidia-pytriton onnxruntime tokenizers
+	$(VENV)/triton/bin/python $(PIP) nvidia-pytriton onnxruntime tokenizers
 	touch $@
 
-test: $(VENV)/.installed-dev $(VENV)/triton/.installed
-	NIRVANA_TRITON=$(abspath $(VENV)/triton) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+environments: $(VENV)/.installed-dev $(VENV)/triton/.installed
 
-check: $(VENV)/.installed-dev
+# A process a core, and a file in one of them: its fixtures are made once. One thread each.
+test: environments
+	NIRVANA_TRITON=$(abspath $(VENV)/triton) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
+
+check: lint types
+
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

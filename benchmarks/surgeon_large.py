@@ -48,7 +48,7 @@ RESULT = Path(__file__).parent / "results" / "surgeon_large.json"
 GRAPH = "model.onnx"
 # The graph is exported with the heads of Llama-2-7B, but few channels, neurons and tokens: none of
 # these is written in it but in the shapes of the weights, which are then made as wide as they are.
-THIN = (72, 96, 160)
+THIN = (96, 160, 224)
 WIDE = dict(zip(THIN, (HIDDEN, NEURONS, VOCAB), strict=True))
 
 COPY = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"

@@ -131,7 +131,13 @@ def _write_graphs(
         write_graph(graph, whole)
         del graph
         feeds = calibration.get(part.name)
-        outcome = convert_precision(whole, path, config.precision, calibration=feeds)
+        outcome = convert_precision(
+            whole,
+            path,
+            config.precision,
+            calibration=feeds,
+            symmetric=config.form == "tensorrt",
+        )
         made[part.name] |= {"kept_float": outcome.kept_float}
         for file in out_dir.glob(f"{whole.name}*"):
             file.unlink()

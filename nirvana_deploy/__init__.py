@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.api import apply_plan as apply_plan
     from nirvana_deploy.api import build as build
     from nirvana_deploy.api import deploy as deploy
+    from nirvana_deploy.api import draw_report as draw_report
     from nirvana_deploy.api import export as export
     from nirvana_deploy.api import load as load
     from nirvana_deploy.api import package as package
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.api import save_pruned as save_pruned
     from nirvana_deploy.api import score as score
     from nirvana_deploy.api import serve as serve
+    from nirvana_deploy.api import sweep as sweep
     from nirvana_deploy.api import verify as verify
     from nirvana_deploy.deploy_result import DeployResult as DeployResult
     from nirvana_deploy.deploy_result import ExportResult as ExportResult
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.serving.package_config import PackageConfig as PackageConfig
     from nirvana_deploy.serving.server.serve_config import ServeConfig as ServeConfig
     from profiles.comparing.profile_config import ProfileConfig as ProfileConfig
+    from profiles.measuring.sweep_config import SweepConfig as SweepConfig
     from pruning.allocation.allocation_config import GlobalThreshold as GlobalThreshold
     from pruning.allocation.allocation_config import KlKnapsack as KlKnapsack
     from pruning.allocation.allocation_config import Uniform as Uniform
@@ -78,6 +81,7 @@ _HOMES = {
         "apply_plan",
         "build",
         "deploy",
+        "draw_report",
         "export",
         "load",
         "package",
@@ -90,6 +94,7 @@ _HOMES = {
         "save_pruned",
         "score",
         "serve",
+        "sweep",
         "verify",
     ),
     "nirvana_deploy.deploy_result": (
@@ -105,6 +110,7 @@ _HOMES = {
     "exporters.engines.engine_config": ("EngineConfig",),
     "exporters.export_config": ("ExportConfig",),
     "profiles.comparing.profile_config": ("ProfileConfig",),
+    "profiles.measuring.sweep_config": ("SweepConfig",),
     "pruning.training.baseline_config": ("BaselineConfig",),
     "pruning.training.data_config": ("DataConfig",),
     "pruning.training.distillation_config": ("DistillationConfig",),

@@ -19,6 +19,7 @@ from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from nirvana_deploy.verbs.step_progress import Progress
 from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.sweep_config import SweepConfig
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from exporters.engines.engine_manifest import EngineResult
     from nirvana_deploy.serving.package_result import PackageResult
     from profiles.comparing.profile_result import ProfileResult
+    from profiles.measuring.sweep_model import SweepResult
+    from profiles.targets.block_work import CallShape
     from pruning.cutting.proof import Proof
     from pruning.cutting.repack_checkpoint import RepackResult
     from pruning.oneshot.pricing import Pricing
@@ -294,6 +297,44 @@ def profile(
     from profiles.comparing.comparison import profile_onnx
 
     return profile_onnx(Path(dense_onnx), Path(pruned_onnx), config or ProfileConfig())
+
+
+def sweep(
+    onnx: Path | str, config: SweepConfig | None = None, *, name: str = "pruned"
+) -> SweepResult:
+    """Measure an ONNX model by batch size and by callers at a time, in ONNX Runtime on the CPU.
+
+    `name` is what the report calls it; "dense" is drawn as the dense model.
+    """
+    from profiles.measuring.sweep_model import sweep_model
+    from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
+
+    config = config or SweepConfig()
+    runner = OnnxRuntimeRunner(Path(onnx), name=name, num_threads=config.num_threads)
+    return sweep_model(runner, config)
+
+
+def draw_report(
+    paths: Sequence[Path | str],
+    *,
+    out: Path | str,
+    targets: Sequence[str] = (),
+    precision: str | None = None,
+    call: CallShape | None = None,
+) -> Path:
+    """Draw runs, budgets, profiles, sweeps and plans as one page into the HTML file `out`.
+
+    Several are compared, one run alone gets its whole page. `targets` are drawn as rooflines, at
+    `call` (batch 1, length 128 where there is none) and `precision`: estimates, marked as such.
+
+    Raises:
+        NirvanaError: a path is none of what can be drawn, a target is not known or has no rate for
+            the precision, or `out` is a file of something else.
+    """
+    from nirvana_deploy.report import write_compared
+
+    given = [Path(path) for path in paths]
+    return write_compared(given, Path(out), targets=targets, precision=precision, call=call)
 
 
 def verify(

@@ -20,7 +20,7 @@ SHORT = [
     *("--data.max_train_rows", "64", "--data.max_validation_rows", "32", "--data.max_length", "24"),
     *("--baseline.num_epochs", "1", "--prune.num_epochs", "5", "--prune.warm_start_rows", "32"),
     *("--profile.min_seconds", "0.1", "--profile.warmup_seconds", "0.1"),
-    *("--profile.min_samples", "8"),
+    *("--profile.min_samples", "8", "--profile.length", "32"),
 ]
 
 
@@ -65,7 +65,7 @@ def test_the_commands_work(quickstart: Path, monkeypatch, command: str) -> None:
         command += " --calibration.num_sequences 8 --calibration.sequence_length 24"
         command += " --calibration.num_draws 1 --allocation.num_levels 3"
     if command.startswith("nirvana profile"):
-        command += " --min_seconds 0.1 --warmup_seconds 0.1 --min_samples 8"
+        command += " --min_seconds 0.1 --warmup_seconds 0.1 --min_samples 8 --length 32"
     assert run_in(quickstart, monkeypatch, command) == 0
 
 

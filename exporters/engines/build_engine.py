@@ -6,12 +6,18 @@ are the engine's, so that fp16 is asked for by converting the graph, never by a 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from exporters.engines.build_errors import advise, describe_parser_errors, join_errors
+from exporters.engines.build_errors import (
+    advise,
+    advise_on_operators,
+    describe_parser_errors,
+    join_errors,
+)
 from exporters.engines.build_graph import BuildGraph, read_build_graph
 from exporters.engines.engine_audit import (
     HEAL_ATTENTION,
@@ -21,8 +27,7 @@ from exporters.engines.engine_audit import (
     list_warnings,
 )
 from exporters.engines.engine_config import EngineConfig
-from exporters.engines.engine_device import find_device, find_flavour_cuda
-from exporters.engines.engine_flavour import check_capabilities, import_flavour
+from exporters.engines.engine_flavour import choose_capabilities, import_flavour
 from exporters.engines.engine_manifest import (
     ENGINE_NAME,
     LOG_NAME,
@@ -37,6 +42,7 @@ from exporters.engines.engine_options import (
 )
 from exporters.engines.engine_progress import BuildLog, make_logger, make_monitor, stop_on_interrupt
 from exporters.engines.graph_types import convert_types
+from exporters.engines.local_gpu import find_flavour_cuda, find_gpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
@@ -58,7 +64,8 @@ def build_engine(
     flavour refuses, KeyboardInterrupt after Ctrl-C.
     """
     trt = import_flavour(config.flavour)
-    check_capabilities(trt, config.compute_capabilities)
+    targets = choose_capabilities(trt, config.compute_capabilities)
+    config = dataclasses.replace(config, compute_capabilities=targets)
     graph = read_build_graph(onnx_path, config)
     if num_attention_layers is None:
         num_attention_layers = len(graph.attentions)
@@ -81,8 +88,25 @@ def build_engine(
     if config.require_fused_attention:
         _require_fused(audit, num_attention_layers)
     write_whole(out_dir / ENGINE_NAME, memoryview(plan))
+    result = _make_result(
+        trt, graph, config, audit, num_attention_layers, plan.nbytes, round(build_seconds, 3)
+    )
+    engine_sha256 = hash_file(out_dir / ENGINE_NAME)
+    _make_manifest(trt, graph, config, result, engine_sha256, cache).write(out_dir)
+    return result
+
+
+def _make_result(
+    trt: Any,
+    graph: BuildGraph,
+    config: EngineConfig,
+    audit: EngineAudit | None,
+    num_attention_layers: int,
+    size_bytes: int,
+    build_seconds: float,
+) -> EngineResult:
     first, *further = graph.profiles.values()
-    result = EngineResult(
+    return EngineResult(
         flavour=trt.__name__,
         version=str(trt.__version__),
         precision_asked=graph.precision,
@@ -91,9 +115,9 @@ def build_engine(
         num_attention_layers=num_attention_layers,
         num_fused_attentions=audit.num_fused_attentions if audit else None,
         engine_path=ENGINE_NAME,
-        engine_size_bytes=plan.nbytes,
-        build_seconds=round(build_seconds, 3),
-        onnx_sha256=graph.sha256[onnx_path.name],
+        engine_size_bytes=size_bytes,
+        build_seconds=build_seconds,
+        onnx_sha256=graph.sha256[graph.path.name],
         optimisation_profile=first,
         warnings=list_warnings(
             audit, precision=graph.precision, num_attention_layers=num_attention_layers
@@ -103,22 +127,31 @@ def build_engine(
         unfused_attentions=audit.unfused_attentions if audit else (),
         kernels_by_block=audit.kernels_by_block if audit else {},
     )
-    EngineManifest(
+
+
+def _make_manifest(
+    trt: Any,
+    graph: BuildGraph,
+    config: EngineConfig,
+    result: EngineResult,
+    engine_sha256: str,
+    cache: Path | None,
+) -> EngineManifest:
+    return EngineManifest(
         result=result,
-        engine_sha256=hash_file(out_dir / ENGINE_NAME),
-        onnx_name=onnx_path.name,
+        engine_sha256=engine_sha256,
+        onnx_name=graph.path.name,
         onnx_data_sha256=graph.data_sha256,
         versions=_list_versions(trt, graph.precision),
         structure_sha256=graph.structure_sha256,
-        built_on=find_device(),
+        built_on=find_gpu(),
         cuda=find_flavour_cuda(trt.__name__),
         version_compatible=config.version_compatible,
         hardware_compatible=config.hardware_compatible,
         refittable=config.refittable,
         weight_streaming=config.weight_streaming,
         timing_cache=cache.name if cache else None,
-    ).write(out_dir)
-    return result
+    )
 
 
 def _build_plan(
@@ -140,7 +173,7 @@ def _build_plan(
     add_profiles(builder, settings, graph.profiles.values())
     cache = None
     if config.timing_cache is not None:
-        cache = load_timing_cache(trt, settings, log, config.timing_cache, find_device())
+        cache = load_timing_cache(trt, settings, log, config.timing_cache, find_gpu())
     with (
         stop_on_interrupt() as stop,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
@@ -173,14 +206,16 @@ def _parse(parser: Any, graph: BuildGraph) -> None:
     if not done:
         raise NirvanaError(
             f"{graph.path} was refused by the ONNX parser: {describe_parser_errors(parser)}"
+            f"{advise_on_operators(graph.model)}"
         )
 
 
 def _allow_unfused_attention(trt: Any, network: Any) -> None:
     """Let every `Attention` op (opset 23) fall back to its parts, in place.
 
-    Else one without a dedicated kernel, with a single head say, fails the build. Those that have a
-    kernel keep it (TensorRT-RTX 1.7), and the audit counts the others.
+    Else one without a dedicated kernel fails the build: a single head under a mask, or one query
+    over a plain cache, which is fused all the same once it may fall back. Those that have a kernel
+    keep it (TensorRT-RTX 1.7), and the audit counts the others.
     """
     if not hasattr(trt, "IAttentionInputLayer"):
         return

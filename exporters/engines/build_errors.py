@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporters.engines.engine_config import EngineConfig
+
+if TYPE_CHECKING:
+    import onnx
 
 _OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|could not be allocated", re.IGNORECASE)
 _NO_DRIVER = re.compile(r"cudaError (?:35|100)|CUDA_SUCCESS|driver version is insufficient")
@@ -16,6 +19,17 @@ def describe_parser_errors(parser: Any) -> str:
     """Return the errors of an ONNX parser, each with the node and the operator that it is about."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     return join_errors([_describe(error) for error in errors])
+
+
+def advise_on_operators(model: onnx.ModelProto) -> str:
+    """Return what to do about a graph that has operators of ONNX Runtime; starts with a space."""
+    theirs = sorted({node.op_type for node in model.graph.node if node.domain == "com.microsoft"})
+    if not theirs:
+        return ""
+    return (
+        f" The graph has operators of ONNX Runtime ({', '.join(theirs)}): export the checkpoint "
+        "with form tensorrt."
+    )
 
 
 def _describe(error: Any) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporters.engines.engine_device import EngineDevice
 from exporters.engines.engine_manifest import EngineManifest
+from exporters.engines.local_gpu import LocalGpu
 from pruning.errors import NirvanaError
 
 
@@ -15,7 +15,7 @@ def check_loadable(
     *,
     flavour: str,
     version: str,
-    device: EngineDevice | None,
+    device: LocalGpu | None,
 ) -> None:
     """Raise NirvanaError unless the engine is for this flavour, version, GPU and driver.
 
@@ -54,7 +54,7 @@ def _compare_version(manifest: EngineManifest, flavour: str, version: str) -> li
     return [f"it was built by {flavour} {result.version}, this is {version}"]
 
 
-def _compare_device(manifest: EngineManifest, device: EngineDevice) -> list[str]:
+def _compare_device(manifest: EngineManifest, device: LocalGpu) -> list[str]:
     here = f"{device.name} with compute capability {device.compute_capability}"
     targets = _list_targets(manifest)
     if manifest.hardware_compatible == "ampere_plus":
@@ -71,7 +71,7 @@ def _compare_device(manifest: EngineManifest, device: EngineDevice) -> list[str]
     return []
 
 
-def _compare_driver(manifest: EngineManifest, device: EngineDevice) -> list[str]:
+def _compare_driver(manifest: EngineManifest, device: LocalGpu) -> list[str]:
     if manifest.cuda is None or device.driver_cuda is None:
         return []
     if _numbers(device.driver_cuda)[0] >= int(manifest.cuda):

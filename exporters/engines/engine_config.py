@@ -51,8 +51,8 @@ class EngineConfig:
     compute_capabilities: tuple[str, ...] = field(
         default=("8.9",),
         metadata={
-            "help": "GPU generations to build for, such as 8.9; "
-            "none where the flavour builds for this machine's GPU only"
+            "help": "GPU generations to build for, such as 8.9; where the flavour builds for this "
+            "machine's GPU only, leave it"
         },
     )
     batch: ShapeRange = field(

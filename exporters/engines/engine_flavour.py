@@ -9,6 +9,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+from exporters.engines.engine_config import EngineConfig
 from pruning.errors import MissingExtraError, NirvanaError
 
 # In the order in which `auto` tries them: TensorRT-RTX builds on a machine with no GPU.
@@ -50,6 +51,20 @@ def list_capabilities(trt: Any) -> tuple[str, ...]:
     names = (name.removeprefix("SM") for name in trt.ComputeCapability.__members__)
     numbers = sorted(int(name) for name in names if name.isdigit())
     return tuple(f"{number // 10}.{number % 10}" for number in numbers)
+
+
+def choose_capabilities(trt: Any, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the compute capabilities to build for.
+
+    None for a flavour that builds for this machine's GPU, when those of the config are its default.
+
+    Raises:
+        NirvanaError: the flavour cannot build for just these.
+    """
+    if asked == EngineConfig().compute_capabilities and not list_capabilities(trt):
+        return ()
+    check_capabilities(trt, asked)
+    return asked
 
 
 def check_capabilities(trt: Any, asked: tuple[str, ...]) -> None:

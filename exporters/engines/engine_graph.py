@@ -27,6 +27,12 @@ def load_graph(onnx_path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
+    if onnx_path.is_dir():
+        graphs = ", ".join(sorted(path.name for path in onnx_path.glob("*.onnx"))) or "none"
+        raise NirvanaError(
+            f"{onnx_path} is a folder: an engine is built from one ONNX file. Give one of those in "
+            f"it: {graphs}."
+        )
     if not onnx_path.is_file():
         raise NirvanaError(f"{onnx_path} is missing: expected an ONNX file to build from.")
     try:
@@ -34,7 +40,7 @@ def load_graph(onnx_path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(str(onnx_path))
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         raise NirvanaError(
-            f"{onnx_path} is not a valid ONNX file: {str(error).strip()} Export it again."
+            f"{onnx_path} is not a valid ONNX file: {' '.join(str(error).split())} Export it again."
         ) from error
     return model
 

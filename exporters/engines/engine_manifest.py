@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporters.engines.engine_device import EngineDevice
 from exporters.engines.engine_profiles import Profile
+from exporters.engines.local_gpu import LocalGpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
@@ -96,7 +96,7 @@ class EngineManifest:
     onnx_data_sha256: dict[str, str]
     versions: dict[str, str]
     structure_sha256: str | None = None
-    built_on: EngineDevice | None = None
+    built_on: LocalGpu | None = None
     cuda: str | None = None
     version_compatible: bool = False
     hardware_compatible: str = "none"
@@ -131,7 +131,7 @@ def read_engine_manifest(engine_dir: Path) -> EngineManifest:
             if name in result:
                 result[name] = tuple(result[name])
         if (device := document.pop("built_on", None)) is not None:
-            device = EngineDevice(**device)
+            device = LocalGpu(**device)
         manifest = EngineManifest(result=EngineResult(**result), built_on=device, **document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NirvanaError(f"{path} is not a readable engine manifest: {error}") from error

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from exporters.engines.engine_config import EngineConfig
-from exporters.engines.engine_device import EngineDevice
 from exporters.engines.engine_profiles import CORNERS, Profile
 from exporters.engines.engine_progress import BuildLog
+from exporters.engines.local_gpu import LocalGpu
 from pruning.errors import NirvanaError
 
 _DOES_NOTHING = re.compile(r"unsupported|not supported|no-ops?\b|ignored", re.IGNORECASE)
@@ -68,7 +68,7 @@ def add_profiles(builder: Any, settings: Any, profiles: Iterable[Profile]) -> No
 
 
 def load_timing_cache(
-    trt: Any, settings: Any, log: BuildLog, folder: str, device: EngineDevice | None
+    trt: Any, settings: Any, log: BuildLog, folder: str, device: LocalGpu | None
 ) -> Path:
     """Give the settings the timings of this flavour, version and device; return their file.
 
@@ -154,7 +154,7 @@ def _refuse(trt: Any, option: str, said: str = "") -> NirvanaError:
     )
 
 
-def _name_cache(trt: Any, device: EngineDevice | None) -> str:
+def _name_cache(trt: Any, device: LocalGpu | None) -> str:
     """Timings hold for one version of one flavour on one kind of GPU."""
     words = (trt.__name__, trt.__version__, device.name if device else "no gpu")
     return "-".join(re.sub(r"[^\w.]+", "_", word) for word in words) + ".timing"

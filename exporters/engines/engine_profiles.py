@@ -100,9 +100,7 @@ def _plan_task(
     length, past = _cut_defaults(config, max_length)
     free = {dim for dims in inputs.values() for dim in dims if isinstance(dim, str)}
     batch, one, none = _copy(config.batch), _Range(1, 1, 1), _Range(0, 0, 0)
-    has_cache = "past_sequence" in free or (
-        "total_sequence" in free and any(name.startswith(_CACHE_PREFIX) for name in inputs)
-    )
+    has_cache = any(name.startswith(_CACHE_PREFIX) for name in inputs)
     prompt = length
     if "encoder_sequence" in free:  # a decoder beside it starts with one token, as a rule
         prompt = _Range(1, 1, length.max)
@@ -241,10 +239,10 @@ def _check_lengths(
 
 def _find_buffer_length(inputs: Mapping[str, Dims]) -> int | None:
     """Return how many tokens a cache of one fixed length holds, None where there is none."""
+    if any("past_sequence" in dims for dims in inputs.values()):
+        return None  # what is fixed then is a cache of what an encoder has read
     caches = [d for n, d in inputs.items() if n.startswith(_CACHE_PREFIX) and len(d) == 4]
-    total_is_free = any("total_sequence" in dims for dims in inputs.values())
-    lengths = [dims[2] for dims in caches if isinstance(dims[2], int)]
-    return min(lengths) if lengths and total_is_free else None
+    return min((dims[2] for dims in caches if isinstance(dims[2], int)), default=None)
 
 
 def _least(*lengths: int | None) -> int | None:

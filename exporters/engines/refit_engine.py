@@ -15,7 +15,6 @@ from exporters.engines.build_engine import write_whole
 from exporters.engines.build_errors import describe_parser_errors, join_errors
 from exporters.engines.build_graph import hash_source
 from exporters.engines.check_loadable import check_loadable
-from exporters.engines.engine_device import find_device
 from exporters.engines.engine_flavour import import_flavour
 from exporters.engines.engine_graph import hash_structure, load_graph
 from exporters.engines.engine_manifest import (
@@ -27,6 +26,7 @@ from exporters.engines.engine_manifest import (
 )
 from exporters.engines.engine_progress import BuildLog, make_logger
 from exporters.engines.graph_types import convert_types
+from exporters.engines.local_gpu import find_gpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
@@ -43,7 +43,7 @@ def refit_engine(engine_dir: Path, onnx_path: Path, out_dir: Path) -> EngineResu
     manifest = check_engine(engine_dir)
     model = load_graph(onnx_path)
     _check_refittable(manifest, engine_dir, onnx_path, hash_structure(model))
-    device = find_device()
+    device = find_gpu()
     # Without a GPU no flavour is asked for: a machine that cannot run it may lack it as well.
     flavour = manifest.result.flavour
     trt = import_flavour(flavour) if device is not None else None
@@ -58,25 +58,38 @@ def refit_engine(engine_dir: Path, onnx_path: Path, out_dir: Path) -> EngineResu
     plan = _refit(trt, log, old, graph if graph is not None else onnx_path)
     seconds = time.perf_counter() - started
 
+    return _write(manifest, engine_dir, out_dir, memoryview(plan), onnx_path.name, source, seconds)
+
+
+def _write(
+    old: EngineManifest,
+    engine_dir: Path,
+    out_dir: Path,
+    plan: memoryview,
+    onnx_name: str,
+    source: dict[str, str],
+    seconds: float,
+) -> EngineResult:
+    """Write the new engine's folder: the old one's, with other weights and hashes."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(engine_dir / manifest.result.log_path, out_dir / LOG_NAME)
-    write_whole(out_dir / ENGINE_NAME, memoryview(plan))
+    shutil.copyfile(engine_dir / old.result.log_path, out_dir / LOG_NAME)
+    write_whole(out_dir / ENGINE_NAME, plan)
     result = dataclasses.replace(
-        manifest.result,
+        old.result,
         engine_path=ENGINE_NAME,
-        engine_size_bytes=memoryview(plan).nbytes,
+        engine_size_bytes=plan.nbytes,
         build_seconds=round(seconds, 3),
-        onnx_sha256=source.pop(onnx_path.name),
+        onnx_sha256=source[onnx_name],
         log_path=LOG_NAME,
         status="refitted",
     )
     dataclasses.replace(
-        manifest,
+        old,
         result=result,
         engine_sha256=hash_file(out_dir / ENGINE_NAME),
-        onnx_name=onnx_path.name,
-        onnx_data_sha256=source,
-        refitted_from=manifest.engine_sha256,
+        onnx_name=onnx_name,
+        onnx_data_sha256={name: sha for name, sha in source.items() if name != onnx_name},
+        refitted_from=old.engine_sha256,
     ).write(out_dir)
     return result
 

@@ -49,11 +49,13 @@ def convert_precision(
     precision: GraphPrecision,
     *,
     calibration: Iterable[Feeds] | None = None,
+    symmetric: bool = False,
 ) -> PrecisionOutcome:
     """Write the float32 graph at `source` to `out` in another precision; weights beside it.
 
     fp16 and bf16 read and write one weight after the other, whatever their size. int8-static needs
-    `calibration`: inputs by name. Written aside, and renamed when whole.
+    `calibration`: inputs by name, and for TensorRT to be `symmetric`. Written aside, and renamed
+    when whole.
 
     Raises:
         NirvanaError: `source` is no valid float32 graph, or cannot be had in this precision.
@@ -69,7 +71,7 @@ def convert_precision(
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        kept_float = _write(source, aside / out.name, precision, calibration)
+        kept_float = _write(source, aside / out.name, precision, calibration, symmetric)
         written = sorted(aside.iterdir(), key=lambda path: path.name == out.name)
         size_bytes = sum(path.stat().st_size for path in written)
         for path in written:  # the graph comes last
@@ -82,7 +84,11 @@ def convert_precision(
 
 
 def _write(
-    source: Path, out: Path, precision: GraphPrecision, calibration: Iterable[Feeds] | None
+    source: Path,
+    out: Path,
+    precision: GraphPrecision,
+    calibration: Iterable[Feeds] | None,
+    symmetric: bool,
 ) -> dict[str, int]:
     """Write the graph, and return the nodes that stay in float32."""
     if precision in _HALVES:
@@ -97,7 +103,7 @@ def _write(
     if precision == "int8":
         quantise_dynamic(model, out)
     else:
-        quantise_static(model, out, calibration or ())
+        quantise_static(model, out, calibration or (), symmetric=symmetric)
     return _count_products(onnx.load(str(out), load_external_data=False))
 
 

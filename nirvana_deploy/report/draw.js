@@ -13,7 +13,7 @@
   });
   // A printed page is narrower than most windows, and a drawn chart does not reflow by itself.
   window.addEventListener("beforeprint", function () {
-    document.querySelectorAll("details").forEach(function (details) {
+    document.querySelectorAll("details:not(.figures)").forEach(function (details) {
       details.open = true;
     });
     charts.forEach(function (chart) {

@@ -7,6 +7,7 @@ from nirvana_deploy.report.numbers import (
     TIMES,
     format_bytes,
     format_count,
+    format_decimal,
     format_duration,
     format_error,
 )
@@ -46,15 +47,28 @@ def draw_export(export: Export) -> Html:
     rows = [_check_row(name, graph, case) for name, graph in graphs for case in graph.checks]
     compared = table(
         "ONNX against torch: largest absolute difference of the logits",
-        ("Model", "Batch", "Length", "Padded", "Difference", "Tolerance", "Verdict"),
-        rows or [(MISSING,) * 7],
+        (
+            "Model",
+            "Batch",
+            "Length",
+            "Padded",
+            "Call",
+            "Difference",
+            "Largest value",
+            "Allowed",
+            "Verdict",
+        ),
+        rows or [(MISSING,) * 9],
+    )
+    note = (
+        "Allowed is the tolerance, and times the largest value of the source where that is above 1."
     )
     files = table(
         "ONNX files",
         ("Model", "File", "Size", "Opset", "Nodes", "Worst difference", "SHA-256"),
         [_file_row(name, graph) for name, graph in graphs],
     )
-    return join([compared, files])
+    return join([compared, paragraph(note, class_="note"), files])
 
 
 def draw_engine(build: Build, export: Export | None) -> Html:
@@ -117,9 +131,11 @@ def _check_row(name: str, graph: Graph, case: ShapeCheck) -> tuple[str, ...]:
         format_count(case.batch),
         format_count(case.length),
         padded,
+        case.what or MISSING,
         format_error(case.max_abs_difference),
-        format_error(graph.tolerance),
-        _within(case.max_abs_difference, graph.tolerance),
+        format_decimal(case.largest, 2),
+        format_error(case.allowed(graph.tolerance)),
+        _within(case.max_abs_difference, case.allowed(graph.tolerance)),
     )
 
 

@@ -58,6 +58,10 @@ class Fields:
         """List the keys in the order stored."""
         return tuple(self._values)
 
+    def value(self, key: str) -> object:
+        """Return what is stored, of whatever kind."""
+        return self._values.get(key)
+
     def flattened(self) -> tuple[tuple[str, str], ...]:
         """List every leaf as (path of keys, value as text), nested keys joined by a dot."""
         return tuple(_flatten("", self._values))

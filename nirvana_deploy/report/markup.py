@@ -55,9 +55,9 @@ def definitions(pairs: Iterable[tuple[str, str]]) -> Html:
     return element("dl", *rows)
 
 
-def folded(summary: str, *children: str) -> Html:
+def folded(summary: str, *children: str, class_: str | None = None) -> Html:
     """Put children behind a line that opens them."""
-    return element("details", element("summary", summary), *children)
+    return element("details", element("summary", summary), *children, class_=class_)
 
 
 def section(anchor: str, title: str, *children: str) -> Html:

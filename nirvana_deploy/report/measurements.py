@@ -21,7 +21,14 @@ def draw_measurements(profile: Profile) -> Html:
     drawn = table("Latency of both models", _HEADER, rows or [(MISSING,) * 7])
     notes = [note for case in profile.cases for note in _notes(case)]
     listed = element("ul", *(element("li", note) for note in notes), class_="note")
-    return join([drawn, listed if notes else ""])
+    return join([_draw_partial(profile), drawn, listed if notes else ""])
+
+
+def _draw_partial(profile: Profile) -> Html:
+    if profile.partial is None:
+        return Html()
+    words = element("strong", "PARTIAL: the measurement ended early.")
+    return element("p", words, f" {profile.partial}", class_="absent")
 
 
 def _case_rows(case: ProfileCase) -> list[tuple[str, ...]]:

@@ -18,6 +18,18 @@ METRICS = {
     "perplexity": "Perplexity",
     "bits_per_byte": "Bits per byte",
 }
+# For a metric that is not here nothing is said of which side is the better one.
+HIGHER_IS_BETTER = {
+    "accuracy": True,
+    "macro_f1": True,
+    "exact_match": True,
+    "f1": True,
+    "rouge_l": True,
+    "perplexity": False,
+    "bits_per_byte": False,
+    "loss": False,
+    "kl": False,
+}
 _FRACTIONS = ("accuracy", "macro_f1", "exact_match", "f1", "rouge_l")
 
 

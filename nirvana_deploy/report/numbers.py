@@ -23,6 +23,12 @@ def format_short(value: float | None, unit: str = "") -> str:
     return f"{_significant(value)}{_NBSP}{unit}".rstrip()
 
 
+def format_tick(value: float) -> str:
+    """Write a round number with its metric prefix and no more digits than it has: 20 G."""
+    size, prefix = next(((s, p) for s, p in _STEPS if value >= s), (1.0, ""))
+    return f"{value / size:g}{_NBSP}{prefix}".rstrip()
+
+
 def format_bytes(value: int | None) -> str:
     """Write a size in decimal units: 90.9 MB."""
     return format_short(value, "B")

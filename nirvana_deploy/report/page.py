@@ -1,12 +1,11 @@
-"""Puts the page together and writes it. No number is made here, and nothing is fetched."""
+"""The page of one run. No number is made here."""
 
-from collections.abc import Iterator
-from importlib.resources import files
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 from nirvana_deploy.report.asked_and_kept import draw_budget
-from nirvana_deploy.report.charts import draw_baseline_curve, draw_latencies, draw_pruning_curves
 from nirvana_deploy.report.comparison import draw_cards, draw_comparison
+from nirvana_deploy.report.document import draw_document, draw_footer, write_page
 from nirvana_deploy.report.evidence import (
     draw_absence,
     draw_engine,
@@ -14,8 +13,10 @@ from nirvana_deploy.report.evidence import (
     draw_package,
     draw_proofs,
 )
+from nirvana_deploy.report.generation import draw_generations
 from nirvana_deploy.report.headline import environment_rows, hardware_phrase, write_headline
 from nirvana_deploy.report.kept_units import draw_kept_units
+from nirvana_deploy.report.latency_charts import draw_latencies
 from nirvana_deploy.report.markup import (
     Html,
     definitions,
@@ -27,12 +28,15 @@ from nirvana_deploy.report.markup import (
 )
 from nirvana_deploy.report.measurements import draw_measurements
 from nirvana_deploy.report.numbers import format_duration
-from nirvana_deploy.report.results import Run, StageState, read_run
+from nirvana_deploy.report.quality_chart import draw_quality
+from nirvana_deploy.report.read_subjects import read_run_subject
+from nirvana_deploy.report.results import Run, StageState
+from nirvana_deploy.report.roofline_chart import Roof, draw_roofline
+from nirvana_deploy.report.subject import Subject
+from nirvana_deploy.report.throughput_charts import draw_throughput
+from nirvana_deploy.report.training_charts import draw_baseline_curve, draw_pruning_curves
 
-# The browser itself then refuses whatever would leave the file.
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
-)
+_SOURCE = "the manifests in the run folder"
 
 
 def write_report(run_dir: Path) -> Path:
@@ -41,29 +45,16 @@ def write_report(run_dir: Path) -> Path:
     A stage that is missing or skipped is marked as such. Raises `NirvanaError` when the folder
     is absent or a manifest cannot be read.
     """
-    page = draw_page(read_run(run_dir))
     path = run_dir / "report.html"
-    aside = run_dir / "report.html.part"
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
+    write_page(path, draw_page(read_run_subject(run_dir)))
     return path
 
 
-def draw_page(run: Run) -> str:
-    """Draw the whole document."""
-    # The body comes first: whether it holds a chart decides whether plotly is inlined.
-    body = join([_header(run), element("main", *_sections(run)), _footer()])
-    scripts = _scripts() if 'class="chart"' in body else Html()
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("title", f"{', '.join(write_headline(run))} · {run.name}"),
-        element("style", _shipped("style.css")),
-    )
-    return "<!doctype html>\n" + element("html", head, element("body", body, scripts), lang="en")
+def draw_page(subject: Subject, roofs: Sequence[Roof] = ()) -> str:
+    """Draw the whole document of one run, with its place under each of the roofs."""
+    run = subject.run
+    body = join([_header(run), element("main", *_sections(subject, roofs)), draw_footer(_SOURCE)])
+    return draw_document(f"{', '.join(write_headline(run))} · {run.name}", body)
 
 
 def _header(run: Run) -> Html:
@@ -96,7 +87,8 @@ def _stage_chip(state: StageState) -> Html:
     return element("li", *words, class_=state.status)
 
 
-def _sections(run: Run) -> Iterator[Html]:
+def _sections(subject: Subject, roofs: Sequence[Roof]) -> Iterator[Html]:
+    run = subject.run
     prune, export, build = run.prune, run.export, run.build
     budget = draw_budget(run, prune) if prune else _absent(run, "prune")
     yield section("budget", "Asked and kept", budget)
@@ -106,6 +98,10 @@ def _sections(run: Run) -> Iterator[Html]:
     yield section("kept", "What is kept", kept)
     yield section("training", "Training", _training(run))
     yield section("latency", "Latency", _latency(run))
+    if run.profile:
+        yield section("throughput", "Throughput", draw_throughput([subject]))
+        yield section("quality", "Quality against latency", draw_quality([subject]))
+    yield section("roofline", "Roofline", draw_roofline([subject], roofs))
     proofs = draw_proofs(prune.proofs) if prune else _absent(run, "prune")
     exported = draw_export(export) if export else _absent(run, "export")
     yield section("verification", "Verification", proofs, exported)
@@ -136,8 +132,9 @@ def _latency(run: Run) -> Html:
     method = environment_rows(run.profile.method)
     return join(
         [
-            element("div", draw_latencies(run.profile.cases), class_="pair"),
+            element("div", draw_latencies([("", run.profile.cases)]), class_="pair"),
             draw_measurements(run.profile),
+            draw_generations([("", run.profile)]),
             folded("How this was measured", definitions(method)) if method else "",
         ]
     )
@@ -154,25 +151,3 @@ def _recipe(run: Run) -> Html:
     if run.recipe is None:
         return paragraph("No recipe.yaml is stored in this run.", class_="note")
     return folded("The exact recipe", element("pre", element("code", run.recipe)))
-
-
-def _footer() -> Html:
-    return element(
-        "footer",
-        paragraph(
-            "Every number on this page comes from the manifests in the run folder. MACs are "
-            "multiply-accumulates of the Transformer blocks; sizes are decimal (1 MB = 1,000,000 "
-            "bytes); a range in brackets is a confidence interval."
-        ),
-        element("noscript", "The charts need JavaScript; every other part of the page does not."),
-    )
-
-
-def _scripts() -> Html:
-    from plotly.offline import get_plotlyjs
-
-    return join([element("script", Html(get_plotlyjs())), element("script", _shipped("draw.js"))])
-
-
-def _shipped(name: str) -> Html:
-    return Html((files("nirvana_deploy.report") / name).read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """The results of `export`, `build`, `profile` and `package` as frozen records."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nirvana_deploy.report.fields import Fields
@@ -7,12 +8,35 @@ from nirvana_deploy.report.fields import Fields
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeCheck:
-    """One batch on which the ONNX file was compared with its source."""
+    """One batch on which the ONNX file was compared with its source.
+
+    Attributes:
+        what: which call of the batch, such as "prompt" or "step 1".
+        largest: the largest magnitude that the source gave; above 1 a tolerance is times this.
+    """
 
     batch: int | None
     length: int | None
     padded: bool | None
+    what: str | None
     max_abs_difference: float | None
+    largest: float | None
+
+    def allowed(self, tolerance: float | None) -> float | None:
+        """Return the largest difference that a tolerance lets pass, as the comparison counts."""
+        return None if tolerance is None else tolerance * max(1.0, self.largest or 0.0)
+
+    @classmethod
+    def read(cls, row: Fields) -> "ShapeCheck":
+        """Read one of the comparison's `cases`."""
+        return cls(
+            batch=row.count("batch"),
+            length=row.count("length"),
+            padded=row.flag("padded"),
+            what=row.text("what"),
+            max_abs_difference=row.number("max_abs_difference"),
+            largest=row.number("largest"),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +55,8 @@ class Graph:
     @classmethod
     def read(cls, part: Fields) -> "Graph":
         """Read `dense` or `pruned` of the `export` result."""
+        # The comparison itself has more of each case than the summary beside it.
+        cases = part.part("verification").rows("cases") or part.rows("cases")
         return cls(
             onnx_path=part.text("onnx_path"),
             sha256=part.text("sha256"),
@@ -39,15 +65,7 @@ class Graph:
             num_nodes=part.count("num_nodes"),
             tolerance=part.number("tolerance"),
             max_abs_difference=part.number("max_abs_difference"),
-            checks=tuple(
-                ShapeCheck(
-                    batch=row.count("batch"),
-                    length=row.count("length"),
-                    padded=row.flag("padded"),
-                    max_abs_difference=row.number("max_abs_difference"),
-                )
-                for row in part.rows("cases")
-            ),
+            checks=tuple(ShapeCheck.read(row) for row in cases),
         )
 
 
@@ -178,11 +196,18 @@ class ProfileCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The measurements, and where and how they were made."""
+    """The measurements, and where and how they were made.
+
+    Attributes:
+        generations: what generating text took, a part a batch size.
+        partial: what ended the measurement early, in words.
+    """
 
     environment: Fields
     method: Fields
     cases: tuple[ProfileCase, ...]
+    generations: tuple[Fields, ...]
+    partial: str | None
 
     @classmethod
     def read(cls, result: Fields) -> "Profile":
@@ -191,7 +216,15 @@ class Profile:
             environment=result.part("environment"),
             method=result.part("method"),
             cases=tuple(ProfileCase.read(row) for row in result.rows("cases")),
+            generations=result.rows("generations"),
+            partial=result.text("partial"),
         )
+
+
+def list_shapes(cases: Iterable[ProfileCase]) -> tuple[str, ...]:
+    """Name the batch shapes that are there, small ones first."""
+    ordered = sorted(cases, key=lambda case: (case.length or 0, case.batch or 0))
+    return tuple(dict.fromkeys(case.name_shape() for case in ordered))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

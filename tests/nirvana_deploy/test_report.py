@@ -1,11 +1,8 @@
 """The page shows the numbers that the run stored, marks what is absent, and reaches for nothing."""
 
 import copy
-import json
-import random
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -23,265 +20,27 @@ from nirvana_deploy.report.numbers import (
     format_short,
 )
 from pruning.errors import NirvanaError
-
-PROOF = {
-    "left": "loaded",
-    "right": "saved",
-    "num_rows": 8,
-    "max_abs_difference": 0,
-    "bitwise_equal": True,
-}
-LABELS = [f"section-{index}" for index in range(24)]
-KEPT_HEADS = [[0, 3, 5, 8, 9, 11], [1, 2, 4, 7], [0, 1, 2, 6, 7, 9, 10], [3], [], [2, 5, 8]]
-KEPT_NEURONS = [1204, 911, 640, 777, 0, 1067]
-
-
-def _layers() -> list[dict[str, Any]]:
-    return [
-        {
-            "layer": layer,
-            "num_heads": 12,
-            "kept_heads": KEPT_HEADS[layer],
-            "num_neurons": 1536,
-            "num_kept_neurons": KEPT_NEURONS[layer],
-            "attention_dropped": not KEPT_HEADS[layer],
-            "mlp_dropped": not KEPT_NEURONS[layer],
-        }
-        for layer in range(6)
-    ]
-
-
-def _prune() -> dict[str, Any]:
-    def kept(step: int) -> float:
-        return max(0.5, 1 - step / 600)
-
-    return {
-        "budget": {
-            "cost": "macs",
-            "asked_kept_fraction": 0.5,
-            "kept_fraction": 0.49997,
-            "sequence_length": 128,
-            "unit_cost": 768,
-        },
-        "dense": {
-            "accuracy": 0.80625,
-            "macro_f1": 0.80417,
-            "loss": 0.6631,
-            "num_parameters": 22722456,
-            "block_parameters": 10646784,
-            "block_macs": 1434451968,
-            "size_bytes": 90915072,
-        },
-        "pruned": {
-            "accuracy": 0.80083,
-            "macro_f1": 0.79911,
-            "loss": 0.7012,
-            "num_parameters": 17402113,
-            "block_parameters": 5326441,
-            "block_macs": 717182951,
-            "size_bytes": 69633700,
-        },
-        "num_pruning_stages": 4,
-        "undecided_fraction": 0.021,
-        "objective": "budget_constraint",
-        "layers": _layers(),
-        "curve": [
-            {
-                "step": step,
-                "loss": 2.4 / (1 + step / 60) + 0.4,
-                "target_kept_fraction": [0.875, 0.75, 0.625, 0.5][min(step // 100, 3)],
-                "kept_fraction": kept(step),
-                "undecided_fraction": 0.3,
-            }
-            for step in range(0, 400, 10)
-        ],
-        "validations": [
-            {
-                "step": 100 * stage,
-                "pruning_stage": stage,
-                "target_kept_fraction": 1 - stage / 8,
-                "kept_fraction": kept(100 * stage),
-                "accuracy": 0.806 - 0.0013 * stage,
-                "loss": 0.66 + 0.01 * stage,
-            }
-            for stage in (1, 2, 3, 4)
-        ],
-        "train_seconds": 251.7,
-    }
-
-
-def _graph(name: str, size_bytes: int) -> dict[str, Any]:
-    shapes = [(1, 16, False), (2, 37, True), (8, 128, True), (3, 200, False)]
-    return {
-        "onnx_path": f"{name}/model.onnx",
-        "sha256": ("d" if name == "dense" else "e") * 64,
-        "size_bytes": size_bytes,
-        "opset": 18,
-        "num_nodes": 412,
-        "tolerance": 1e-4,
-        "max_abs_difference": 3.1e-6,
-        "cases": [
-            {"batch": batch, "length": length, "padded": padded, "max_abs_difference": 1e-6 * batch}
-            for batch, length, padded in shapes
-        ],
-    }
-
-
-def _build() -> dict[str, Any]:
-    ids = {"min": [1, 16], "opt": [8, 128], "max": [32, 512]}
-    return {
-        "status": "built",
-        "flavour": "tensorrt_rtx",
-        "version": "1.7.1.116",
-        "precision_asked": "fp16",
-        "precision_found": {"fp16": 31, "fp32": 4},
-        "compute_capabilities": ["sm86", "sm89"],
-        "num_attention_layers": 6,
-        "num_fused_attentions": 5,
-        "engine_path": "engine.plan",
-        "engine_size_bytes": 35712345,
-        "build_seconds": 14.2,
-        "onnx_sha256": "e" * 64,
-        "optimisation_profile": {"input_ids": ids, "attention_mask": ids},
-    }
-
-
-def _timing(median_ms: float, batch: int, num_samples: int, seed: int) -> dict[str, Any]:
-    draw = random.Random(seed)
-    enough = num_samples >= 64
-    return {
-        "median_ms": median_ms,
-        "mean_ms": median_ms * 1.01,
-        "p90_ms": median_ms * 1.06 if enough else None,
-        "p90_note": None if enough else f"p90 needs 64 samples, {num_samples} were taken",
-        "num_samples": num_samples,
-        "coefficient_of_variation": 0.034,
-        "throughput_per_s": 1000 * batch / median_ms,
-        "samples_ms": [median_ms * draw.lognormvariate(0, 0.03) for _ in range(num_samples)],
-    }
-
-
-def _profile() -> dict[str, Any]:
-    return {
-        "environment": {
-            "cpu": "AMD EPYC 7763",
-            "num_threads": 2,
-            "memory_gb": 7.8,
-            "packages": {"torch": "2.13.0", "onnxruntime": "1.32.0"},
-            "gpu": None,
-        },
-        "method": {"warm_up_runs": 5, "interleaved": True, "provider": "CPUExecutionProvider"},
-        "cases": [
-            {
-                "batch": 1,
-                "length": 128,
-                "dense": _timing(46.2, 1, 96, 1),
-                "pruned": _timing(25.1, 1, 96, 2),
-                "speedup": {"ratio": 1.841, "low": 1.79, "high": 1.88, "confidence": 0.95},
-                "stationary": True,
-                "notes": [],
-            },
-            {
-                "batch": 8,
-                "length": 128,
-                "dense": _timing(381.4, 8, 40, 3),
-                "pruned": _timing(219.2, 8, 40, 4),
-                "speedup": {"ratio": 1.74, "low": 1.71, "high": 1.78, "confidence": 0.95},
-                "stationary": False,
-                "notes": ["variation over 2.5 %"],
-            },
-        ],
-    }
-
-
-def _results() -> dict[str, dict[str, Any]]:
-    return {
-        "baseline": {
-            "model": "all-MiniLM-L6-v2",
-            "num_train_rows": 9600,
-            "num_validation_rows": 2400,
-            "num_labels": 24,
-            "labels": LABELS,
-            "accuracy": 0.80625,
-            "macro_f1": 0.80417,
-            "loss": 0.6631,
-            "train_seconds": 163.0,
-            "num_steps": 300,
-            "curve": [{"step": step, "loss": 3.2 / (1 + step / 80)} for step in range(0, 300, 10)],
-        },
-        "prune": _prune(),
-        "export": {"dense": _graph("dense", 91001234), "pruned": _graph("pruned", 69712345)},
-        "build": _build(),
-        "profile": _profile(),
-        "package": {
-            "folder": "models",
-            "models": ["minilm_pruned"],
-            "files": ["minilm_pruned/config.pbtxt", "minilm_pruned/1/model.onnx"],
-        },
-    }
-
-
-def _write_run(folder: Path, results: dict[str, dict[str, Any]]) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "recipe.yaml").write_text("model: demo\nprune:\n  keep: 0.5\n")
-    for stage, result in results.items():
-        manifest = {"stage": stage, "key": "0", "started": "2026-01-05 10:11", "seconds": 12.3}
-        (folder / stage).mkdir(exist_ok=True)
-        path = folder / stage / "manifest.json"
-        path.write_text(json.dumps({**manifest, "result": result}))
-    return folder
-
-
-class _Page(HTMLParser):
-    """The visible text, the tags with attributes, and the charts' stored JSON."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.charts: list[Any] = []
-        self.title = ""
-        self._open = ""
-        self._stored: str | None = None
-        self.feed(source)
-        self.text = re.sub(r"\s+", " ", "".join(self.words))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._open = tag
-        self._stored = "" if dict(attrs).get("class") == "chart-data" else None
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "script" and self._stored is not None:
-            assert "<" not in self._stored, "could end the script early"
-            self.charts.append(json.loads(self._stored))
-            self._stored = None
-        self._open = ""
-        if tag in ("td", "th", "p", "dt", "dd", "h1", "h2", "li", "span"):
-            self.words.append(" ")
-
-    def handle_data(self, data: str) -> None:
-        if self._open == "script":
-            if self._stored is not None:
-                self._stored += data
-        elif self._open == "title":
-            self.title += data
-        elif self._open != "style":
-            self.words.append(data)
-
+from tests.nirvana_deploy.drawn_page import Page
+from tests.nirvana_deploy.stored_runs import (
+    PROOF,
+    make_profile,
+    make_prune,
+    make_results,
+    write_run,
+)
 
 Change = Callable[[dict[str, dict[str, Any]]], object]
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Callable[..., _Page]:
-    def draw(change: Change | None = None) -> _Page:
-        results = _results()
+def page(tmp_path: Path) -> Callable[..., Page]:
+    def draw(change: Change | None = None) -> Page:
+        results = make_results()
         if change is not None:
             change(results)
-        path = write_report(_write_run(tmp_path / "run", results))
+        path = write_report(write_run(tmp_path / "run", results))
         assert path == tmp_path / "run" / "report.html"
-        return _Page(path.read_text(encoding="utf-8"))
+        return Page(path.read_text(encoding="utf-8"))
 
     return draw
 
@@ -292,7 +51,7 @@ def small_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly */")
 
 
-def test_headline_says_what_came(page: Callable[..., _Page]) -> None:
+def test_headline_says_what_came(page: Callable[..., Page]) -> None:
     drawn = page()
     assert (
         "Half the block MACs, accuracy 80.6 % → 80.1 % (\u22120.5 points), "
@@ -325,7 +84,7 @@ def test_headline_says_what_came(page: Callable[..., _Page]) -> None:
         "MLP dropped",
         "21 of 72",
         "4,599 of 9,216",
-        "Dense 8 128 yes 8.0e-06 1.0e-04 ✓ within",
+        "Dense 8 128 yes — 8.0e-06 — 1.0e-04 ✓ within",
         "Flavour tensorrt_rtx 1.7.1.116",
         "Precision asked fp16",
         "Precision found, by layers 31 fp16, 4 fp32",
@@ -339,7 +98,7 @@ def test_headline_says_what_came(page: Callable[..., _Page]) -> None:
         "not recorded in this run",
     ],
 )
-def test_page_shows_stored_numbers(page: Callable[..., _Page], words: str) -> None:
+def test_page_shows_stored_numbers(page: Callable[..., Page], words: str) -> None:
     assert words in page().text.replace("\u00a0", " ")
 
 
@@ -388,17 +147,17 @@ def _set(*path: str | int, to: object) -> Change:
         ),
     ],
 )
-def test_page_follows_the_manifest(page: Callable[..., _Page], change: Change, words: str) -> None:
+def test_page_follows_the_manifest(page: Callable[..., Page], change: Change, words: str) -> None:
     assert words not in page().text.replace("\u00a0", " ")
     assert words in page(change).text.replace("\u00a0", " ")
 
 
-def test_speed_above_the_mac_ratio_needs_no_excuse(page: Callable[..., _Page]) -> None:
+def test_speed_above_the_mac_ratio_needs_no_excuse(page: Callable[..., Page]) -> None:
     drawn = page(_set("profile", "cases", 1, "speedup", "ratio", to=2.4))
     assert "less arithmetic" not in drawn.text
 
 
-def test_kept_heads_are_told_one_by_one(page: Callable[..., _Page]) -> None:
+def test_kept_heads_are_told_one_by_one(page: Callable[..., Page]) -> None:
     labels = [attrs.get("aria-label") for _, attrs in page().tags]
     assert "Layer 1, heads kept: 1, 2, 4, 7" in labels
     assert "Layer 4, heads kept: none" in labels
@@ -406,8 +165,8 @@ def test_kept_heads_are_told_one_by_one(page: Callable[..., _Page]) -> None:
     assert len([a for a in kept if a.get("title")]) == 21
 
 
-def test_charts_hold_the_stored_curves(page: Callable[..., _Page]) -> None:
-    prune, profile = _prune(), _profile()
+def test_charts_hold_the_stored_curves(page: Callable[..., Page]) -> None:
+    prune, profile = make_prune(), make_profile()
     traces = [trace for chart in page().charts for trace in chart["data"]]
     drawn = [trace["y"] for trace in traces if trace["type"] == "scatter"]
     for key in ("loss", "target_kept_fraction", "kept_fraction"):
@@ -419,11 +178,11 @@ def test_charts_hold_the_stored_curves(page: Callable[..., _Page]) -> None:
         assert case["pruned"]["samples_ms"] in boxes
 
 
-def test_charts_are_valid_plotly_figures(page: Callable[..., _Page]) -> None:
+def test_charts_are_valid_plotly_figures(page: Callable[..., Page]) -> None:
     import plotly.graph_objects as go
 
     charts = page().charts
-    assert len(charts) == 6
+    assert len(charts) == 9
     for chart in charts:
         go.Figure(chart)  # refuses an unknown property or a value of the wrong kind
 
@@ -432,12 +191,12 @@ def test_plotly_is_carried_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     from plotly.offline import get_plotlyjs
 
-    source = write_report(_write_run(tmp_path, _results())).read_text(encoding="utf-8")
+    source = write_report(write_run(tmp_path, make_results())).read_text(encoding="utf-8")
     assert get_plotlyjs() in source
     assert "/* plotly */" not in source
 
 
-def test_page_is_one_accessible_file(page: Callable[..., _Page]) -> None:
+def test_page_is_one_accessible_file(page: Callable[..., Page]) -> None:
     tags = page().tags
     for tag, attrs in tags:
         assert not {"src", "href", "srcset", "action"} & set(attrs), (tag, attrs)
@@ -453,31 +212,31 @@ def test_page_is_one_accessible_file(page: Callable[..., _Page]) -> None:
 
 
 def test_style_sheet_fetches_nothing(tmp_path: Path) -> None:
-    source = write_report(_write_run(tmp_path, {})).read_text(encoding="utf-8")
+    source = write_report(write_run(tmp_path, {})).read_text(encoding="utf-8")
     assert "@import" not in source
     assert "url(" not in source
 
 
 def test_names_are_harmless(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'"
-    results = _results()
+    results = make_results()
     results["baseline"] |= {"model": evil, "labels": [evil]}
     results["profile"]["environment"] = {evil: evil, "cpu": evil}
     results["profile"]["cases"][0]["notes"] = [evil]
     results["build"] = {"status": "skipped", "reason": evil, "install": evil}
     results["package"]["files"] = [evil]
     results["prune"]["objective"] = evil
-    run = _write_run(tmp_path, results)
+    run = write_run(tmp_path, results)
     (run / "recipe.yaml").write_text(evil)
-    drawn = _Page(write_report(run).read_text(encoding="utf-8"))
+    drawn = Page(write_report(run).read_text(encoding="utf-8"))
     assert [tag for tag, attrs in drawn.tags if tag == "img" or "onerror" in attrs] == []
     num_scripts = sum(tag == "script" for tag, _ in drawn.tags)
-    clean = _Page(write_report(_write_run(tmp_path, _results())).read_text(encoding="utf-8"))
+    clean = Page(write_report(write_run(tmp_path, make_results())).read_text(encoding="utf-8"))
     assert num_scripts == sum(tag == "script" for tag, _ in clean.tags)
     assert drawn.text.count("alert(1)") >= 8
 
 
-def test_skipped_engine_says_what_to_install(page: Callable[..., _Page]) -> None:
+def test_skipped_engine_says_what_to_install(page: Callable[..., Page]) -> None:
     install = "pip install 'nirvana-deploy[rtx]'"
     skipped = {"status": "skipped", "reason": "No TensorRT here.", "install": install}
     drawn = page(lambda results: results.update(build=skipped))
@@ -486,22 +245,22 @@ def test_skipped_engine_says_what_to_install(page: Callable[..., _Page]) -> None
     assert "build skipped" in drawn.text
 
 
-def test_missing_profile_is_marked(page: Callable[..., _Page]) -> None:
+def test_missing_profile_is_marked(page: Callable[..., Page]) -> None:
     drawn = page(lambda results: results.pop("profile"))
     assert "The profile stage has not been run in this folder." in drawn.text
     assert "profile not run" in drawn.text
     assert "speed not measured" in drawn.text
 
 
-@pytest.mark.parametrize("stage", list(_results()))
-def test_any_stage_may_be_missing(page: Callable[..., _Page], stage: str) -> None:
+@pytest.mark.parametrize("stage", list(make_results()))
+def test_any_stage_may_be_missing(page: Callable[..., Page], stage: str) -> None:
     assert f"The {stage} stage has not been run" in page(lambda results: results.pop(stage)).text
 
 
 def test_empty_run_is_drawn_without_charts(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     path = write_report(tmp_path / "run")
-    drawn = _Page(path.read_text(encoding="utf-8"))
+    drawn = Page(path.read_text(encoding="utf-8"))
     assert "Nothing was pruned in this run yet" in drawn.text
     assert path.stat().st_size < 100_000
 
@@ -528,11 +287,12 @@ def test_no_value_is_needed(bad: object) -> None:
     from nirvana_deploy.report.page import draw_page
     from nirvana_deploy.report.results import Run, StageState
     from nirvana_deploy.report.serving_results import Build, Export, Package, Profile
+    from nirvana_deploy.report.subject import Subject
     from nirvana_deploy.report.training_results import Baseline, Prune
 
     readers = {"baseline": Baseline, "prune": Prune, "export": Export, "build": Build}
     readers |= {"profile": Profile, "package": Package}
-    small = _results()
+    small = make_results()
     small["prune"]["curve"] = small["prune"]["curve"][:2]
     for case in small["profile"]["cases"]:
         for side in ("dense", "pruned"):
@@ -542,8 +302,9 @@ def test_no_value_is_needed(bad: object) -> None:
         _set(*leaf, to=bad)(results)
         states = {name: StageState(name=name, status="done") for name in readers}
         read = {name: readers[name].read(Fields(results[name])) for name in readers}  # type: ignore[attr-defined]
-        page = draw_page(Run(name="run", recipe=None, stages=states, **read))
-        visible = _Page(page).text
+        run = Run(name="run", recipe=None, stages=states, **read)
+        page = draw_page(Subject(name="run", kind="run", run=run))
+        visible = Page(page).text
         assert not re.search(r"\b(nan|None|inf)\b", visible), leaf
 
 
@@ -554,7 +315,7 @@ def test_absent_folder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("broken", "found"), [("{", "Expecting"), ("[]", "a list")])
 def test_broken_manifest_is_named(tmp_path: Path, broken: str, found: str) -> None:
-    run = _write_run(tmp_path, _results())
+    run = write_run(tmp_path, make_results())
     (run / "prune" / "manifest.json").write_text(broken)
     with pytest.raises(NirvanaError, match=rf"JSON object in .*manifest.json, found: {found}"):
         write_report(run)

@@ -5,12 +5,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from exporters.engines.engine_device import EngineDevice
 from exporters.engines.engine_manifest import EngineManifest, EngineResult
+from exporters.engines.local_gpu import LocalGpu
 
-L4 = EngineDevice(
-    name="NVIDIA L4", compute_capability="8.9", driver="580.65.06", driver_cuda="13.0"
-)
+L4 = LocalGpu(name="NVIDIA L4", compute_capability="8.9", driver="580.65.06", driver_cuda="13.0")
 
 
 def write_engine(

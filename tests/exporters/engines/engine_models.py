@@ -72,15 +72,24 @@ def export_bert(path: Path, num_heads: tuple[int, ...], *, dynamo: bool = False)
     return path
 
 
-def save_op(path: Path, op: str, dims: tuple[int | str, ...], *, num_inputs: int = 1) -> Path:
+def save_op(
+    path: Path,
+    op: str,
+    dims: tuple[int | str, ...],
+    *,
+    num_inputs: int = 1,
+    domain: str = "",
+) -> Path:
     """Save a graph of one node `the_node` of operator `op`, at opset 23."""
     inputs = [
         helper.make_tensor_value_info(f"x{index}", TensorProto.FLOAT, dims)
         for index in range(num_inputs)
     ]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, dims)
-    node = helper.make_node(op, [info.name for info in inputs], ["y"], name="the_node")
+    node = helper.make_node(
+        op, [info.name for info in inputs], ["y"], name="the_node", domain=domain
+    )
     graph = helper.make_graph([node], "graph", inputs, [output])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
-    onnx.save(model, path)
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=11), path)
     return path

@@ -116,6 +116,13 @@ def test_an_operator_that_the_parser_lacks_is_named(tmp_path: Path) -> None:
         build_engine(source, tmp_path / "out", EngineConfig(**CONFIG), 0)
 
 
+def test_a_graph_for_onnxruntime_says_which_form_to_export(tmp_path: Path) -> None:
+    source = save_op(tmp_path / "op.onnx", "QuickGelu", ("batch", 4), domain="com.microsoft")
+    match = r"node the_node \(QuickGelu\).*of ONNX Runtime \(QuickGelu\): export .* form tensorrt"
+    with pytest.raises(NirvanaError, match=match):
+        build_engine(source, tmp_path / "out", EngineConfig(**CONFIG, precision="fp32"), 0)
+
+
 def test_a_failed_build_gives_the_reason_and_keeps_the_log(traced: Path, tmp_path: Path) -> None:
     config = EngineConfig(**CONFIG, workspace_mib=1, precision="fp32")
     with pytest.raises(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from exporters.engines.check_loadable import check_loadable
-from exporters.engines.engine_device import find_flavour_cuda
 from exporters.engines.engine_manifest import read_engine_manifest
+from exporters.engines.local_gpu import find_flavour_cuda
 from pruning.errors import NirvanaError
 from tests.exporters.engines.engine_folders import L4, write_engine
 

@@ -6,6 +6,7 @@ import pytest
 
 from exporters.engines.engine_flavour import (
     check_capabilities,
+    choose_capabilities,
     import_flavour,
     list_capabilities,
     list_flavours,
@@ -79,6 +80,15 @@ def test_capabilities_are_read_from_the_flavour() -> None:
         check_capabilities(trt, ("9.0", "8.9", "10.0"))
     with pytest.raises(NirvanaError, match="needs at least one"):
         check_capabilities(trt, ())
+
+
+def test_the_default_capability_is_for_flavours_that_take_one() -> None:
+    members = dict.fromkeys(["SM89", "SM120"])
+    rtx = fake("tensorrt_rtx", ComputeCapability=SimpleNamespace(__members__=members))
+    assert choose_capabilities(rtx, ("8.9",)) == ("8.9",)
+    assert choose_capabilities(fake("tensorrt"), ("8.9",)) == ()
+    with pytest.raises(NirvanaError, match=r"has no compute_capabilities, got 12\.0"):
+        choose_capabilities(fake("tensorrt"), ("12.0",))
 
 
 def test_an_option_that_the_flavour_lacks_is_refused_by_name() -> None:

@@ -11,11 +11,10 @@ from exporters.engines.engine_config import EngineConfig, ShapeRange
 from exporters.engines.engine_manifest import read_engine_manifest
 from pruning.errors import NirvanaError
 from tests.exporters.engines.engine_models import save_op
-from tests.exporters.engines.fake_tensorrt import make_tensorrt
+from tests.exporters.engines.fake_builder import make_tensorrt
 
 CONFIG = {
     "flavour": "tensorrt",
-    "compute_capabilities": (),
     "batch": ShapeRange(min=1, opt=2, max=4),
 }
 
@@ -27,7 +26,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("exporters.engines.build_engine.find_device", lambda: None)
+    monkeypatch.setattr("exporters.engines.build_engine.find_gpu", lambda: None)
 
     def install(trt: ModuleType) -> ModuleType:
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
@@ -60,6 +59,7 @@ def test_every_option_reaches_the_builder(
     assert settings.hardware_compatibility_level == "ampere"
     assert settings.profiles == [{"x0": ([1, 4], [2, 4], [4, 4])}]
     assert (result.flavour, result.version) == ("tensorrt", version)
+    assert result.compute_capabilities == ()  # this machine's
     assert result.num_fused_attentions == 1  # of the recorded log
     manifest = read_engine_manifest(tmp_path / "out")
     assert manifest.refittable and manifest.version_compatible and manifest.weight_streaming

@@ -81,7 +81,7 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         SerializationFlag=SimpleNamespace(INCLUDE_REFIT="INCLUDE_REFIT"),
     )
     monkeypatch.setitem(sys.modules, "tensorrt", module)
-    monkeypatch.setattr("exporters.engines.refit_engine.find_device", lambda: L4)
+    monkeypatch.setattr("exporters.engines.refit_engine.find_gpu", lambda: L4)
     return module
 
 
@@ -134,13 +134,13 @@ def test_another_version_does_not_load_it(trt, folder: Path, tmp_path: Path) -> 
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, folder: Path, tmp_path: Path) -> None:
-    monkeypatch.setattr("exporters.engines.refit_engine.find_device", lambda: None)
+    monkeypatch.setattr("exporters.engines.refit_engine.find_gpu", lambda: None)
     with pytest.raises(NirvanaError, match="an NVIDIA GPU with its driver"):
         refit_engine(folder, tmp_path / "old.onnx", tmp_path / "out")
 
 
 def test_without_the_flavour_it_names_the_extra(monkeypatch, folder: Path, tmp_path: Path) -> None:
-    monkeypatch.setattr("exporters.engines.refit_engine.find_device", lambda: L4)
+    monkeypatch.setattr("exporters.engines.refit_engine.find_gpu", lambda: L4)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingExtraError, match=r"nirvana-deploy\[tensorrt\]"):
         refit_engine(folder, tmp_path / "old.onnx", tmp_path / "out")

@@ -4,7 +4,12 @@ import pytest
 
 from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
-from tests.exporters.trace.traced import assert_same_as_torch, prune_mixed, trace_tiny
+from tests.exporters.trace.traced import (
+    assert_captured_as_torch,
+    assert_same_as_torch,
+    prune_mixed,
+    trace_tiny,
+)
 from tests.pruning.tiny_models import TINY, make_tiny
 
 # A fourth block, which is dropped, where the config's lists do not say that there are three.
@@ -13,13 +18,38 @@ CHANGES = {
     for name, tiny in TINY.items()
     if "num_hidden_layers" in tiny.config and "layer_types" not in tiny.config
 } | {"bart": {"encoder_layers": 4, "decoder_layers": 4}}
+# Their layers compute what those of another one here do, by the same operators.
+SIBLINGS = {
+    "xlm-roberta": "roberta",
+    "camembert": "roberta",
+    "electra": "bert",
+    "deberta-v2-own-position-keys": "deberta-v2",
+    "llama-biased-tied": "llama",
+    "qwen2": "mistral",
+    "gpt_neox-serial": "gpt_neox",
+    "opt-post-norm": "opt",
+    "falcon-multi-query": "falcon-grouped",
+    "t5-gated": "t5",
+    "mt5": "t5",
+    "mbart": "bart",
+    "marian": "bart",
+}
+TRACED = tuple(name for name in TINY if name not in {*SIBLINGS, "llama"})  # test_decoder_parts
 FREE = {"batch", "sequence", "past_sequence", "total_sequence", "encoder_sequence"}
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", TRACED)
 def test_the_graphs_of_a_pruned_model_are_torch(name: str, tmp_path) -> None:
     for traced in trace_tiny(tmp_path, name, prune_mixed, **CHANGES.get(name, {})).values():
         assert_same_as_torch(traced)
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_the_sibling_of_a_traced_model_is_captured_as_torch(name: str) -> None:
+    assert SIBLINGS[name] in {*TRACED, "llama"}
+    model = prune_mixed(make_tiny(name, "eager", **CHANGES.get(name, {})))
+    for part in list_parts(model, ExportConfig()):
+        assert_captured_as_torch(part)
 
 
 @pytest.mark.parametrize("name", TINY)

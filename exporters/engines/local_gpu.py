@@ -9,7 +9,7 @@ from importlib import metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineDevice:
+class LocalGpu:
     """A GPU that an engine was built on, or shall run on.
 
     Attributes:
@@ -24,7 +24,7 @@ class EngineDevice:
     driver_cuda: str | None = None
 
 
-def find_device() -> EngineDevice | None:
+def find_gpu() -> LocalGpu | None:
     """Return this process's first GPU; None where torch sees none."""
     import torch
 
@@ -32,7 +32,7 @@ def find_device() -> EngineDevice | None:
         return None
     major, minor = torch.cuda.get_device_capability(0)
     driver, cuda = _read_driver()
-    return EngineDevice(
+    return LocalGpu(
         name=torch.cuda.get_device_name(0),
         compute_capability=f"{major}.{minor}",
         driver=driver,

@@ -1,0 +1,115 @@
+"""How much a model answers a second, by batch size and by callers at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nirvana_deploy.report.chart import Chart, Key, draw_missing, titled
+from nirvana_deploy.report.markup import Html, join, paragraph
+from nirvana_deploy.report.numbers import format_count, format_milliseconds, format_short
+from nirvana_deploy.report.series import DENSE, PRUNED, Style, style_of
+from nirvana_deploy.report.subject import Subject
+from nirvana_deploy.report.sweeps import Sweep, ThroughputPoint
+
+_Points = Callable[[Sweep], tuple[ThroughputPoint, ...]]
+_Line = tuple[str, Style, tuple[ThroughputPoint, ...]]
+
+
+def draw_throughput(subjects: Sequence[Subject]) -> Html:
+    """Draw a chart for each length that was swept; say what is missing where there is none."""
+    batches = _draw_each(subjects, lambda sweep: sweep.batches, "batch", "rows")
+    callers = _draw_each(subjects, lambda sweep: sweep.callers, "callers at a time", "answers")
+    if not callers:
+        callers = paragraph(
+            "No curve by callers at a time; `nirvana sweep ONNX --callers 1,2,4 --out FILE.json` "
+            "measures one.",
+            class_="note",
+        )
+    if not batches:
+        batches = draw_missing(
+            "No curve by batch size: it takes two batch sizes or more.",
+            "Measure them, or set profile.batch_sizes in the recipe:",
+            "nirvana profile DENSE PRUNED --batch_sizes 1,2,4,8,16 --out FILE.json",
+        )
+    return join([batches, callers])
+
+
+def _draw_each(subjects: Sequence[Subject], points: _Points, load: str, what: str) -> Html:
+    by_length: dict[int | None, list[_Line]] = {}
+    for number, subject in enumerate(subjects):
+        for sweep in subject.curves:
+            if len(points(sweep)) > 1:
+                name, style = _name(subject, sweep), _style(subject, number, sweep)
+                by_length.setdefault(sweep.length, []).append((name, style, points(sweep)))
+    return join(
+        _draw_length(length, lines, load, what) for length, lines in _sort_lengths(by_length)
+    )
+
+
+def _sort_lengths(by_length: dict[int | None, list[_Line]]) -> list[tuple[int | None, list[_Line]]]:
+    """Return the items by length, the unknown one first."""
+    return sorted(by_length.items(), key=lambda item: item[0] or 0)
+
+
+def _draw_length(length: int | None, lines: list[_Line], load: str, what: str) -> Html:
+    title = f"{what.capitalize()} a second by {load}"
+    title += "" if length is None else f", length {length}"
+    best = [(name, max(points, key=lambda point: point.per_s)) for name, _, points in lines]
+    ends = "; ".join(f"{name} up to {p.per_s:.3g} at {p.load}" for name, p in best)
+    loads = sorted({point.load for _, _, points in lines for point in points})
+    return Chart(
+        title=title,
+        label=f"{title}: {ends}",
+        keys=tuple(Key(name=name, style=style, kind="both") for name, style, _ in lines),
+        traces=[_trace(*line, what) for line in lines],
+        header=(load.capitalize(), "Model", f"{what.capitalize()} a second", "Median latency"),
+        rows=[
+            (
+                format_count(p.load),
+                name,
+                format_short(p.per_s),
+                format_milliseconds(p.median_ms),
+            )
+            for name, _, points in lines
+            for p in points
+        ],
+        # Loads are doubled rather than added to; only those that were measured are written.
+        x={
+            **titled(load),
+            "type": "log",
+            "tickvals": loads,
+            "ticktext": [str(load) for load in loads],
+        },
+        y={**titled(f"{what} a second"), "rangemode": "tozero", "automargin": True},
+        height=260,
+    ).draw()
+
+
+def _trace(
+    name: str, style: Style, points: tuple[ThroughputPoint, ...], what: str
+) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": [point.load for point in points],
+        "y": [point.per_s for point in points],
+        "line": {"color": style.colour, "width": 2, "dash": style.dash},
+        "marker": {"color": style.colour, "size": 8, "symbol": style.symbol},
+        "hovertemplate": f"{name}, %{{x}}: %{{y:.3g}} {what} a second<extra></extra>",
+    }
+
+
+def _name(subject: Subject, sweep: Sweep) -> str:
+    return f"{subject.key} {sweep.model}".strip()
+
+
+def _style(subject: Subject, number: int, sweep: Sweep) -> Style:
+    if not subject.key:
+        return DENSE if sweep.model == "dense" else PRUNED
+    style = style_of(number)
+    if sweep.model != "dense":
+        return style
+    # The dense model of a run: the run's symbol in outline, and grey.
+    return Style(colour=DENSE.colour, dash=DENSE.dash, symbol=f"{style.symbol}-open")
