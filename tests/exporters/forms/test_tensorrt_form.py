@@ -159,7 +159,8 @@ def test_a_graph_with_buffers_is_compared_with_torch(precision: str, tmp_path: P
     assert candidate.facts.max_length == CACHE_LENGTH
     comparison = compare_artefacts(source, candidate)
     assert comparison.passed, comparison.failures
-    assert comparison.max_abs_difference < (2e-3 if precision == "fp16" else 1e-5)
+    # Of fp16, a rounding of each value in three layers; its gate is 0.02.
+    assert comparison.max_abs_difference < (5e-3 if precision == "fp16" else 1e-5)
     steps = {found.what for found in comparison.cases}
     assert {"prompt", "step 1", "step 3"} <= steps
     assert max(found.case.length for found in comparison.cases) == CACHE_LENGTH - 3
