@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pruning.errors import NirvanaError
+from pruning.oneshot.calibration_config import CalibrationConfig
 
 Form = Literal["portable", "ort-cpu", "ort-cuda", "tensorrt"]
 GraphPrecision = Literal["fp32", "fp16", "bf16", "int8", "int8-static"]
@@ -11,8 +12,11 @@ Graphs = Literal["merged", "split"]
 
 FORMS: tuple[Form, ...] = get_args(Form)
 GRAPH_PRECISIONS: tuple[GraphPrecision, ...] = get_args(GraphPrecision)
+# What an export says of itself, beside its graphs.
+EXPORT_FILE = "export.json"
 # Those that graphs are tested with.
 OPSETS = (18, 20, 23, 24)
+_BUFFER_OPSET = 24
 # For each form, the opset that it is tested with; caches in place for TensorRT are of 24.
 DEFAULT_OPSETS: dict[Form, int] = {"portable": 18, "ort-cpu": 18, "ort-cuda": 18, "tensorrt": 24}
 
@@ -41,8 +45,28 @@ class ExportConfig:
         default="merged",
         metadata={"help": "decoders: one graph for prompt and next tokens, or one for each"},
     )
+    cache_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "decoders in the form tensorrt: tokens that each cache has room for; the "
+            "engine then writes it in place (default: caches that grow, and are copied)"
+        },
+    )
+
+    calibration: CalibrationConfig | None = field(
+        default=None,
+        metadata={
+            "help": "int8-static: the text on which ranges of activations are measured, in one "
+            "draw (default: random inputs)"
+        },
+    )
 
     def __post_init__(self) -> None:
+        if self.calibration is not None and self.precision != "int8-static":
+            raise NirvanaError(
+                "calibration is for the precision int8-static, which fixes the ranges of "
+                f"activations; got it with {self.precision}. Leave it out, or set the precision."
+            )
         for name, value, known in (
             ("form", self.form, FORMS),
             ("precision", self.precision, GRAPH_PRECISIONS),
@@ -54,6 +78,24 @@ class ExportConfig:
                 raise NirvanaError(f"{name} must be one of {listed}, got {value!r}.")
         if self.tolerance is not None and not self.tolerance > 0:
             raise NirvanaError(f"tolerance must be above 0, got {self.tolerance}.")
+        if self.cache_length is not None:
+            self._check_cache_length(self.cache_length)
+
+    def _check_cache_length(self, length: int) -> None:
+        if length < 2:
+            raise NirvanaError(
+                f"cache_length must be 2 or more, a token and the next one, got {length}."
+            )
+        if self.form != "tensorrt":
+            raise NirvanaError(
+                f"cache_length is for the form tensorrt: a graph of the form {self.form} takes "
+                "caches of any length. Set form to tensorrt, or leave cache_length out."
+            )
+        if self.chosen_opset < _BUFFER_OPSET:
+            raise NirvanaError(
+                f"cache_length needs opset {_BUFFER_OPSET}, whose TensorScatter writes a cache in "
+                f"place, got {self.chosen_opset}. Leave opset out."
+            )
 
     @property
     def chosen_opset(self) -> int:

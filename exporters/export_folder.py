@@ -6,18 +6,20 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
 from exporters.compare.comparison import Comparison
 from exporters.engines.engine_graph import count_attentions, count_fused_attentions
+from exporters.export_config import EXPORT_FILE
 from exporters.graphs.read_structure import read_structure
-from exporters.trace.graph_part import GraphPart, GraphTensor
 from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.prunable_model import find_stock_class
 
-EXPORT_FILE = "export.json"
+if TYPE_CHECKING:
+    import onnx
+
 # What goes with a model besides its weights: configs, tokenizers and image processors, the plan.
 _COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 _NOT_COMPANIONS = ("manifest.json", "*.index.json", EXPORT_FILE)
@@ -44,26 +46,33 @@ def name_task(model: PreTrainedModel, graphs: Iterable[str]) -> str:
     return f"{task}-with-past" if task == "text-generation" else task
 
 
-def describe_graph(path: Path, part: GraphPart) -> dict[str, Any]:
-    """Describe a graph that was written: its files by hash, its size, inputs and outputs."""
+def describe_graph(path: Path, max_length: int | None) -> dict[str, Any]:
+    """Describe a graph that was written: its files by hash, its size, inputs and outputs.
+
+    `max_length` is that of its part.
+    """
     files = (path, *sorted(path.parent.glob(f"{path.name}.data")))
     structure = read_structure(path)
     return {
         "file": path.name,
         "sha256": {file.name: hash_file(file) for file in files},
         "size_bytes": sum(file.stat().st_size for file in files),
-        "max_length": part.max_length,
+        "max_length": max_length,
         "num_nodes": len(structure.graph.node),
         "num_attentions": count_attentions(structure),
         "num_fused_attentions": count_fused_attentions(structure),
-        "inputs": [_describe_tensor(tensor) for tensor in part.inputs],
-        "outputs": [_describe_tensor(tensor) for tensor in part.outputs],
+        "inputs": [_describe_tensor(value) for value in structure.graph.input],
+        "outputs": [_describe_tensor(value) for value in structure.graph.output],
     }
 
 
-def _describe_tensor(tensor: GraphTensor) -> dict[str, Any]:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return {"name": tensor.name, "dtype": dtype, "shape": list(tensor.shape)}
+def _describe_tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    tensor = value.type.tensor_type
+    shape = [dim.dim_param if dim.dim_param else int(dim.dim_value) for dim in tensor.shape.dim]
+    dtype = str(tensor_dtype_to_np_dtype(tensor.elem_type))
+    return {"name": value.name, "dtype": dtype, "shape": shape}
 
 
 def sum_up(graphs: Mapping[str, dict[str, Any]], comparison: Comparison) -> dict[str, Any]:

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporters.compare.artefact import Artefact
 from exporters.compare.checkpoint_artefact import describe_parts
 from exporters.compare.compare_config import CompareConfig
 from exporters.compare.onnx_artefact import open_onnx
 from exporters.compare.promised_inputs import check_promised
 from exporters.compare.verify_artefacts import verify_artefacts
-from exporters.export_config import ExportConfig
+from exporters.export_config import EXPORT_FILE, ExportConfig
 from exporters.export_folder import (
-    EXPORT_FILE,
     copy_companions,
     describe_graph,
     name_task,
     sum_up,
 )
 from exporters.forms.apply_form import apply_form
-from exporters.precision.calibration import draw_calibration
+from exporters.inspect_export import is_export
+from exporters.passes.scatter_cache import require_buffers
+from exporters.precision.calibration_text import Calibrated, calibrate
 from exporters.precision.convert_precision import convert_precision
+from exporters.precision.int8_graph import Feeds
+from exporters.trace.cache_buffers import check_buffers, give_buffers
 from exporters.trace.graph_part import GraphPart
 from exporters.trace.list_parts import list_parts
 from exporters.trace.load_source import load_source
 from exporters.trace.trace_part import trace_graph
 from exporters.trace.write_graph import write_graph
 from pruning.checkpoints.model_source import fetch_model
+from pruning.errors import NirvanaError
 
 
 def run_export(dense: Path, pruned: Path, config: ExportConfig, out_dir: Path) -> dict[str, Any]:
@@ -54,15 +58,26 @@ def export_checkpoint(
         NirvanaError: the checkpoint is missing or corrupt, its head or what was asked for is not
             exported, or the graphs differ from the model.
     """
+    _refuse_onnx(str(checkpoint))
     folder = fetch_model(str(checkpoint))
     model = load_source(folder)
     parts = list_parts(model, config)
+    if config.cache_length is not None:
+        check_buffers(model, parts, config.cache_length)
     source = describe_parts(str(checkpoint), model, parts)
     out_dir.mkdir(parents=True, exist_ok=True)
     copy_companions(folder, out_dir)
-    made = _write_graphs(parts, source, out_dir, config)
+    calibrated = Calibrated(feeds={}, told={})
+    if config.precision == "int8-static":
+        calibrated = calibrate(source, model, folder, config.calibration)
+        facts = replace(source.facts, text=calibrated.held_out)
+        source = replace(source, facts=facts)
+    made = _write_graphs(parts, calibrated.feeds, out_dir, config)
     graphs = {  # read before the comparison holds the weights, too
-        part.name: {**describe_graph(out_dir / f"{part.name}.onnx", part), **made[part.name]}
+        part.name: {
+            **describe_graph(out_dir / f"{part.name}.onnx", part.max_length),
+            **made[part.name],
+        }
         for part in parts
     }
     asked = CompareConfig(precision=config.precision, tolerance=config.tolerance)
@@ -73,6 +88,8 @@ def export_checkpoint(
         "form": config.form,
         "precision": config.precision,
         "opset": config.chosen_opset,
+        **({} if config.cache_length is None else {"cache_length": config.cache_length}),
+        **({"calibration": calibrated.told} if calibrated.told else {}),
         **sum_up(graphs, comparison),
         "graphs": graphs,
         "verification": comparison.to_json(),
@@ -83,16 +100,29 @@ def export_checkpoint(
     return plain
 
 
+def _refuse_onnx(source: str) -> None:
+    if source.endswith(".onnx") or is_export(source):
+        raise NirvanaError(
+            f"Expected a checkpoint to export, {source} is ONNX already. For another form or "
+            "precision, export the checkpoint that it came from; `nirvana surgeon` prunes an ONNX "
+            "file, `nirvana build` makes an engine of it, `nirvana verify` compares it."
+        )
+
+
 def _write_graphs(
-    parts: Sequence[GraphPart], source: Artefact, out_dir: Path, config: ExportConfig
+    parts: Sequence[GraphPart],
+    calibration: Mapping[str, Sequence[Feeds]],
+    out_dir: Path,
+    config: ExportConfig,
 ) -> dict[str, dict[str, Any]]:
     """Write each part in its form and precision, with its own inputs; say what the passes did."""
-    calibration = draw_calibration(source) if config.precision == "int8-static" else {}
     made: dict[str, dict[str, Any]] = {}
     for part in parts:
         path = out_dir / f"{part.name}.onnx"
         graph = trace_graph(part, config.chosen_opset)
-        outcomes = apply_form(graph, config.form)
+        outcomes = apply_form(graph, config.form, cache_length=config.cache_length)
+        if config.cache_length is not None:
+            require_buffers(graph, outcomes)
         made[part.name] = {"passes": [outcome.to_json() for outcome in outcomes]}
         if config.precision == "fp32":
             write_graph(graph, path)
@@ -111,6 +141,13 @@ def _write_graphs(
         made[part.name] |= {"kept_float": outcome.kept_float}
         for file in out_dir.glob(f"{whole.name}*"):
             file.unlink()
-    for part in parts:
+    for part in _promise_parts(parts, config):
         check_promised(out_dir / f"{part.name}.onnx", part)
     return made
+
+
+def _promise_parts(parts: Sequence[GraphPart], config: ExportConfig) -> tuple[GraphPart, ...]:
+    """Return the parts as they are written: with buffers, where these are asked for."""
+    if config.cache_length is None:
+        return tuple(parts)
+    return tuple(give_buffers(part, config.cache_length) for part in parts)

@@ -54,11 +54,13 @@ class TokenFacts:
     Attributes:
         num_tokens: size of the vocabulary.
         max_length: tokens that the table of positions has room for.
+        text: rows of real tokens to take inputs from, where random ones would tell nothing.
     """
 
     num_tokens: int | None = None
     pad_token: int | None = None
     max_length: int | None = None
+    text: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,7 +93,7 @@ class _CaseRun:
         if spec.name in given:
             return given[spec.name].astype(dtype)
         if spec.name in self.carried:
-            return self.carried[spec.name].astype(dtype)
+            return fill_buffer(self.carried[spec.name], spec).astype(dtype)
         if spec.name.startswith(PAST):
             sizes = {"batch": self.case.batch, "past_sequence": 0}
             return np.zeros([_size_of(dim, spec, sizes) for dim in spec.shape], dtype)
@@ -105,6 +105,14 @@ class _CaseRun:
             f"the input {spec.name} is not known; known are {', '.join(given)}, {PAST}*, "
             "pixel_values. Export the model with these names."
         )
+
+
+def fill_buffer(value: Array, spec: GraphTensor) -> Array:
+    """Return a cache as long as the buffer that it comes into; as it is where there is none."""
+    length = spec.shape[2] if spec.name.startswith(PAST) and len(spec.shape) == 4 else None
+    if not isinstance(length, int) or length <= value.shape[2]:
+        return value
+    return np.pad(value, ((0, 0), (0, 0), (0, length - value.shape[2]), (0, 0)))
 
 
 def name_numpy_dtype(spec: GraphTensor) -> str:

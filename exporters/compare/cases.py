@@ -94,6 +94,8 @@ def list_cases(artefacts: Iterable[Artefact], config: CompareConfig) -> tuple[Ca
 def make_tokens(case: Case, artefacts: Iterable[Artefact], config: CompareConfig) -> CaseTokens:
     """Return random tokens that all artefacts know; the same for the same case and seed.
 
+    They begin rows of text where an artefact has any.
+
     Padded, each row has another live length, and the first is whole where there are several.
     """
     facts = [artefact.facts for artefact in artefacts]
@@ -101,7 +103,8 @@ def make_tokens(case: Case, artefacts: Iterable[Artefact], config: CompareConfig
     seed = config.seed + case.batch * case.length
     rng = np.random.default_rng(seed)
     shape = (case.batch, case.length)
-    ids = rng.integers(first, end, shape, dtype=np.int64)
+    text = next((fact.text for fact in facts if fact.text), ())
+    ids = _take_text(text, shape, rng) if text else rng.integers(first, end, shape, dtype=np.int64)
     live = _make_live(case)
     pad = next((fact.pad_token for fact in facts if fact.pad_token is not None), 0)
     return CaseTokens(
@@ -111,6 +114,12 @@ def make_tokens(case: Case, artefacts: Iterable[Artefact], config: CompareConfig
         steps=rng.integers(first, end, (case.batch, case.num_steps), dtype=np.int64),
         seed=seed,
     )
+
+
+def _take_text(text: tuple[Array, ...], shape: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Return the first tokens of some rows, [batch, length]; rows that are too short go round."""
+    chosen = rng.integers(len(text), size=shape[0])
+    return np.stack([np.resize(text[row], shape[1]) for row in chosen])
 
 
 def _shorten(length: int, longest: int | None, config: CompareConfig) -> int:

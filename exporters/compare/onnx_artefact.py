@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +37,13 @@ def open_onnx(path: Path, *, name: str | None = None) -> Artefact:
     num_tokens = [_count_tokens(proto) for proto in protos.values()]
     known = [count for count in num_tokens if count is not None]
     in_graph = TokenFacts(num_tokens=min(known, default=None))
+    facts = read_config_facts(folder) or in_graph
     precision = _coarsest(protos.values())
     return Artefact(
         name=name,
         precision=precision,
         graphs={stem: OnnxGraph(file) for stem, file in files.items()},
-        facts=read_config_facts(folder) or in_graph,
+        facts=_shorten(facts, protos.values()),
         corners={},
         notes=(_ROUNDED.format(name=name, precision=precision),) if precision in _HALVES else (),
     )
@@ -70,6 +73,19 @@ def _count_tokens(model: onnx.ModelProto) -> int | None:
         if node.op_type == "Gather" and node.input[1] in aliases and node.input[0] in tables:
             return int(tables[node.input[0]].dims[0])
     return None
+
+
+def _shorten(facts: TokenFacts, models: Iterable[onnx.ModelProto]) -> TokenFacts:
+    """Return the facts with no more tokens than the caches have room for, where that is fixed."""
+    buffers = [
+        value.type.tensor_type.shape.dim[2].dim_value
+        for model in models
+        for value in model.graph.input
+        if value.name.startswith("past_key_values.")
+        and value.type.tensor_type.shape.dim[2].HasField("dim_value")
+    ]
+    lengths = [*buffers, *(() if facts.max_length is None else (facts.max_length,))]
+    return replace(facts, max_length=min(lengths, default=None))
 
 
 def _coarsest(models: Any) -> GraphPrecision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ _DTYPES = {
     "tensor(double)": torch.float64,
 }
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_UNKNOWN = re.compile(r"(?P<op>\w+)\(-?\d+\) is not a registered function/op")
 _ONLY_ERRORS = 4  # what ONNX Runtime logs besides, the exception says
 
 
@@ -121,8 +123,23 @@ def open_session(model: Path | bytes, name: str) -> Any:
     except Exception as error:  # ONNX Runtime's errors have no base of their own.
         raise NirvanaError(
             f"{name} cannot be loaded by ONNX Runtime {onnxruntime.__version__} on the CPU: "
-            f"{_first_line(error)} Export it again, or compare it where its operators can run."
+            f"{_first_line(error)}{_name_unknown(model, str(error))} Export it again, or compare "
+            "it where its operators can run."
         ) from error
+
+
+def _name_unknown(model: Path | bytes, message: str) -> str:
+    """Name the first node of an operator that ONNX Runtime lacks; it names the operator only."""
+    import onnx
+
+    found = _UNKNOWN.search(message)
+    if found is None:
+        return ""
+    graph = (
+        read_structure(model) if isinstance(model, Path) else onnx.load_from_string(model)
+    ).graph
+    node = next(node for node in graph.node if node.op_type == found["op"])
+    return f" It is the operator of the node {node.name or node.output[0]}."
 
 
 def _run(session: Any, path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -13,6 +13,7 @@ from exporters.passes.fuse_rms_normalization import FuseSkipRmsNormalization
 from exporters.passes.fuse_rotary_embedding import FuseRotaryEmbedding
 from exporters.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
 from exporters.passes.graph_pass import GraphPass
+from exporters.passes.join_biases import JoinBiases
 from exporters.passes.keep_norms_apart import KeepNormsApart
 from exporters.passes.merge_projections import MergeProjections
 from exporters.passes.scatter_cache import ScatterCache
@@ -24,6 +25,7 @@ from pruning.errors import NirvanaError
 _ATTENTION: tuple[type[GraphPass], ...] = (
     CleanGraph,
     AdditiveMasks,
+    JoinBiases,
     FoldWeightTransposes,
     FuseRotaryEmbedding,
     FuseGroupQueryAttention,
@@ -40,7 +42,7 @@ _FORMS: dict[Form, tuple[type[GraphPass], ...]] = {
         FuseSkipLayerNormalization,
         CleanGraph,
     ),
-    "tensorrt": (CleanGraph, AdditiveMasks, WriteAttentionOperator, CleanGraph),
+    "tensorrt": (CleanGraph, AdditiveMasks, JoinBiases, WriteAttentionOperator, CleanGraph),
 }
 
 

@@ -202,12 +202,13 @@ def _split_bias(scores: ir.Value | None) -> tuple[ir.Value | None, ir.Value | No
     if node is None:
         return scores, None
     for mine, other in ((0, 1), (1, 0)):
-        if _leads_to_product(node.inputs[mine]):
+        if leads_to_product(node.inputs[mine]):
             return node.inputs[mine], node.inputs[other]
     raise NoMatchError("neither side of the sum before its softmax is a scaled product")
 
 
-def _leads_to_product(value: ir.Value | None, depth: int = 5) -> bool:
+def leads_to_product(value: ir.Value | None, depth: int = 5) -> bool:
+    """Tell whether a value is a product of two tensors, scaled or squeezed."""
     node = find_producer(value, "MatMul", "Mul", "Div", "Tanh")
     if node is None or depth == 0:
         return False
@@ -215,8 +216,8 @@ def _leads_to_product(value: ir.Value | None, depth: int = 5) -> bool:
         return True
     if node.op_type == "Mul":
         split = split_scalar(node)
-        return split is not None and _leads_to_product(split[0], depth - 1)
-    return _leads_to_product(node.inputs[0], depth - 1)
+        return split is not None and leads_to_product(split[0], depth - 1)
+    return leads_to_product(node.inputs[0], depth - 1)
 
 
 def _split_softcap(scores: ir.Value | None) -> tuple[ir.Value | None, float]:

@@ -1,4 +1,4 @@
-"""Folds constants, removes Identity, twice-written and unused nodes."""
+"""Folds constants, removes Identity, reshapes to the same shape, twice-written and unused nodes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class CleanGraph(GraphPass):
             input_size_limit=_LARGEST_FOLDED,
             output_size_limit=_LARGEST_FOLDED,
         )
+        _replace_same_reshapes(model)
         for step in (
             clean.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             clean.IdentityEliminationPass(),
@@ -43,6 +44,25 @@ class CleanGraph(GraphPass):
             if any(value is not None and value not in seen for value in node.inputs):
                 raise ir.passes.PostconditionError(f"{node.name} is used before it is made")
             seen.update(node.outputs)
+
+
+def _replace_same_reshapes(model: ir.Model) -> None:
+    """Write each Reshape that changes nothing as Identity, in place."""
+    for node in list(model.graph):
+        if node.op_type != "Reshape" or node.domain or node.inputs[0] is None:
+            continue
+        value, output = node.inputs[0], node.outputs[0]
+        if not _is_known(value.shape) or value.shape != output.shape:
+            continue
+        same = ir.node("Identity", [value], name=node.name)
+        new = same.outputs[0]
+        new.name, new.shape, new.type = output.name, output.shape, output.type
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [same], [output], [new])
+
+
+def _is_known(shape: ir.Shape | None) -> bool:
+    """Tell whether each dim has a number or a name."""
+    return shape is not None and all(isinstance(dim, int) or dim.value is not None for dim in shape)
 
 
 def count_nodes(model: ir.Model) -> int:

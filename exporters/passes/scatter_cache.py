@@ -7,6 +7,7 @@ over the whole buffer, whose unwritten end the mask hides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from exporters.passes.graph_reading import (
 from pruning.errors import NirvanaError
 
 _OPSET = 24
+_PAST = "past_key_values."
 
 
 class ScatterCache(GraphPass):
@@ -68,6 +70,23 @@ class ScatterCache(GraphPass):
             take_lengths_from_mask(model)
             RemoveUnusedNodesPass()(model)
         return self.tell(num_rewritten, refusals)
+
+
+def require_buffers(model: ir.Model, outcomes: Sequence[PassOutcome]) -> None:
+    """Raise NirvanaError unless each cache that the graph takes is written in place."""
+    left = [
+        str(value.name)
+        for value in model.graph.inputs
+        if str(value.name).startswith(_PAST)
+        and not any(use.node.op_type == "TensorScatter" for use in value.uses())
+    ]
+    if left:
+        refusals = [refusal for outcome in outcomes for refusal in outcome.refusals]
+        reasons = "; ".join(f"{refusal.node}: {refusal.reason}" for refusal in refusals)
+        raise NirvanaError(
+            f"{left[0]} cannot be a cache buffer in this model's graph ({reasons}). Leave "
+            "cache_length out."
+        )
 
 
 class _Places:

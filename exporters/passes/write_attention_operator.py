@@ -1,8 +1,9 @@
 """Writes a decoder's attentions as the Attention operator of opset 23, with shared key-value heads.
 
 TensorRT fuses that one whatever the cache before it, and without repeating keys and values; of the
-same attention in its parts it leaves some unfused as soon as there is a cache. Without a cache the
-parts fuse, also where a layer has one head left, for which the operator has no kernel.
+same attention in its parts it leaves some unfused as soon as there is a cache, or one sum of
+positions and mask. An encoder's parts fuse, also where a layer has one head left, for which the
+operator has no kernel.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ from exporters.passes.graph_pass import (
 from exporters.passes.graph_reading import find_producer, make_constant, make_node, take_over
 
 _OPSET = 23
+_CACHES = ("past_key_values.", "present.")
 
 
 class WriteAttentionOperator(GraphPass):
-    """Write each attention with a cache as one Attention node; the cache stays before it."""
+    """Write each attention of a decoder as one Attention node; its cache stays before it.
+
+    Besides, those of an encoder to whose scores a sum is added (see JoinBiases).
+    """
 
     def requires(self, model: ir.Model) -> None:
         """Refuse a graph with a cache whose opset has no Attention."""
-        if any(str(value.name).startswith("past_key_values.") for value in model.graph.inputs):
+        if _has_cache(model):
             require_opset(model, _OPSET, "A decoder's attention for TensorRT")
 
     def rewrite(self, model: ir.Model) -> PassOutcome:
@@ -50,12 +55,28 @@ class WriteAttentionOperator(GraphPass):
         return self.tell(num_written, refusals)
 
 
+def _has_cache(model: ir.Model) -> bool:
+    """Tell whether a graph takes or gives keys and values."""
+    values = (*model.graph.inputs, *model.graph.outputs)
+    return any(str(value.name).startswith(_CACHES) for value in values)
+
+
 def _write(model: ir.Model, site: AttentionSite) -> None:
-    if not site.key_is_split or find_producer(site.key, "Concat", "TensorScatter") is None:
-        raise NoMatchError("it has no cache: its parts are fused as they are")
-    query = site.query
+    is_cached = find_producer(site.key, "Concat", "TensorScatter") is not None
+    if not is_cached and not _has_cache(model):
+        if find_producer(site.bias, "Add") is None:
+            raise NoMatchError("it has no cache: its parts are fused as they are")
+        if (model.graph.opset_imports.get("") or 0) < _OPSET:
+            raise NoMatchError(f"the Attention operator needs opset {_OPSET} or newer")
+    if site.softcap:
+        raise NoMatchError("TensorRT's Attention takes no softcap: it stays in its parts")
+    query, key = site.query, site.key
     end = site.output.producer()
     assert end is not None
+    if not site.key_is_split:
+        split = make_node("Transpose", [key], like=site.anchor, attributes={"perm": (0, 2, 1, 3)})
+        model.graph.insert_before(end, split)
+        key = split.outputs[0]
     alone = site.num_heads == 1
     if alone:  # a kernel exists for two heads on one key-value head, and none for one
         twice = make_node("Concat", [query, query], like=site.anchor, attributes={"axis": 1})
@@ -63,12 +84,9 @@ def _write(model: ir.Model, site: AttentionSite) -> None:
         query = twice.outputs[0]
     node = make_node(
         "Attention",
-        [query, site.key, site.value, site.bias],
+        [query, key, site.value, site.bias],
         like=site.anchor,
-        attributes={
-            "scale": site.scale,
-            **({"softcap": site.softcap} if site.softcap else {}),
-        },
+        attributes={"scale": site.scale},
     )
     model.graph.insert_before(end, node)
     output = node.outputs[0]

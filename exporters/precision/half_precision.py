@@ -34,6 +34,7 @@ HALF_MASK = 30000.0
 _BFLOAT_MAX, _BFLOAT_MASK = 3.38e38, 1e38
 
 _CACHES = ("past_key_values.", "present.")
+_SCATTER = "TensorScatter"
 _NUMPY = {
     ir.DataType.FLOAT16: np.dtype(np.float16),
     ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
@@ -55,6 +56,9 @@ class HalfOutcome:
 
 def convert_to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a float16 copy of `model`, whose inputs and outputs keep their types.
+
+    Cache buffers become float16 all the same: TensorRT takes no cast between one and the
+    `TensorScatter` that writes it in place.
 
     Raises:
         NirvanaError: as `convert_graph`.
@@ -148,9 +152,10 @@ class _Conversion:
         return value in self._half
 
     def convert_inputs(self, half_caches: bool) -> None:
-        """Give the caches the half type, in place."""
+        """Give the caches the half type, in place; without `half_caches`, only the buffers."""
         for value in self._graph.inputs:
-            if half_caches and is_float(value) and str(value.name).startswith(_CACHES):
+            is_cache = half_caches and str(value.name).startswith(_CACHES)
+            if is_float(value) and (is_cache or _is_buffer(value)):
                 self._make_half(value)
 
     def keep(self, node: ir.Node) -> None:
@@ -173,7 +178,8 @@ class _Conversion:
     def convert_outputs(self, half_caches: bool) -> None:
         """Give back float32 under the names that the outputs have, in place."""
         for index, value in enumerate(self._graph.outputs):
-            if value not in self._half or (half_caches and str(value.name).startswith(_CACHES)):
+            is_cache = half_caches and str(value.name).startswith(_CACHES)
+            if value not in self._half or is_cache or _is_buffer(value):
                 continue
             name = value.name
             value.name = f"{name}_half"
@@ -229,6 +235,14 @@ class _Conversion:
                 name = str(value.name)
                 del self._graph.initializers[name]
                 half.name = name
+
+
+def _is_buffer(value: ir.Value) -> bool:
+    """Tell whether a cache is written in place, before or after that."""
+    producer = value.producer()
+    return any(use.node.op_type == _SCATTER and use.idx == 0 for use in value.uses()) or (
+        producer is not None and producer.op_type == _SCATTER
+    )
 
 
 def _convert_attributes(node: ir.Node, dtype: ir.DataType) -> None:

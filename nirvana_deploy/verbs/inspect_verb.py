@@ -17,7 +17,8 @@ from pruning.plans.plan import PruningPlan
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", help="local folder, hub id (owner/name), pypi:PACKAGE, or an ONNX file"
+        "model",
+        help="local folder, hub id (owner/name), pypi:PACKAGE, an ONNX file, or an export's folder",
     )
     parser.add_argument(
         "--prove",
@@ -38,7 +39,7 @@ def _inspect(args: argparse.Namespace) -> int:
     if is_onnx(args.model):
         if args.prove or args.write_plan is not None:
             raise NirvanaError(
-                "--prove and --write_plan take a model, got an ONNX file. Give the checkpoint that "
+                "--prove and --write_plan take a model, got ONNX. Give the checkpoint that "
                 "it was exported from."
             )
         return inspect_graph(args.model, as_json=args.json)
@@ -72,8 +73,9 @@ def _write_plan(plan: PruningPlan, path: Path) -> None:
 
 INSPECT = Verb(
     name="inspect",
-    usage="MODEL [--prove] [--write_plan FILE] [--json]\n       nirvana inspect FILE.onnx [--json]",
-    summary="show what of a model or of an ONNX file can be pruned, and its size; prove it",
+    usage="MODEL [--prove] [--write_plan FILE] [--json]\n"
+    "       nirvana inspect FILE.onnx|EXPORT_DIR [--json]",
+    summary="show what of a model or of ONNX files can be pruned, and its size; prove it",
     add_arguments=_add_inspect,
     run=_inspect,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nirvana_deploy.full_disk import explain_full_disk
 from nirvana_deploy.verbs.byte_progress import show_bytes
@@ -46,20 +46,46 @@ def run_surgeon(args: argparse.Namespace) -> int:
 
 
 def is_onnx(source: str) -> bool:
-    """Tell whether `nirvana inspect` is given an ONNX file."""
-    return source.endswith(".onnx")
+    """Tell whether `nirvana inspect` is given an ONNX file, or a folder of them."""
+    from exporters.inspect_export import is_export
+
+    return source.endswith(".onnx") or is_export(source)
 
 
 def inspect_graph(source: str, *, as_json: bool) -> int:
-    """Show the heads and widths of an ONNX file."""
+    """Show the heads and widths of an ONNX file, or of each in a folder."""
     from exporters.graphs.graph_structure import inspect_onnx
 
+    if not source.endswith(".onnx"):
+        return _inspect_folder(source, as_json=as_json)
     structure = inspect_onnx(Path(source))
     if as_json:
         print_json({"onnx": source, **structure.to_json()})
     else:
         _print_graph(source, structure)
     return 0
+
+
+def _inspect_folder(source: str, *, as_json: bool) -> int:
+    from exporters.inspect_export import inspect_export
+
+    found = inspect_export(Path(source))
+    if as_json:
+        print_json({"export": source, **found.to_json()})
+        return 0
+    if found.told:
+        print_pairs(source, [(name, _show(value)) for name, value in found.told.items()])
+    for name, structure in found.graphs.items():
+        _print_graph(name, structure)
+    for reason in found.unknown.values():
+        make_console().print(reason)
+    return 0
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    return f"{value:.2e}" if isinstance(value, float) else str(value)
 
 
 def _print_graph(name: str, structure: GraphStructure) -> None:

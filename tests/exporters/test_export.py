@@ -14,6 +14,8 @@ from exporters.export_config import (
     ExportConfig,
 )
 from exporters.export_stage import export_checkpoint, run_export
+from exporters.trace.cache_buffers import check_buffers
+from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import TRACED_SIZES
 from nirvana_deploy import export
 from pruning.checkpoints.checkpoint import save_pruned
@@ -158,6 +160,27 @@ def test_impossible_settings_are_refused() -> None:
         ExportConfig(form="onnx")
     with pytest.raises(NirvanaError, match="graphs must be one of merged, split, got 'both'"):
         ExportConfig(graphs="both")
+    with pytest.raises(NirvanaError, match="cache_length must be 2 or more"):
+        ExportConfig(form="tensorrt", cache_length=1)
+    with pytest.raises(NirvanaError, match="cache_length is for the form tensorrt"):
+        ExportConfig(form="ort-cpu", cache_length=64)
+    with pytest.raises(NirvanaError, match="cache_length needs opset 24"):
+        ExportConfig(form="tensorrt", opset=23, cache_length=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bert", "cache_length is for decoders that generate"),
+        ("t5", "cache_length is for decoders that generate"),
+        ("gpt2", "cache_length is 90, and the model has positions for 80 tokens"),
+    ],
+)
+def test_buffers_that_a_model_cannot_have_are_refused(name: str, message: str) -> None:
+    model = make_tiny(name, "eager")
+    parts = list_parts(model, ExportConfig())
+    with pytest.raises(NirvanaError, match=message):
+        check_buffers(model, parts, 90)
 
 
 def test_the_opset_follows_the_form_unless_it_is_said() -> None:

@@ -43,7 +43,7 @@ def load(name: str, plan: str | None = None, graphs: str = "merged") -> ir.Model
 
 
 def form(
-    name: str, plan: str | None, wanted: Form, **options: int
+    name: str, plan: str | None, wanted: Form, **options: int | None
 ) -> tuple[ir.Model, dict[str, PassOutcome]]:
     model = load(name, plan)
     outcomes = apply_form(model, wanted, **options)

@@ -6,16 +6,40 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 
+from exporters.compare.case_run import fill_buffer
+from exporters.compare.checkpoint_artefact import describe_parts
+from exporters.compare.comparison import compare_artefacts
+from exporters.compare.onnx_artefact import open_onnx
+from exporters.compare.promised_inputs import check_promised
 from exporters.engines.build_engine import build_engine
 from exporters.engines.engine_config import EngineConfig, ShapeRange
+from exporters.export_folder import describe_graph
 from exporters.forms.apply_form import apply_form
+from exporters.passes.scatter_cache import require_buffers
+from exporters.passes.write_attention_operator import WriteAttentionOperator
+from exporters.precision.convert_precision import convert_precision
+from exporters.trace.cache_buffers import give_buffers
+from exporters.trace.graph_part import GraphTensor
 from pruning.errors import NirvanaError
-from tests.exporters.forms.formed import assert_same_as_portable, count, form, load, open_session
+from tests.exporters.forms.formed import (
+    assert_same_as_portable,
+    count,
+    form,
+    load,
+    open_session,
+    trace,
+)
+from tests.exporters.passes.graphs import cached, reasons
 
 CACHE_LENGTH = 24
-PREFILL = {"length": ShapeRange(min=2, opt=8, max=16), "past": ShapeRange(min=1, opt=1, max=1)}
-DECODE = {"length": ShapeRange(min=1, opt=1, max=1), "past": ShapeRange(min=1, opt=16, max=32)}
+CONFIG = EngineConfig(
+    flavour="tensorrt_rtx",
+    batch=ShapeRange(min=1, opt=2, max=4),
+    length=ShapeRange(min=2, opt=8, max=16),
+    past=ShapeRange(min=1, opt=16, max=20),
+)
 
 
 def test_a_decoder_has_one_attention_operator_a_layer() -> None:
@@ -84,12 +108,75 @@ def test_an_older_opset_is_refused() -> None:
         apply_form(model, "tensorrt")
 
 
+@pytest.mark.parametrize("cache_length", [None, CACHE_LENGTH], ids=["growing", "in-place"])
 @pytest.mark.tensorrt
-@pytest.mark.parametrize("shapes", [PREFILL, DECODE], ids=["prefill", "decode"])
-def test_every_attention_of_a_pruned_decoder_fuses(shapes, tmp_path: Path) -> None:
+def test_every_attention_of_a_pruned_decoder_fuses(cache_length, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx (extra rtx) is not installed")
-    onnx.save(ir.to_proto(form("llama", "uneven", "tensorrt")[0]), tmp_path / "model.onnx")
-    config = EngineConfig(flavour="tensorrt_rtx", batch=ShapeRange(min=1, opt=2, max=4), **shapes)
-    result = build_engine(tmp_path / "model.onnx", tmp_path / "engine", config)
+    model, _ = form("llama", "uneven", "tensorrt", cache_length=cache_length)
+    onnx.save(ir.to_proto(model), tmp_path / "model.onnx")
+    result = build_engine(tmp_path / "model.onnx", tmp_path / "engine", CONFIG)
     assert (result.num_fused_attentions, result.num_attention_layers) == (3, 3)
     assert result.warnings == ()
+    assert set(result.profile_names) == {"prefill", "decode"}
+    if cache_length:  # a cast before TensorScatter would have failed the build
+        shape = result.optimisation_profile["past_key_values.0.key"]
+        assert shape["max"][2] == CACHE_LENGTH
+
+
+def test_a_squeezed_attention_stays_in_its_parts() -> None:
+    """TensorRT's Attention takes no softcap."""
+    model = cached(
+        (
+            "scores = Add(scaled, mask)",
+            "c = Div(scaled, cap) t = Tanh(c) u = Mul(t, cap) scores = Add(u, mask)",
+        ),
+        ("float scale = {0.5}", "float scale = {0.5}, float cap = {30.0}"),
+        opset=24,
+    )
+    assert reasons(WriteAttentionOperator(), model) == [
+        "TensorRT's Attention takes no softcap: it stays in its parts"
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_graph_with_buffers_is_compared_with_torch(precision: str, tmp_path: Path) -> None:
+    part, _ = trace("llama", "uneven")
+    model, outcomes = form("llama", "uneven", "tensorrt", cache_length=CACHE_LENGTH)
+    require_buffers(model, list(outcomes.values()))
+    whole, path = tmp_path / "fp32" / "model.onnx", tmp_path / precision / "model.onnx"
+    whole.parent.mkdir()
+    onnx.save(ir.to_proto(model), whole)
+    if precision == "fp16":
+        convert_precision(whole, path, "fp16")
+    check_promised(path, give_buffers(part, CACHE_LENGTH))
+    described = describe_graph(path, None)
+    caches = [tensor for tensor in described["inputs"] if "past" in tensor["name"]]
+    assert {(t["dtype"], t["shape"][2]) for t in caches} == {
+        ("float16" if precision == "fp16" else "float32", CACHE_LENGTH)
+    }
+    source = describe_parts("torch", part.module.model, [part])
+    candidate = open_onnx(path)
+    assert candidate.facts.max_length == CACHE_LENGTH
+    comparison = compare_artefacts(source, candidate)
+    assert comparison.passed, comparison.failures
+    # Of fp16, a rounding of each value in three layers; its gate is 0.02.
+    assert comparison.max_abs_difference < (5e-3 if precision == "fp16" else 1e-5)
+    steps = {found.what for found in comparison.cases}
+    assert {"prompt", "step 1", "step 3"} <= steps
+    assert max(found.case.length for found in comparison.cases) == CACHE_LENGTH - 3
+
+
+def test_a_prefill_fills_the_buffer_of_the_steps() -> None:
+    spec = GraphTensor(name="past_key_values.0.key", dtype=torch.float32, shape=("batch", 2, 7, 4))
+    cache = np.ones((3, 2, 5, 4), np.float32)
+    filled = fill_buffer(cache, spec)
+    assert filled.shape == (3, 2, 7, 4)
+    assert filled[:, :, :5].all() and not filled[:, :, 5:].any()
+    assert fill_buffer(filled, spec) is filled
+
+
+def test_a_cache_that_is_no_buffer_is_said() -> None:
+    model = load("llama", "uneven")
+    outcomes = apply_form(model, "tensorrt")
+    with pytest.raises(NirvanaError, match=r"past_key_values\.0\.key cannot be a cache buffer"):
+        require_buffers(model, outcomes)

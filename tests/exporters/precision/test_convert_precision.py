@@ -11,7 +11,7 @@ from exporters.compare.compare_config import CompareConfig
 from exporters.compare.comparison import compare_artefacts
 from exporters.compare.onnx_artefact import open_onnx
 from exporters.precision import convert_precision as module
-from exporters.precision.calibration import draw_calibration
+from exporters.precision.calibration import CalibrationRows, draw_calibration
 from exporters.precision.convert_precision import convert_precision
 from pruning.errors import NirvanaError
 from tests.exporters.conftest import Exported
@@ -126,7 +126,7 @@ def test_calibration_of_a_text_is_what_its_tokens_feed(llama: Exported) -> None:
     source: Artefact = llama.in_onnx()
     ids = np.array([[5, 6, 7, 8], [9, 10, 11, 0]])
     live = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])
-    feeds = draw_calibration(source, [(ids, live)])["model"]
+    feeds = draw_calibration(source, [CalibrationRows(ids=ids, live=live)])["model"]
     assert len(feeds) == 1
     np.testing.assert_array_equal(feeds[0]["input_ids"], ids)
     np.testing.assert_array_equal(feeds[0]["attention_mask"], live)

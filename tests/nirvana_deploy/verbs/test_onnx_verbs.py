@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from nirvana_deploy.cli import main
 from tests.exporters.surgeon.dense_graphs import (
@@ -57,3 +59,37 @@ def test_inspect_prints_json(dense, capsys):
 def test_inspect_proves_no_graph(dense, capsys):
     assert main(["inspect", str(dense), "--prove"]) == 1
     assert "--prove and --write_plan take a model" in capsys.readouterr().err
+
+
+def test_inspect_shows_every_graph_of_an_export(dense, tmp_path, capsys):
+    told = {"task": "text-classification", "form": "portable", "max_abs_difference": 1e-7}
+    told["verification"] = {"passed": True}
+    (tmp_path / "export.json").write_text(json.dumps(told))
+    assert main(["inspect", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "text-classification" in printed and "dense.onnx: opset" in printed
+    assert "1.00e-07" in printed and "KV heads" in printed
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["graphs"]) == ["dense.onnx"] and found["unknown"] == {}
+    (tmp_path / "export.json").write_text("{}")
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert "export.json is corrupt" in capsys.readouterr().err
+
+
+def test_inspect_says_why_a_graph_is_not_known(tmp_path, capsys):
+    scores = helper.make_node("Softmax", ["x"], ["y"])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy"]
+    graph = helper.make_graph([scores], "g", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets), tmp_path / "model.onnx")
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert "found no attention and no MLP" in capsys.readouterr().err
+
+
+def test_export_refuses_what_is_onnx_already(dense, tmp_path, capsys):
+    for source in (dense, tmp_path):
+        assert main(["export", str(source), "--out", str(tmp_path / "out")]) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert "is ONNX already" in said and "`nirvana surgeon` prunes an ONNX file" in said
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,75 @@
+"""Describes the folder of an export: its graphs, layer by layer, and what `export.json` tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporters.export_config import EXPORT_FILE
+from exporters.graphs.graph_structure import GraphStructure, inspect_onnx
+from pruning.errors import NirvanaError
+
+_TOLD = ("task", "model_type", "form", "precision", "opset", "cache_length", "calibration")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportStructure:
+    """What is in a folder of ONNX files.
+
+    Attributes:
+        told: what `export.json` says of all graphs; empty where there is none.
+        graphs: by file name.
+        unknown: by file name, why a graph's layers are not known, as of a quantised one.
+    """
+
+    told: Mapping[str, Any]
+    graphs: Mapping[str, GraphStructure]
+    unknown: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        graphs = {name: graph.to_json() for name, graph in self.graphs.items()}
+        return {"told": dict(self.told), "graphs": graphs, "unknown": dict(self.unknown)}
+
+
+def inspect_export(folder: Path) -> ExportStructure:
+    """Describe every ONNX file in `folder`, whoever wrote them.
+
+    Raises:
+        NirvanaError: `export.json` is corrupt, or nothing is known of any graph.
+    """
+    graphs: dict[str, GraphStructure] = {}
+    unknown: dict[str, str] = {}
+    for path in sorted(folder.glob("*.onnx")):
+        try:
+            graphs[path.name] = inspect_onnx(path)
+        except NirvanaError as error:
+            unknown[path.name] = str(error)
+    told = _read_told(folder / EXPORT_FILE)
+    if not graphs and not told:
+        raise NirvanaError(" ".join(unknown.values()) or f"{folder} has no *.onnx.")
+    return ExportStructure(told=told, graphs=graphs, unknown=unknown)
+
+
+def is_export(source: str) -> bool:
+    """Tell whether a path is a folder of ONNX files, and of no checkpoint."""
+    folder = Path(source)
+    return folder.is_dir() and any(folder.glob("*.onnx")) and not any(folder.glob("*.safetensors"))
+
+
+def _read_told(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        verification = document["verification"]
+        told = {name: document[name] for name in _TOLD if name in document}
+        return told | {
+            "passed": verification["passed"],
+            "max_abs_difference": document["max_abs_difference"],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NirvanaError(f"{path} is corrupt ({error!r}). Export the model again.") from error
