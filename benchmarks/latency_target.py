@@ -3,10 +3,12 @@
 python benchmarks/latency_target.py [--seconds S] [--out FILE]
 
 Random weights: latency does not depend on them. Each plan meets a budget in milliseconds, its
-layers differ, and it is exported whole. Then the whole models and the table's blocks are measured
-in the same rounds, so that the machine's speed, which wanders, is the same for both. One thread,
-and the processor's own time: the machine is shared, and wall time would be that of others. Of the
-samples the lower quartile is taken, of tables and of whole models alike; medians are stored too.
+layers differ, and the dense graph is cut by it whole. That takes seconds, so that what a table
+promised is held against what comes under the same load: how much wide blocks suffer from others
+on the machine is not how much narrow ones do. Then the whole models and the table's blocks are
+measured in the same rounds, so that the machine's speed, which wanders, is the same for both. One
+thread, and the processor's own time: wall time would be that of others. Of the samples the lower
+quartile is taken, of tables and of whole models alike; medians are stored too.
 """
 
 from __future__ import annotations
@@ -22,16 +24,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from cut_graphs import DenseGraph, trace_dense
 from figures import describe_hardware, make_bar
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from exporters.export_config import ExportConfig
-from exporters.trace.graph_inputs import draw_inputs
-from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import trace_part
 from profiles.latency.latency_budget import LatencyBudget, find_fraction
 from profiles.latency.latency_table import LatencyTable
 from profiles.latency.measure_table import (
+    SAMPLES_FILE,
+    TABLE_FILE,
     describe_key,
     find_folder,
     find_typical,
@@ -42,14 +44,14 @@ from profiles.latency.table_config import TableConfig
 from profiles.latency.traced_blocks import list_traced, open_blocks
 from profiles.measuring.environment import capture_environment, find_version
 from profiles.measuring.rotation import RotatingTimer
-from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 from profiles.targets.block_work import CallShape
 from profiles.targets.roofline import RooflineEstimate, calibrate_latencies, estimate_plan
 from profiles.targets.target import load_target
 from pruning.allocation.allocation_config import GlobalThreshold, allocate
 from pruning.allocation.constraints import Constraints
 from pruning.checkpoints.prunable_model import read_model
-from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.repack import plan_for
+from pruning.plans.plan import PruningPlan
 from pruning.plans.sub_block import count_units, list_sub_blocks
 
 SPEEDUPS = (1.2, 1.4, 1.7, 2.0, 2.5)
@@ -148,20 +150,16 @@ def calibrate_roofline(cases: list[dict[str, Any]]) -> dict[str, Any]:
 
 def measure_together(
     blocks: dict[str, Any],
-    paths: dict[str, Path],
-    parts: dict[str, Any],
+    dense: DenseGraph,
+    plans: dict[str, PruningPlan],
     call: tuple[int, int, int],
     num_rounds: int,
 ) -> dict[str, Any]:
     """Return the samples of each whole model and of each block of the table, in ms."""
-    batch, length, past = call
-    sizes = {"batch": batch, "sequence": length, "past_sequence": past}
     calls = dict(blocks)
-    for name, path in paths.items():
-        tensors = draw_inputs(parts[name].inputs, sizes)
-        runner = OnnxRuntimeRunner(path, name=name, num_threads=1)
-        given = zip(parts[name].inputs, tensors, strict=True)
-        calls[name] = runner.bind({t.name: v.numpy() for t, v in given})
+    with tempfile.TemporaryDirectory() as cut:
+        for name, plan in plans.items():
+            calls[name] = dense.bind(plan, call, Path(cut) / f"{name}.onnx")
     timer = RotatingTimer(calls, clock=time.process_time)
     timer.warm_up(3)
     return timer.measure(num_rounds)
@@ -175,19 +173,17 @@ def run_call(
     settings = TableConfig(
         batch=batch, length=length, past=past, num_threads=1, clock="cpu", num_rounds=40
     )
+    dense = trace_dense(model, folder / subject.name)
+    traced = find_folder(describe_key(model, settings, ExportConfig()), folder / "tables")
+    for left in (TABLE_FILE, SAMPLES_FILE):  # of an earlier run with the same --work: another load
+        (traced / left).unlink(missing_ok=True)
     table = measure_table(model, settings, cache=folder / "tables")
     plans = choose_plans(model, table)
-    parts, paths = {}, {}
-    for name, plan in (("dense", None), *((f"{s:g}", p) for s, p in plans.items())):
-        smaller = model if plan is None else repack(model, plan).eval()
-        parts[name] = list_parts(smaller, ExportConfig())[-1]
-        paths[name] = folder / f"{subject.name}-{batch}-{length}-{past}" / name / "model.onnx"
-        if not paths[name].is_file():  # of an earlier run with the same --work
-            trace_part(parts[name], paths[name], ExportConfig().chosen_opset)
-    traced = find_folder(describe_key(model, settings, ExportConfig()), folder / "tables")
-    wanted = seconds * 1000 / (table.dense_ms * (len(paths) + 2))
+    whole = {"dense": PruningPlan.dense(read_model(model).dims, "")}
+    whole |= {f"{speedup:g}": plan for speedup, plan in plans.items()}
+    wanted = seconds * 1000 / (table.dense_ms * (len(whole) + 2))
     num_rounds = int(min(max(wanted, MIN_ROUNDS), MAX_ROUNDS))
-    samples = measure_together(open_blocks(traced, 1), paths, parts, call, num_rounds)
+    samples = measure_together(open_blocks(traced, 1), dense, whole, call, num_rounds)
     again = make_table(table.stack, list_traced(traced), samples, {})
     typical = {name: find_typical(values) for name, values in samples.items()}
     rows = []
@@ -201,7 +197,7 @@ def run_call(
                 "measured_median_ms": float(np.median(samples[f"{speedup:g}"])),
                 "measured_speedup": typical["dense"] / measured,
                 "error_fraction": predicted / measured - 1,
-                # The table that the plan was chosen by, from minutes before.
+                # The table that the plan was chosen by, from just before.
                 "error_fraction_of_earlier_table": table.predict_ms(plan) / measured - 1,
                 "num_samples": len(samples[f"{speedup:g}"]),
                 "roofline_ms": estimate(plan, call).latency_ms,

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from nirvana_deploy.serving.package_config import PackageConfig as PackageConfig
     from nirvana_deploy.serving.server.serve_config import ServeConfig as ServeConfig
     from profiles.comparing.profile_config import ProfileConfig as ProfileConfig
+    from profiles.latency.latency_config import LatencyConfig as LatencyConfig
+    from profiles.latency.table_config import TableConfig as TableConfig
     from profiles.measuring.sweep_config import SweepConfig as SweepConfig
     from pruning.allocation.allocation_config import GlobalThreshold as GlobalThreshold
     from pruning.allocation.allocation_config import KlKnapsack as KlKnapsack
@@ -113,6 +115,8 @@ _HOMES = {
     "exporters.export_config": ("ExportConfig",),
     "profiles.comparing.profile_config": ("ProfileConfig",),
     "profiles.measuring.sweep_config": ("SweepConfig",),
+    "profiles.latency.latency_config": ("LatencyConfig",),
+    "profiles.latency.table_config": ("TableConfig",),
     "pruning.training.baseline_config": ("BaselineConfig",),
     "pruning.training.data_config": ("DataConfig",),
     "pruning.training.distillation_config": ("DistillationConfig",),

@@ -19,6 +19,7 @@ from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from nirvana_deploy.verbs.step_progress import Progress
 from profiles.comparing.profile_config import ProfileConfig
+from profiles.latency.latency_config import LatencyConfig
 from profiles.measuring.sweep_config import SweepConfig
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.gates.prune_config import PruneConfig
@@ -88,12 +89,14 @@ def prune(
     data: DataConfig | None = None,
     baseline: BaselineConfig | None = None,
     fine_tuned: bool = False,
+    latency: LatencyConfig | None = None,
     say: Say | None = None,
 ) -> PruneResult:
     """Fine-tune a model and prune it to the budget, in the run folder `out`.
 
     It is pruned by gates that learn what goes; with an OneShotConfig by scores, without training.
-    With `fine_tuned` the model does the data set's task already and is pruned as it is.
+    With `fine_tuned` the model does the data set's task already and is pruned as it is. With
+    `latency` the budget is in milliseconds, in place of `config.budget`.
     Called again with the same `out`, it goes on where it was interrupted.
     """
     from nirvana_deploy.deploy_stages import list_pruning_stages
@@ -104,6 +107,7 @@ def prune(
         data=data or DataConfig(),
         baseline=baseline or BaselineConfig(),
         prune=config or PruneConfig(),
+        latency=latency,
     )
     stages = list_pruning_stages(recipe, fine_tuned=fine_tuned)
     outcome = run_stages(recipe, recipe.out_dir, stages, say or _say_on_stderr)
@@ -173,14 +177,16 @@ def prune_from_scores(
     model: str | Path | None = None,
     data: DataConfig | None = None,
     progress: Progress | None = None,
+    latency: LatencyConfig | None = None,
     pricing: Pricing | None = None,
 ) -> tuple[OneShotResult, ...]:
     """Prune the model of a scoring run to each budget; a budget's folder appears when it is whole.
 
     One budget goes into `out`, several into `out/0.7`, `out/0.5` and so on: a checkpoint, its plan
     and the figures. Of `config`, `budget` is not looked at. `model` says where the run's model is
-    now, if it has moved; `data` is what `config.recovery` trains on. With `pricing` budgets are
-    fractions of what it counts, such as milliseconds (see `latency_pricing.price_latency`).
+    now, if it has moved; `data` is what `config.recovery` trains on. With `latency` there is one
+    budget, in milliseconds, in place of `budgets`; with `pricing` budgets are fractions of what it
+    counts.
 
     Raises:
         NirvanaError: a budget cannot be reached or is there twice, the run is damaged or of another
@@ -191,6 +197,9 @@ def prune_from_scores(
     from pruning.oneshot.scoring_run import ScoringRun, load_run
 
     found = run if isinstance(run, ScoringRun) else load_run(run)
+    if latency is not None:
+        refuse_used_folder(Path(out))  # said now, not after the measurement
+        budgets, pricing = _price_latency(found, latency, config, model, progress)
     check_budgets(budgets)
     folders = {b: Path(out) if len(budgets) == 1 else Path(out) / f"{b:g}" for b in budgets}
     for folder in (Path(out), *folders.values()):
@@ -214,6 +223,25 @@ def prune_from_scores(
         )
         for budget, folder in folders.items()
     )
+
+
+def _price_latency(
+    run: ScoringRun,
+    latency: LatencyConfig,
+    config: OneShotConfig | None,
+    model: str | Path | None,
+    progress: Progress | None,
+) -> tuple[tuple[float], Pricing]:
+    from nirvana_deploy.latency_pricing import price_latency
+
+    def say(what: str, done: float) -> None:
+        if progress is not None:
+            progress(what, round(100 * done), 100)
+
+    constraints = (config or OneShotConfig()).constraints
+    source = run.source if model is None else str(model)
+    fraction, pricing = price_latency(run.dims, latency, constraints, model=source, on_progress=say)
+    return (fraction,), pricing
 
 
 def export(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nirvana_deploy.profile_summary import describe_profile
+from pruning.oneshot.oneshot_figures import summarise, summarise_latency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +76,6 @@ class OneShotResult:
 
     def headline(self) -> list[tuple[str, str]]:
         """Return the first figures as (what, value) for a person to read."""
-        from pruning.oneshot.oneshot_figures import summarise
-
         return [*summarise(self.figures), ("checkpoint", str(self.checkpoint))]
 
 
@@ -126,6 +125,8 @@ def _describe_prune(prune: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"kept of the blocks' {unit}",
         f"{budget['kept_fraction']:.2%} (asked: {budget['asked_kept_fraction']:.2%})",
     )
+    if "latency" in prune:
+        yield summarise_latency(prune["latency"])
     name = prune.get("metric", "accuracy")
     yield _describe_metric(name, dense[name], pruned[name])
     if name == "perplexity":  # a language model's loss is what its validations show

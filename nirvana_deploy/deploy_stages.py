@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nirvana_deploy.config_reader import to_plain
 from nirvana_deploy.fingerprints import describe_processor, fingerprint_dataset, fingerprint_model
@@ -18,6 +18,10 @@ from pruning.errors import MissingExtraError
 from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
 
+if TYPE_CHECKING:
+    from pruning.oneshot.pricing import Pricing
+
+_TABLE_FILE = "table.json"
 _ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 _TRAINING_PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 
@@ -33,8 +37,10 @@ def _prune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     from pruning.gates.prune_stage import run_prune
 
     recipe = inputs.recipe
+    budget, pricing = _price_budget(inputs)
     assert isinstance(recipe.prune, PruneConfig)
-    return run_prune(_find_dense(inputs), recipe.data, recipe.prune, out_dir)
+    config = replace(recipe.prune, budget=budget)
+    return run_prune(_find_dense(inputs), recipe.data, config, out_dir, pricing)
 
 
 def _score(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
@@ -48,8 +54,43 @@ def _prune_by_scores(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     from pruning.oneshot.oneshot_stage import run_oneshot
 
     recipe, scores = inputs.recipe, inputs.folders["score"] / "scores"
+    budget, pricing = _price_budget(inputs)
     assert isinstance(recipe.prune, OneShotConfig)
-    return run_oneshot(_find_dense(inputs), scores, recipe.data, recipe.prune, out_dir)
+    config = replace(recipe.prune, budget=budget)
+    return run_oneshot(_find_dense(inputs), scores, recipe.data, config, out_dir, pricing)
+
+
+def _measure_latency(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    from nirvana_deploy.latency_pricing import measure_latency_table
+
+    config = inputs.recipe.latency
+    assert config is not None
+    if config.is_measured:
+        table = measure_latency_table(str(_find_dense(inputs)), config)
+        table.save(out_dir / _TABLE_FILE)
+    # Told before anything is learned: a budget that cannot be reached, a target that is not known.
+    fraction, pricing = _price(inputs, out_dir)
+    return {**pricing.about, "kept_fraction": fraction}
+
+
+def _price_budget(inputs: StageInputs) -> tuple[float, Pricing | None]:
+    """Return the fraction to keep, and of what where the recipe asks for milliseconds."""
+    if inputs.recipe.latency is None:
+        return inputs.recipe.prune.budget, None
+    return _price(inputs, inputs.folders["latency"])
+
+
+def _price(inputs: StageInputs, folder: Path) -> tuple[float, Pricing]:
+    from nirvana_deploy.latency_pricing import price_by_table
+    from profiles.latency.latency_table import LatencyTable
+    from pruning.checkpoints.model_skeleton import build_skeleton
+    from pruning.checkpoints.prunable_model import read_model
+
+    config = inputs.recipe.latency
+    assert config is not None
+    table = LatencyTable.load(folder / _TABLE_FILE) if config.is_measured else None
+    dims = read_model(build_skeleton(str(_find_dense(inputs)))).dims
+    return price_by_table(dims, config, inputs.recipe.prune.constraints, table)
 
 
 def _find_dense(inputs: StageInputs) -> Path:
@@ -156,6 +197,11 @@ def _scoring_settings(recipe: Recipe) -> dict[str, Any]:
     return {"prune": {"scoring": to_plain(recipe.prune.scoring)}}
 
 
+def _latency_settings(recipe: Recipe) -> dict[str, Any]:
+    constraints = to_plain(recipe.prune.constraints)
+    return {"latency": to_plain(recipe.latency), "prune": {"constraints": constraints}}
+
+
 def _budget_settings(recipe: Recipe) -> dict[str, Any]:
     """Return what a scoring run serves many of: a change needs no new scores."""
     plain = to_plain(recipe.prune)
@@ -211,6 +257,16 @@ SCORE_FINE_TUNED = replace(SCORE, reads=(), sources=_with_model(_read_calibratio
 PRUNE_FINE_TUNED_BY_SCORES = replace(
     PRUNE_BY_SCORES, reads=("score",), sources=_with_model(_data_only)
 )
+# With a budget in milliseconds: it comes before what prunes, which then reads it.
+LATENCY = Stage(
+    name="latency",
+    reads=("baseline",),
+    settings=_latency_settings,
+    sources=lambda _: describe_processor(),
+    run=_measure_latency,
+    packages=("torch", "transformers", "onnxscript", *_ONNX_PACKAGES),
+)
+LATENCY_FINE_TUNED = replace(LATENCY, reads=(), sources=_with_model(lambda _: describe_processor()))
 EXPORT = Stage(
     name="export",
     reads=("baseline", "prune"),
@@ -253,5 +309,12 @@ def list_pruning_stages(recipe: Recipe, *, fine_tuned: bool) -> tuple[Stage, ...
     """Return the stages to the pruned model: by gates or by scores, as the recipe says."""
     if isinstance(recipe.prune, OneShotConfig):
         by_scores = (SCORE_FINE_TUNED, PRUNE_FINE_TUNED_BY_SCORES)
-        return by_scores if fine_tuned else (BASELINE, SCORE, PRUNE_BY_SCORES)
-    return (PRUNE_FINE_TUNED,) if fine_tuned else (BASELINE, PRUNE)
+        stages: tuple[Stage, ...] = by_scores if fine_tuned else (BASELINE, SCORE, PRUNE_BY_SCORES)
+    else:
+        stages = (PRUNE_FINE_TUNED,) if fine_tuned else (BASELINE, PRUNE)
+    if recipe.latency is None:
+        return stages
+    priced = replace(stages[-1], reads=(*stages[-1].reads, LATENCY.name))
+    if fine_tuned:
+        return (LATENCY_FINE_TUNED, *stages[:-1], priced)
+    return (BASELINE, LATENCY, *stages[1:-1], priced)

@@ -15,6 +15,7 @@ from nirvana_deploy.config_reader import Origin, read_config
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.yaml_text import read_yaml
 from profiles.comparing.profile_config import ProfileConfig
+from profiles.latency.latency_config import LatencyConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
@@ -37,6 +38,9 @@ class Recipe:
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     # By gates, or by scores and without training: the keys tell which, such as `scoring`.
     prune: PruneConfig | OneShotConfig = field(default_factory=PruneConfig)
+    latency: LatencyConfig | None = field(
+        default=None, metadata={"help": "a budget in milliseconds, in place of prune.budget"}
+    )
     export: ExportConfig = field(default_factory=ExportConfig)
     build: EngineConfig = field(default_factory=EngineConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
@@ -50,6 +54,12 @@ class Recipe:
             )
         if not self.model.strip():
             raise NirvanaError("model must name a folder, a hub id or pypi:PACKAGE, got nothing.")
+
+        if self.latency is not None and self.prune.budget != type(self.prune)().budget:
+            raise NirvanaError(
+                f"latency takes the place of prune.budget, and {self.prune.budget} was given for "
+                "that. Leave one out."
+            )
 
     @property
     def out_dir(self) -> Path:

@@ -9,19 +9,15 @@ from typing import Any
 
 from nirvana_deploy import api
 from nirvana_deploy.config_reader import read_config, read_union
-from nirvana_deploy.latency_pricing import (
-    add_latency_flags,
-    asks_latency,
-    read_latency_flags,
-    refuse_latency,
-)
 from nirvana_deploy.verbs.byte_progress import show_bytes
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
+from nirvana_deploy.verbs.latency_flags import add_latency_flags, read_latency_flags
 from nirvana_deploy.verbs.step_progress import show_steps
 from nirvana_deploy.verbs.tables import (
     print_pairs,
 )
 from nirvana_deploy.verbs.verb import Verb, add_out
+from profiles.latency.latency_config import LatencyConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
@@ -75,12 +71,11 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
 
 def _prune(args: argparse.Namespace) -> int:
     given = collect_flags(args)
-    if args.scores is None:
-        refuse_latency(args, given)
+    latency = read_latency_flags(args, given)
     if args.plan is not None:
         return _apply_plan(args, given)
     if args.scores is not None:
-        return _prune_from_scores(args, given)
+        return _prune_from_scores(args, given, latency)
     _require_model(args)
     data, baseline = given.pop("data", {}), given.pop("baseline", {})
     if args.budget is not None:
@@ -97,6 +92,7 @@ def _prune(args: argparse.Namespace) -> int:
         data=read_config(DataConfig, data, key="data"),
         baseline=read_config(BaselineConfig, baseline, key="baseline"),
         fine_tuned=args.fine_tuned,
+        latency=latency,
     )
     print_pairs("Pruned", result.headline())
     return 0
@@ -110,8 +106,10 @@ def _require_model(args: argparse.Namespace) -> None:
         )
 
 
-def _prune_from_scores(args: argparse.Namespace, given: dict[str, Any]) -> int:
-    data, table = given.pop("data", None), given.pop("table", None)
+def _prune_from_scores(
+    args: argparse.Namespace, given: dict[str, Any], latency: LatencyConfig | None
+) -> int:
+    data = given.pop("data", None)
     unused = [name for name in ("baseline", "scoring") if name in given]
     if unused or args.fine_tuned:
         name = f"{unused[0]}.*" if unused else "fine_tuned"
@@ -133,21 +131,16 @@ def _prune_from_scores(args: argparse.Namespace, given: dict[str, Any]) -> int:
             f"--data.{next(iter(data))} is for training after pruning, and none is asked for. Set "
             "--recovery.num_epochs or --recovery.max_steps, or leave it out."
         )
-    run, budgets, pricing = args.scores, args.budget or (config.budget,), None
-    if asks_latency(args):
-        run, budgets, pricing = read_latency_flags(args, table or {}, config)
-    else:
-        refuse_latency(args, {} if table is None else {"table": table})
     with show_steps() as progress:
         results = api.prune_from_scores(
-            run,
-            budgets,
+            args.scores,
+            args.budget or (config.budget,),
             config,
             out=args.out,
             model=args.model,
             data=None if data is None else read_config(DataConfig, data, key="data"),
             progress=progress,
-            pricing=pricing,
+            latency=latency,
         )
     for result in results:
         print_pairs(f"Pruned to {result.budget:g}", result.headline())
@@ -186,7 +179,7 @@ def _suggest_prune(run: Path) -> str:
 
 PRUNE = Verb(
     name="prune",
-    usage="MODEL --out DIR [--fine_tuned] [--SETTING VALUE ...]\n"
+    usage="MODEL --out DIR [--fine_tuned] [--budget X | --latency TIME | --speedup X] ...\n"
     "       nirvana prune [MODEL] --scores RUN --budget X [X ...] --out DIR [--SETTING ...]\n"
     "       nirvana prune [MODEL] --scores RUN --latency TIME | --speedup X --out DIR ...\n"
     "       nirvana prune MODEL --plan FILE --out DIR",

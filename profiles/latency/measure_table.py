@@ -19,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from exporters.export_config import ExportConfig
-from profiles.latency.latency_table import LatencyCurve, LatencyTable
+from profiles.latency.latency_table import TABLE_FORMAT, LatencyCurve, LatencyTable
 from profiles.latency.sample_blocks import SampleBlock
 from profiles.latency.table_config import TableConfig
 from profiles.latency.traced_blocks import (
@@ -102,6 +102,7 @@ def describe_key(
     source = read_model(model)
     num_threads = config.num_threads or count_allowed_cpus()
     key = {
+        "format": TABLE_FORMAT,
         "target": read_cpu_name(),
         "runtime": "onnxruntime CPU",
         "versions": {n: find_version(n) for n in ("onnxruntime", "torch", "transformers")},

@@ -19,7 +19,8 @@ from pruning.gates.prune_config import BudgetConstraint, PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
 from pruning.gates.start_scores import make_start_task
 from pruning.gates.warm_start import warm_start
-from pruning.plans.cost import make_cost_model
+from pruning.oneshot.pricing import Pricing
+from pruning.plans.cost import CostModel, make_cost_model
 from pruning.plans.plan import PruningPlan
 from pruning.saliencies.known_saliencies import find_saliency, score_units
 from pruning.saliencies.model_passes import leave_as_found
@@ -34,6 +35,7 @@ def attach_gates(
     batches: Iterable[Batch] | None = None,
     data: DataConfig | None = None,
     resumes: bool = False,
+    pricing: Pricing | None = None,
 ) -> PruningCallback:
     """Put gates into a dense model, in place, and return the callback that makes them learn.
 
@@ -41,7 +43,9 @@ def attach_gates(
     learning rate, batch size, seed, ...) is the Trainer's. With `batches` of labelled rows, without
     padding, the gates start from the ranking of `config.warm_start`; without, all alike. With the
     schedule "at_budget" the model's weights are repaired, in place, unless the training `resumes`:
-    a checkpoint then has the weights and gates, and no batches are needed.
+    a checkpoint then has the weights and gates, and no batches are needed. With `pricing`
+    `config.budget` is a fraction of what that counts, such as milliseconds, in place of
+    `config.cost`.
 
     Raises:
         NirvanaError: the model cannot be pruned or was pruned before, the budget is out of reach,
@@ -54,7 +58,7 @@ def attach_gates(
             "without padding, got none. Pass batches=..., or choose another schedule.kind."
         )
     source = read_dense(model)
-    cost = make_cost_model(config.cost, config.sequence_length)
+    cost = cost_of(config, pricing)
     check_projectable(source.dims, cost, config.budget, config.constraints, config.units)
     scores = start = None
     if batches is not None and config.warm_start is not None:
@@ -70,7 +74,14 @@ def attach_gates(
         start_at_budget(registry, start)
     elif scores is not None:
         warm_start(registry, scores)
-    return PruningCallback(registry, config, source.current, data)
+    return PruningCallback(registry, config, source.current, data, pricing)
+
+
+def cost_of(config: PruneConfig, pricing: Pricing | None) -> CostModel:
+    """Return what counts the cost of a budget."""
+    if pricing is not None:
+        return pricing.cost
+    return make_cost_model(config.cost, config.sequence_length)
 
 
 def finish_gates(model: PreTrainedModel, callback: PruningCallback) -> PruningPlan:
@@ -88,11 +99,14 @@ def finish_gates(model: PreTrainedModel, callback: PruningCallback) -> PruningPl
             f"{callback.config.budget:.1%}. Train to the end before they are taken out."
         )
     registry.detach(model)
-    return plan_for(model, registry.kept_layers(), **describe_making(callback.config))
+    return plan_for(
+        model, registry.kept_layers(), **describe_making(callback.config, callback.pricing)
+    )
 
 
-def describe_making(config: PruneConfig) -> dict[str, Any]:
+def describe_making(config: PruneConfig, pricing: Pricing | None = None) -> dict[str, Any]:
     """Return what a plan says of how gates made it."""
+    cost_name = cost_of(config, pricing).name
     constrained = isinstance(config.objective, BudgetConstraint)
     hard_concrete = isinstance(config.gate_kind, HardConcrete)
     return {
@@ -100,7 +114,8 @@ def describe_making(config: PruneConfig) -> dict[str, Any]:
         "objective": "budget_constraint" if constrained else "fixed_penalty",
         "gates": "hard_concrete" if hard_concrete else "straight_through",
         "budget": config.budget,
-        "cost": config.cost,
-        "sequence_length": config.sequence_length if config.cost == "macs" else None,
+        "cost": cost_name,
+        "sequence_length": config.sequence_length if cost_name == "macs" else None,
+        **({} if pricing is None else {"latency": dict(pricing.about)}),
         "seed": config.seed,
     }

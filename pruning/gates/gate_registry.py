@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from pruning.checkpoints.dense_source import read_dense
 from pruning.errors import NirvanaError
+from pruning.gates.expected_cost import PriceList
 from pruning.gates.gate_function import GateFunction
 from pruning.gates.gate_kinds import GateKind, GateUnits, HardConcrete, StraightThrough
 from pruning.gates.gate_tensor import GateTensor
@@ -21,7 +22,7 @@ from pruning.gates.hard_concrete import HardConcreteFunction
 from pruning.gates.prunable_head_attention import PrunableHeadAttention
 from pruning.gates.prunable_mlp import PrunableMLP
 from pruning.gates.straight_through import StraightThroughFunction
-from pruning.plans.cost import LinearCostModel, dense_cost, group_cost, require_linear
+from pruning.plans.cost import CostModel, LinearCostModel, dense_cost, group_cost, is_linear
 from pruning.plans.dense_dims import DenseDims, StackDims
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import (
@@ -54,14 +55,14 @@ class GateRegistry(nn.Module):
     def __init__(
         self,
         dims: DenseDims,
-        cost: LinearCostModel,
+        cost: CostModel,
         kind: GateKind | None = None,
         units: GateUnits | None = None,
     ) -> None:
         super().__init__()
-        require_linear(cost)
         self.dims = dims
         self.cost = cost
+        self._price_list = PriceList(dims, cost)
         self._layers = dims.layers
         self.units = units or GateUnits()
         self._function = _make_function(kind or StraightThrough())
@@ -87,15 +88,14 @@ class GateRegistry(nn.Module):
     def attach(
         cls,
         model: PreTrainedModel,
-        cost: LinearCostModel,
+        cost: CostModel,
         kind: GateKind | None = None,
         units: GateUnits | None = None,
     ) -> GateRegistry:
         """Put open gates into a dense model, in place, and return them.
 
         Raises:
-            NirvanaError: the model cannot be pruned, or was pruned before, or `cost` prices no
-                single units.
+            NirvanaError: the model cannot be pruned, or was pruned before.
         """
         source = read_dense(model)
         registry = cls(source.dims, cost, kind, units).to(model.device)
@@ -155,7 +155,8 @@ class GateRegistry(nn.Module):
         """Return the kept fraction of the blocks' cost.
 
         It is what the hard masks keep, with the straight-through gradient, or for hard concrete
-        gates what they are expected to keep.
+        gates what they are expected to keep. A latency table is read at each number of units that
+        may stay (see `expected_cost`).
         """
         kept = torch.stack([self._price_kept(s, gates) for s, gates in self.sub_block_gates()])
         fixed = sum(self.cost.block_cost(layer) for layer in self._layers)
@@ -253,16 +254,30 @@ class GateRegistry(nn.Module):
         learning = [gate.probability().sum() for gate in gates if gate.learns]
         return torch.stack(learning).sum() if learning else self.multiplier.new_zeros(())
 
+    def price_unit(self, sub_block: SubBlock) -> float:
+        """Return what one unit of a sub-block costs, on the average where units differ."""
+        dims, cost = self._layers[sub_block.layer], self.cost
+        if not is_linear(cost):
+            return self._price_list.find(sub_block).mean_price
+        return cost.neuron_cost(dims) if sub_block.part == "mlp" else group_cost(dims, cost)
+
     def _price_kept(self, sub_block: SubBlock, gates: SubBlockGates) -> torch.Tensor:
         """Return the cost of what is open in a sub-block."""
-        dims, cost = self._layers[sub_block.layer], self.cost
         block = self.block_gates(sub_block.part).kept()[self.block_place(sub_block)]
         kept_U = gates.units.kept()
+        if is_linear(self.cost):
+            return block * self._sum_prices(sub_block, kept_U, self.cost)
+        return block * self._price_list.find(sub_block).expect(kept_U)
+
+    def _sum_prices(
+        self, sub_block: SubBlock, kept_U: torch.Tensor, cost: LinearCostModel
+    ) -> torch.Tensor:
+        dims = self._layers[sub_block.layer]
         if sub_block.part == "mlp":
-            return block * (kept_U.sum() * cost.neuron_cost(dims) + cost.mlp_bias_cost(dims))
+            return kept_U.sum() * cost.neuron_cost(dims) + cost.mlp_bias_cost(dims)
         any_open = 1 - (1 - kept_U).prod()
         rest = any_open * cost.attention_rest_cost(dims) + cost.attention_bias_cost(dims)
-        return block * (kept_U.sum() * group_cost(dims, cost) + rest)
+        return kept_U.sum() * group_cost(dims, cost) + rest
 
 
 def _make_function(kind: GateKind) -> GateFunction:

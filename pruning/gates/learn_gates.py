@@ -11,6 +11,7 @@ from pruning.gates.attach_gates import attach_gates
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
 from pruning.gates.start_scores import draw_start_batches
+from pruning.oneshot.pricing import Pricing
 from pruning.training.data_config import DataConfig
 from pruning.training.distillation import Distillation
 from pruning.training.resumable_training import find_whole_checkpoint, make_trainer, train_resumably
@@ -25,10 +26,12 @@ def learn_gates(
     config: PruneConfig,
     work_dir: Path,
     data: DataConfig | None = None,
+    pricing: Pricing | None = None,
 ) -> tuple[PruningCallback, Trainer]:
     """Train `model` and its gates in place until the budget is met; leave the gates attached.
 
     `work_dir` holds the resumable checkpoints, and `data` is compared when one is resumed.
+    With `pricing` the budget is a fraction of what that counts.
 
     Raises:
         NirvanaError: before any training, for a model that was pruned before, a budget that cannot
@@ -40,7 +43,9 @@ def learn_gates(
     if config.starts_from_data and not resumes:
         num_rows, batch_size = config.warm_start_rows, config.batch_size
         batches = draw_start_batches(text, tokenizer, num_rows, batch_size)
-    callback = attach_gates(model, config, batches=batches, data=data, resumes=resumes)
+    callback = attach_gates(
+        model, config, batches=batches, data=data, resumes=resumes, pricing=pricing
+    )
     teaching = Distillation(teacher, config.distillation).attach(model)
     try:
         trainer = make_trainer(model, text, tokenizer, config, work_dir, [callback], "prune")

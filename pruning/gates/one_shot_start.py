@@ -11,7 +11,6 @@ from pruning.allocation.allocation_config import KlKnapsack, allocate
 from pruning.allocation.constraints import Constraints
 from pruning.errors import NirvanaError
 from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.warm_start import price_unit
 from pruning.oneshot.kl_curves import measure_curves
 from pruning.oneshot.repair import prune_in_place
 from pruning.oneshot.repair_config import LeastSquares
@@ -108,7 +107,7 @@ def start_at_budget(registry: GateRegistry, start: OneShotStart) -> None:
         kept[_list_kept(start.layers, sub_block, dims)] = True
         is_kept.append(kept)
         worth.append(-start.survival[sub_block] + 2.0 * kept)
-        costs.append(torch.full((len(logit_U),), float(price_unit(registry, sub_block))))
+        costs.append(torch.full((len(logit_U),), float(registry.price_unit(sub_block))))
     all_costs, all_kept = torch.cat(costs), torch.cat(is_kept)
     order = torch.cat(worth).argsort(stable=True)
     below = torch.empty_like(all_costs)

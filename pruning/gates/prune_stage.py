@@ -15,12 +15,13 @@ from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import load_model, load_stock_model
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
-from pruning.gates.attach_gates import finish_gates
+from pruning.gates.attach_gates import cost_of, finish_gates
 from pruning.gates.learn_gates import learn_gates
 from pruning.gates.projection import find_unit_cost
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
-from pruning.plans.cost import make_cost_model
+from pruning.oneshot.oneshot_figures import describe_latency
+from pruning.oneshot.pricing import Pricing
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_budget, describe_layers, describe_size
 from pruning.training.data_config import DataConfig
@@ -31,11 +32,16 @@ from pruning.training.text_data import collate, load_text
 
 
 def run_prune(
-    baseline: Path, data: DataConfig, config: PruneConfig, out_dir: Path
+    baseline: Path,
+    data: DataConfig,
+    config: PruneConfig,
+    out_dir: Path,
+    pricing: Pricing | None = None,
 ) -> dict[str, Any]:
     """Prune the fine-tuned model in `baseline` to the budget, into `out_dir/checkpoint`.
 
-    Called again with the same `out_dir`, it continues from its last whole checkpoint.
+    Called again with the same `out_dir`, it continues from its last whole checkpoint. With
+    `pricing` the budget is a fraction of what that counts, in place of `config.cost`.
 
     Raises:
         NirvanaError: the model cannot be pruned or was pruned before, the budget is out of reach,
@@ -51,20 +57,21 @@ def run_prune(
     model = load_model(text.task.auto_class, str(baseline))
     teacher = load_model(text.task.auto_class, str(baseline))
     callback, trainer = learn_gates(
-        model, teacher, text, tokenizer, config, out_dir / "trainer", data
+        model, teacher, text, tokenizer, config, out_dir / "trainer", data, pricing
     )
     device = model.device
     batch = collate(tokenizer, list(text.validation.select(range(min(8, len(text.validation))))))
     plan, loaded, proofs = _finalise(model, callback, batch, tokenizer, text.task, out_dir)
     whole = PruningPlan.dense(plan.dims, plan.config_hash)
     dense_scores = evaluate_text(teacher.to(device), text, tokenizer)
-    cost = make_cost_model(config.cost, config.sequence_length)
+    cost = cost_of(config, pricing)
     unit_cost = find_unit_cost(plan.dims, cost, config.constraints, config.units)
     return {
         "task": text.task.name,
         "metric": text.task.metric,
         "scores": list(dense_scores),
         "budget": describe_budget(plan, cost, config.budget, unit_cost, config.sequence_length),
+        **({} if pricing is None else {"latency": describe_latency(plan, pricing)}),
         "dense": {
             **dense_scores,
             **describe_size(teacher, whole, config.sequence_length),

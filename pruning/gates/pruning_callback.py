@@ -38,6 +38,7 @@ from pruning.gates.processes import (
 from pruning.gates.projection import project
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_scheduler import PruningScheduler
+from pruning.oneshot.pricing import Pricing
 from pruning.plans.plan import PruningPlan
 from pruning.training.data_config import DataConfig
 from pruning.training.recipe_guard import RecipeGuard, checkpoint_folder
@@ -56,7 +57,8 @@ class PruningCallback(TrainerCallback):
     moves them. At the end of the last stage the gates are projected onto the budget and frozen.
 
     `plan` is what the dense model is, all kept; a plan of the last good stage is made of it. `data`
-    is kept with the recipe, and compared on resuming.
+    is kept with the recipe, and compared on resuming; so is `pricing`, where the budget is a
+    fraction of something other than `config.cost`.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class PruningCallback(TrainerCallback):
         config: PruneConfig,
         plan: PruningPlan | None = None,
         data: DataConfig | None = None,
+        pricing: Pricing | None = None,
     ) -> None:
         self.registry = registry
         self.config = config
+        self.pricing = pricing
         self.undecided_fraction: float | None = None  # of the moment before the projection
         self.canary = None if config.canary is None else Canary(config.canary)
         self.collapse = CollapseWatch(registry.dims)
@@ -77,9 +81,9 @@ class PruningCallback(TrainerCallback):
         self._keeps_next_save = False
         fields = dataclasses.asdict(config).items()
         recipe = {"prune": {k: v for k, v in fields if k not in _FREE_TO_CHANGE}}
-        self._guard = RecipeGuard(
-            recipe if data is None else {**recipe, "data": dataclasses.asdict(data)}
-        )
+        recipe |= {} if data is None else {"data": dataclasses.asdict(data)}
+        recipe |= {} if pricing is None else {"latency": dict(pricing.about)}
+        self._guard = RecipeGuard(recipe)
 
     @property
     def scheduler(self) -> PruningScheduler:

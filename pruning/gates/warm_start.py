@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 
 from pruning.gates.gate_registry import GateRegistry
-from pruning.plans.cost import group_cost
 from pruning.plans.sub_block import SubBlock
 
 
@@ -24,7 +23,7 @@ def warm_start(registry: GateRegistry, scores: Mapping[SubBlock, torch.Tensor]) 
     learning = {s: g.units.logit for s, g in registry.sub_block_gates() if g.units.learns}
     if not learning:
         return
-    prices = {s: float(price_unit(registry, s)) for s in learning}
+    prices = {s: float(registry.price_unit(s)) for s in learning}
     worth = torch.cat([scores[s].to(logit) / prices[s] for s, logit in learning.items()])
     costs = torch.cat([torch.full_like(logit, prices[s]) for s, logit in learning.items()])
     order = worth.argsort(stable=True)
@@ -33,9 +32,3 @@ def warm_start(registry: GateRegistry, scores: Mapping[SubBlock, torch.Tensor]) 
     shares = below.split([len(logit) for logit in learning.values()])
     for logit, share in zip(learning.values(), shares, strict=True):
         logit.copy_(registry.spread * share)
-
-
-def price_unit(registry: GateRegistry, sub_block: SubBlock) -> int:
-    """Return what one unit of a sub-block costs."""
-    dims, cost = registry.dims.layers[sub_block.layer], registry.cost
-    return cost.neuron_cost(dims) if sub_block.part == "mlp" else group_cost(dims, cost)

@@ -48,7 +48,7 @@ def summarise(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     latency = figures.get("latency")
     if latency is not None:
-        rows.append(("latency, " + latency["how"], _show_latency(latency)))
+        rows.append(summarise_latency(latency))
     for name in ("calibration", "held_out"):
         part = figures[name]
         if part is not None:
@@ -64,8 +64,10 @@ def _show_part(part: Mapping[str, Any]) -> str:
     return text
 
 
-def _show_latency(latency: Mapping[str, Any]) -> str:
+def summarise_latency(latency: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a budget in milliseconds asked and what is predicted, as (what, value)."""
     return (
+        "latency, " + latency["how"],
         f"{latency['dense_ms']:.4g} ms -> {latency['predicted_ms']:.4g} ms (asked: "
-        f"{latency['asked_ms']:.4g} ms)"
+        f"{latency['asked_ms']:.4g} ms)",
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.oneshot.oneshot_config import OneShotConfig
+from pruning.oneshot.pricing import Pricing
 from pruning.oneshot.prune_with_scores import (
     check_model,
     check_run,
@@ -36,11 +37,17 @@ def run_score(model: Path, config: OneShotConfig, out_dir: Path) -> dict[str, An
 
 
 def run_oneshot(
-    model: Path, scores: Path, data: DataConfig, config: OneShotConfig, out_dir: Path
+    model: Path,
+    scores: Path,
+    data: DataConfig,
+    config: OneShotConfig,
+    out_dir: Path,
+    pricing: Pricing | None = None,
 ) -> dict[str, Any]:
     """Prune the dense model in `model` by the scoring run in `scores`, into `out_dir/checkpoint`.
 
-    Both models are scored on the validation rows of `data`.
+    Both models are scored on the validation rows of `data`. With `pricing` the budget is a fraction
+    of what that counts, in place of `config.cost`.
 
     Raises:
         NirvanaError: the budget is out of reach, the run is not of this model, or the rows do not
@@ -48,11 +55,13 @@ def run_oneshot(
     """
     started = time.monotonic()
     run = load_run(scores)
-    check_run(run, (config.budget,), config)
+    check_run(run, (config.budget,), config, pricing)
     check_model(run, str(model))
     dense = load_dense(str(model), run.config.dtype)
     text = load_task_text(dense, data)
-    figures, pruned = prune_once(dense, run, config, config.budget, out_dir, text=text)
+    figures, pruned = prune_once(
+        dense, run, config, config.budget, out_dir, text=text, pricing=pricing
+    )
     before = evaluate_text(dense.model, text, dense.tokenizer)
     after = evaluate_text(pruned, text, dense.tokenizer)
     return {

@@ -1,13 +1,13 @@
 """What a plan costs: the currency of budgets. Exact integers, no torch.
 
 Allocation asks a `CostModel` for whole sub-blocks, so that a table of latencies can answer as well.
-Gates need the price of each unit, which a `LinearCostModel` has.
+What is counted has a price for each unit: a `LinearCostModel`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeGuard
 
 from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims, StackDims
@@ -185,15 +185,10 @@ def make_cost_model(
     return BytesCost(dtype) if cost == "bytes" else ParameterCost()
 
 
-def require_linear(cost: CostModel) -> None:
-    """Raise NirvanaError unless a cost model prices single units, as gates need it."""
+def is_linear(cost: CostModel) -> TypeGuard[LinearCostModel]:
+    """Tell whether a cost model prices single units, of which sub-blocks are the sums."""
     priced = ("query_head_cost", "kv_head_cost", "neuron_cost", "attention_rest_cost")
-    if not all(hasattr(cost, name) for name in priced):
-        raise NirvanaError(
-            f"Gates need a price for each head and neuron, and {type(cost).__name__} "
-            f"({cost.name}) prices whole sub-blocks only. Learn gates on macs, parameters or "
-            "bytes, or prune to this cost without training."
-        )
+    return all(hasattr(cost, name) for name in priced)
 
 
 def group_cost(dims: StackDims, cost: LinearCostModel) -> int:

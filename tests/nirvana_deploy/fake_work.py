@@ -41,7 +41,7 @@ def run_baseline(
 
 
 def run_prune(
-    baseline: Path, data: DataConfig, config: PruneConfig, out_dir: Path
+    baseline: Path, data: DataConfig, config: PruneConfig, out_dir: Path, pricing: None = None
 ) -> dict[str, Any]:
     calls.append("prune")
     (out_dir / "checkpoint").mkdir()

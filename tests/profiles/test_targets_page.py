@@ -6,10 +6,18 @@ from pathlib import Path
 import pytest
 
 from nirvana_deploy.cli import _make_parser, main
+from nirvana_deploy.recipe import load_recipe
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 TEXT = (DOCS / "targets.md").read_text() + (DOCS / "measuring.md").read_text()
 COMMANDS = re.findall(r"^    (nirvana .*?)\s*(?:#.*)?$", TEXT, flags=re.MULTILINE)
+
+
+def test_the_recipe_is_read(tmp_path: Path) -> None:
+    (line,) = re.findall(r"^    (latency: .*)$", TEXT, flags=re.MULTILINE)
+    (tmp_path / "my.yaml").write_text(f"model: m\n{line}\n")
+    asked = load_recipe(tmp_path / "my.yaml").latency
+    assert asked is not None and asked.at_most == "12.5ms" and asked.table.batch == 1
 
 
 def test_there_are_commands() -> None:
