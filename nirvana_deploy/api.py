@@ -53,12 +53,16 @@ def deploy(
     """Run a recipe, or the file of one, from the model to the server folder and the report.
 
     Finished stages of the same recipe are skipped, an interrupted one resumes. `say` gets a line
-    at the start and end of each stage; by default they go to the standard error.
+    at the start and end of each stage, and of what will be left out; by default they go to the
+    standard error. What an encoder-decoder has no stage for is left out, with the reason in the
+    result.
 
     Raises:
-        NirvanaError: the recipe or the output folder does not fit, or a stage failed.
+        NirvanaError: the recipe does not fit the model or the output folder, before any work; or a
+            stage failed.
         MissingExtraError: ONNX Runtime is not installed.
     """
+    from nirvana_deploy.deploy_fit import check_fit
     from nirvana_deploy.deploy_stages import list_stages
     from nirvana_deploy.report import write_report
 
@@ -68,9 +72,10 @@ def deploy(
         recipe = load_recipe(recipe)
     if out is not None:
         recipe = dataclasses.replace(recipe, out=str(out))
-    outcome = run_stages(
-        recipe, recipe.out_dir, list_stages(recipe), say or _say_on_stderr, write_report
-    )
+    say = say or _say_on_stderr
+    for stage, reason in check_fit(recipe).items():
+        say(f"{stage}: will be left out. {reason}")
+    outcome = run_stages(recipe, recipe.out_dir, list_stages(recipe), say, write_report)
     assert outcome.report is not None
     return DeployResult(
         out=outcome.out,

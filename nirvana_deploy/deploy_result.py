@@ -32,14 +32,14 @@ class DeployResult:
 
     @property
     def onnx(self) -> Path:
-        """The pruned model as ONNX."""
-        return self.folders["export"] / "pruned" / "model.onnx"
+        """The pruned model as ONNX; of an encoder-decoder's graphs the first."""
+        return self.folders["export"] / str(self.results["export"]["pruned"]["onnx_path"])
 
     def headline(self) -> list[tuple[str, str]]:
         """Return the first figures as (what, value) for a person to read."""
         return [
             *_describe_prune(self.results["prune"]),
-            *describe_profile(self.results["profile"]),
+            *_describe_speed(self.results["profile"]),
             ("engine", _describe_engine(self.results["build"])),
             ("server folder", self._describe_package()),
             ("report", str(self.report)),
@@ -48,7 +48,7 @@ class DeployResult:
     def _describe_package(self) -> str:
         package = self.results["package"]
         if package.get("status") == "skipped":
-            return f"skipped: {package['reason']} {package['install']}"
+            return _describe_skipped(package)
         return str(self.folders["package"] / package["folder"])
 
 
@@ -144,9 +144,21 @@ def _describe_metric(name: str, dense: float, pruned: float) -> tuple[str, str]:
     return words, f"{dense:.1%} -> {pruned:.1%} ({100 * (pruned - dense):+.1f} points)"
 
 
+def _describe_speed(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if profile.get("status") == "skipped":
+        yield "latency", _describe_skipped(profile)
+        return
+    yield from describe_profile(profile)
+
+
+def _describe_skipped(result: Mapping[str, Any]) -> str:
+    """Say what a stage that was not done says of itself."""
+    return f"{result['status']}: {result['reason']} {result.get('install', '')}".strip()
+
+
 def _describe_engine(build: Mapping[str, Any]) -> str:
     if build["status"] != "built":
-        return f"{build['status']}: {build['reason']} {build.get('install', '')}".strip()
+        return _describe_skipped(build)
     num_fused = build["num_fused_attentions"]
     fused = "an unknown number" if num_fused is None else str(num_fused)
     parts = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from nirvana_deploy.config_reader import to_plain
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 _TABLE_FILE = "table.json"
 _ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 _TRAINING_PACKAGES = ("torch", "transformers", "datasets", "accelerate")
+# What a run does not do with the several graphs of an encoder-decoder, and what does.
+LEFT_OUT = {
+    "build": "A run builds one engine, and an encoder-decoder is three graphs: each is built by "
+    "itself, `nirvana build` of those in export/pruned.",
+    "profile": "An encoder-decoder is three graphs, and no one call of them is its latency: each "
+    "is measured by itself, such as `nirvana profile` of both encoder_model.onnx in export.",
+    "package": "No server is packaged for an encoder-decoder's three graphs: `load` of "
+    "export/pruned runs them in ONNX Runtime and generates.",
+}
 
 
 def _fine_tune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
@@ -114,6 +123,8 @@ def _export(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
 
 
 def _build(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    if _has_several_graphs(inputs):
+        return _leave_out("build")
     from exporters.engines.build_engine import build_engine
 
     try:
@@ -126,6 +137,8 @@ def _build(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
 
 
 def _profile(inputs: StageInputs, _: Path) -> Mapping[str, Any]:
+    if _has_several_graphs(inputs):
+        return _leave_out("profile")
     from profiles.comparing.profile_artefacts import profile_artefacts
 
     dense = inputs.folders["export"] / "dense" / "model.onnx"
@@ -133,6 +146,8 @@ def _profile(inputs: StageInputs, _: Path) -> Mapping[str, Any]:
 
 
 def _package(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+    if _has_several_graphs(inputs):
+        return _leave_out("package")
     from nirvana_deploy.serving.package import package_model
     from nirvana_deploy.serving.package_sources import Sources
 
@@ -148,7 +163,7 @@ def _package(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     result = package.to_json()
     return {
         **result,
-        "folder": f"{config.to}/{result['folder']}",
+        "folder": PurePosixPath(config.to, result["folder"]).as_posix(),
         "files": [f"{config.to}/{name}" for name in result["files"]],
     }
 
@@ -160,6 +175,15 @@ def _describe_skip(error: MissingExtraError) -> dict[str, str]:
         "reason": str(error).split(". ")[0] + ".",
         "install": f"pip install 'nirvana-deploy[{error.extra}]'",
     }
+
+
+def _leave_out(stage: str) -> dict[str, str]:
+    return {"status": "skipped", "reason": LEFT_OUT[stage]}
+
+
+def _has_several_graphs(inputs: StageInputs) -> bool:
+    """Tell the export of an encoder-decoder that generates."""
+    return len(inputs.results["export"]["pruned"]["graphs"]) > 1
 
 
 def _pruned_onnx(inputs: StageInputs) -> Path:

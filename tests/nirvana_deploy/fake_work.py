@@ -11,6 +11,7 @@ import pytest
 from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy.new_folder import refuse_used_folder
+from nirvana_deploy.recipe import Recipe
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
 from profiles.comparing.profile_config import ProfileConfig
@@ -28,6 +29,10 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         return self.data
+
+
+def check_fit(recipe: Recipe) -> dict[str, str]:
+    return {}
 
 
 def run_baseline(
@@ -62,7 +67,10 @@ def run_export(dense: Path, pruned: Path, config: ExportConfig, out_dir: Path) -
     for name, checkpoint in (("dense", dense), ("pruned", pruned)):
         (out_dir / name).mkdir()
         (out_dir / name / "model.onnx").write_text((checkpoint / "w").read_text())
-    return {"dense": {}, "pruned": {}}
+    return {
+        name: {"onnx_path": f"{name}/model.onnx", "graphs": {"model": {"file": "model.onnx"}}}
+        for name in ("dense", "pruned")
+    }
 
 
 def build_engine(
@@ -118,6 +126,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 HOMES = {
+    "nirvana_deploy.deploy_fit": check_fit,
     "pruning.training.baseline_stage": run_baseline,
     "pruning.gates.prune_stage": run_prune,
     "exporters.export_stage": run_export,

@@ -1,0 +1,179 @@
+"""Holds a recipe against its model before any work: what a stage after hours of training would say.
+
+Each stage refuses what does not fit it, too; here its answer is known from the config and the task.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from exporters.engines.engine_config import EngineConfig
+from nirvana_deploy.deploy_stages import LEFT_OUT
+from nirvana_deploy.recipe import Recipe
+from pruning.errors import NirvanaError
+from pruning.oneshot.oneshot_config import OneShotConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from pruning.training.task import Task
+
+_DECODER, _ENCODER_DECODER = "causal-lm", "seq2seq"
+
+
+def check_fit(recipe: Recipe) -> dict[str, str]:
+    """Return the stages that will be left out, each with the reason.
+
+    The model's config and tokenizer are read, and of the data set the columns where these decide
+    the task.
+
+    Raises:
+        NirvanaError: the model is not there or cannot be pruned, has no head for the task, or a
+            setting of a later stage does not fit it.
+    """
+    from pruning.checkpoints.model_skeleton import build_skeleton
+    from pruning.checkpoints.model_source import resolve_model
+    from pruning.training.tasks import check_head
+
+    model = build_skeleton(resolve_model(recipe.model))
+    task = _find_task(recipe, model)
+    check_head(task, model, fine_tuned=False)
+    _check_latency(recipe, model)
+    _check_export(recipe, task)
+    _check_package(recipe, task, model)
+    if task.name == _ENCODER_DECODER:
+        return dict(LEFT_OUT)
+    _check_profile(recipe, task, model)
+    _check_build(recipe, task, model)
+    return {}
+
+
+def _find_task(recipe: Recipe, model: PreTrainedModel) -> Task:
+    from pruning.training.data_splits import load_splits
+    from pruning.training.tasks import choose_task, recognise_task
+
+    own, columns = recognise_task(model), [recipe.data.label_column]
+    if recipe.data.task is None and own is not None and not own.has_classes:
+        columns = next(iter(load_splits(recipe.data).values())).column_names
+    return choose_task(recipe.data, columns, own)
+
+
+def _check_latency(recipe: Recipe, model: PreTrainedModel) -> None:
+    if recipe.latency is not None and recipe.latency.is_measured and _has_encoder_beside(model):
+        raise NirvanaError(
+            "latency: no table is measured for encoder-decoders, this is a "
+            f"{model.config.model_type}. Leave latency out and set prune.budget."
+        )
+
+
+def _has_encoder_beside(model: PreTrainedModel) -> bool:
+    return bool(model.config.is_encoder_decoder)
+
+
+def _check_export(recipe: Recipe, task: Task) -> None:
+    config = recipe.export
+    if config.graphs == "split" and task.name == _DECODER:
+        raise NirvanaError(
+            "export.graphs: a run profiles and packages a decoder as one graph, got split. Leave "
+            "it out (merged), or export the checkpoint with `nirvana export`."
+        )
+    if config.cache_length is not None:
+        raise NirvanaError(
+            f"export.cache_length is {config.cache_length}: its graph is for an engine, and a run "
+            "profiles and packages the graph itself. Leave it out, or go verb by verb: nirvana "
+            "export, nirvana build."
+        )
+
+
+def _check_package(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
+    config = recipe.package
+    if config.profiles:
+        raise NirvanaError(
+            "package.profiles are those of an engine, and a run packages ONNX. Leave them out; "
+            "`nirvana package --engine` serves an engine."
+        )
+    if config.to == "triton":
+        return
+    if task.name != _DECODER:
+        raise NirvanaError(
+            f"package.to: {config.to} serves decoders that generate (causal-lm), and the task is "
+            f"{task.name}. Set package.to to triton."
+        )
+    _require_fast_tokenizer(recipe)
+    if config.takes_checkpoint:
+        _check_checkpoint_package(recipe, model)
+
+
+def _require_fast_tokenizer(recipe: Recipe) -> None:
+    from transformers import AutoTokenizer
+
+    from pruning.checkpoints.model_source import load_stock_model
+
+    if not load_stock_model(AutoTokenizer, recipe.model).is_fast:
+        raise NirvanaError(
+            f"package.to: {recipe.package.to} reads text by tokenizer.json, and {recipe.model} has "
+            "a slow tokenizer. Save the model with its fast one, or set package.to to triton."
+        )
+
+
+def _check_checkpoint_package(recipe: Recipe, model: PreTrainedModel) -> None:
+    from nirvana_deploy.serving.hub_checkpoint import STACKS
+    from pruning.allocation.allocation_config import Uniform
+
+    config, stack = recipe.package, STACKS[recipe.package.to]
+    name = type(model).__name__
+    if config.form != "padded" and name not in stack.architectures:
+        raise NirvanaError(
+            f"package.to: {stack.name} has no {name} of those that are known here: "
+            f"{', '.join(sorted(stack.architectures))}. Set package.to to genai or triton."
+        )
+    prune = recipe.prune
+    if isinstance(prune, OneShotConfig) and isinstance(prune.scoring.allocation, Uniform):
+        return
+    if config.form == "uniform":
+        raise NirvanaError(
+            f"package.form uniform is for layers that are alike, and what {stack.name} gets is "
+            "pruned by layers that differ. Set package.form to padded or deci"
+            f"{', or per-layer' if stack.per_layer else ''}; or prune by scores with "
+            "prune.scoring.allocation {} (uniform)."
+        )
+
+
+def _check_profile(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
+    config = recipe.profile
+    for name in ("past", "generate"):
+        if getattr(config, name) and task.name != _DECODER:
+            raise NirvanaError(
+                f"profile.{name} is for decoders (causal-lm), whose graph has a cache; the task is "
+                f"{task.name}. Leave it out."
+            )
+    vocab_size = int(model.config.get_text_config().vocab_size)
+    if config.vocab_size > vocab_size:
+        raise NirvanaError(
+            f"profile.vocab_size is {config.vocab_size}, and the model has {vocab_size} tokens. "
+            f"Set it to at most {vocab_size}."
+        )
+    longest = config.length + max(config.past, config.generate)
+    _check_positions("profile: length, and past or generate after it", longest, model)
+
+
+def _check_build(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
+    """Raise NirvanaError for shapes beyond the positions; those by default are cut to fit."""
+    config, default = recipe.build, EngineConfig()
+    if config.profiles:
+        return  # held against the graph's own inputs
+    if config.length != default.length:
+        _check_positions("build.length.max", config.length.max, model)
+    if config.past != default.past and task.name == _DECODER:
+        _check_positions("build.past.max and the token after it", config.past.max + 1, model)
+
+
+def _check_positions(what: str, asked: int, model: Any) -> None:
+    from exporters.trace.token_inputs import find_max_length
+
+    limit = find_max_length(model)
+    if limit is not None and asked > limit:
+        raise NirvanaError(
+            f"{what} is {asked}, and {model.config.model_type} here has {limit} positions. Ask for "
+            f"at most {limit}."
+        )
