@@ -41,10 +41,10 @@ def check_fit(recipe: Recipe) -> dict[str, str]:
     _check_latency(recipe, model)
     _check_export(recipe, task)
     _check_package(recipe, task, model)
+    _check_build(recipe, task, model)
     if task.name == _ENCODER_DECODER:
         return dict(LEFT_OUT)
     _check_profile(recipe, task, model)
-    _check_build(recipe, task, model)
     return {}
 
 
@@ -164,7 +164,7 @@ def _check_build(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
         return  # held against the graph's own inputs
     if config.length != default.length:
         _check_positions("build.length.max", config.length.max, model)
-    if config.past != default.past and task.name == _DECODER:
+    if config.past != default.past and task.name in (_DECODER, _ENCODER_DECODER):
         _check_positions("build.past.max and the token after it", config.past.max + 1, model)
 
 

@@ -40,7 +40,7 @@ class DeployResult:
         return [
             *_describe_prune(self.results["prune"]),
             *_describe_speed(self.results["profile"]),
-            ("engine", _describe_engine(self.results["build"])),
+            *_describe_engines(self.results["build"]),
             ("server folder", self._describe_package()),
             ("report", str(self.report)),
         ]
@@ -154,6 +154,13 @@ def _describe_speed(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _describe_skipped(result: Mapping[str, Any]) -> str:
     """Say what a stage that was not done says of itself."""
     return f"{result['status']}: {result['reason']} {result.get('install', '')}".strip()
+
+
+def _describe_engines(build: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if "engines" not in build:
+        yield "engine", _describe_engine(build)
+    for engine in build.get("engines", ()):
+        yield f"engine of {engine['graph']}", _describe_engine(engine)
 
 
 def _describe_engine(build: Mapping[str, Any]) -> str:

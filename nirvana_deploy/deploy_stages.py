@@ -26,8 +26,6 @@ _ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 _TRAINING_PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 # What a run does not do with the several graphs of an encoder-decoder, and what does.
 LEFT_OUT = {
-    "build": "A run builds one engine, and an encoder-decoder is three graphs: each is built by "
-    "itself, `nirvana build` of those in export/pruned.",
     "profile": "An encoder-decoder is three graphs, and no one call of them is its latency: each "
     "is measured by itself, such as `nirvana profile` of both encoder_model.onnx in export.",
     "package": "No server is packaged for an encoder-decoder's three graphs: `load` of "
@@ -123,17 +121,30 @@ def _export(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
 
 
 def _build(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
-    if _has_several_graphs(inputs):
-        return _leave_out("build")
     from exporters.engines.build_engine import build_engine
 
     try:
+        if _has_several_graphs(inputs):
+            return {"status": "built", "engines": _build_each(inputs, out_dir)}
         result = build_engine(
             _pruned_onnx(inputs), out_dir, inputs.recipe.build, _count_attentions(inputs)
         )
     except MissingExtraError as error:
         return _describe_skip(error)
     return result.to_json()
+
+
+def _build_each(inputs: StageInputs, out_dir: Path) -> list[dict[str, Any]]:
+    """Build an engine of each graph, in a folder of its name; a graph's own attentions count."""
+    from exporters.engines.build_engine import build_engine
+
+    folder = inputs.folders["export"] / "pruned"
+    graphs = inputs.results["export"]["pruned"]["graphs"]
+    engines = []
+    for name, graph in graphs.items():
+        built = build_engine(folder / graph["file"], out_dir / name, inputs.recipe.build).to_json()
+        engines.append({**built, "graph": name, "engine_path": f"{name}/{built['engine_path']}"})
+    return engines
 
 
 def _profile(inputs: StageInputs, _: Path) -> Mapping[str, Any]:

@@ -75,6 +75,7 @@ def draw_engine(build: Build, export: Export | None) -> Html:
     """Draw what was asked of the engine builder and what the build log was found to say."""
     found = ", ".join(f"{count} {precision}" for precision, count in build.precision_found)
     facts = [
+        *([("Graph", build.graph)] if build.graph else []),
         ("Flavour", " ".join(filter(None, (build.flavour, build.version))) or MISSING),
         ("Precision asked", build.precision_asked or MISSING),
         ("Precision found, by layers", found or MISSING),
@@ -84,21 +85,24 @@ def draw_engine(build: Build, export: Export | None) -> Html:
         ("Build time", format_duration(build.build_seconds)),
         ("Built from", _source(build, export)),
     ]
-    shapes = table(
-        "Optimisation profile",
-        ("Input", "Minimum", "Optimum", "Maximum"),
-        [
-            (name, *(_shape(part, at) for at in ("min", "opt", "max")))
-            for name, part in build.input_shapes
-        ],
-    )
+    shapes = [
+        table(
+            "Optimisation profile" + (f" {name}" if len(build.profiles) > 1 else ""),
+            ("Input", "Minimum", "Optimum", "Maximum"),
+            [
+                (taken, *(_shape(part, at) for at in ("min", "opt", "max")))
+                for taken, part in inputs
+            ],
+        )
+        for name, inputs in build.profiles
+    ]
     warnings = element("ul", *(element("li", warning) for warning in build.warnings))
     note = "Building proves no speed: the latencies on this page are those of the profile stage."
     return join(
         [
             definitions(facts),
             warnings if build.warnings else "",
-            shapes if build.input_shapes else "",
+            *shapes,
             paragraph(note, class_="note"),
         ]
     )
@@ -174,7 +178,7 @@ def _source(build: Build, export: Export | None) -> str:
         return MISSING
     if export is None or export.pruned.sha256 is None:
         return join(["ONNX file ", _hash(build.onnx_sha256)])
-    same = build.onnx_sha256 == export.pruned.sha256
+    same = build.onnx_sha256 in export.pruned.hashes
     words = "the pruned ONNX file above" if same else "another ONNX file than the one above"
     return join([_mark(same, words), " ", _hash(build.onnx_sha256)])
 

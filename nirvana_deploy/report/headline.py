@@ -106,10 +106,11 @@ def explain_speed(run: Run) -> str | None:
     macs = divide(run.prune.dense.block_macs, run.prune.pruned.block_macs)
     if macs is None or macs <= case.speedup.ratio:
         return None
+    head = "classification head" if run.prune.metric == "accuracy" else "head"
     return (
         f"The blocks do {format_ratio(macs)} less arithmetic; the measured speed-up at "
         f"{case.name_shape()} is {format_ratio(case.speedup.ratio)}. Embedding "
-        "look-ups, layer norms, residual additions, the classification head and the run-time's "
+        f"look-ups, layer norms, residual additions, the {head} and the run-time's "
         "cost per operation do not shrink with heads and neurons, and smaller matrix products "
         "keep the processor less busy."
     )

@@ -89,7 +89,7 @@ def _stage_chip(state: StageState) -> Html:
 
 def _sections(subject: Subject, roofs: Sequence[Roof]) -> Iterator[Html]:
     run = subject.run
-    prune, export, build = run.prune, run.export, run.build
+    prune, export = run.prune, run.export
     budget = draw_budget(run, prune) if prune else _absent(run, "prune")
     yield section("budget", "Asked and kept", budget)
     compared = draw_comparison(run, prune) if prune else _absent(run, "prune")
@@ -105,8 +105,8 @@ def _sections(subject: Subject, roofs: Sequence[Roof]) -> Iterator[Html]:
     proofs = draw_proofs(prune.proofs) if prune else _absent(run, "prune")
     exported = draw_export(export) if export else _absent(run, "export")
     yield section("verification", "Verification", proofs, exported)
-    engine = draw_engine(build, export) if build else _absent(run, "build")
-    yield section("engine", "Engine", engine)
+    engines = [draw_engine(build, export) for build in run.builds] or [_absent(run, "build")]
+    yield section("engine", "Engine", *engines)
     packaged = draw_package(run.package) if run.package else _absent(run, "package")
     yield section("package", "Serving package", packaged)
     yield section("environment", "Environment", _environment(run))

@@ -181,7 +181,7 @@ def _nothing(name: str) -> Run:
         baseline=None,
         prune=None,
         export=None,
-        build=None,
+        builds=(),
         profile=None,
         package=None,
     )

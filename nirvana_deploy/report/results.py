@@ -32,7 +32,11 @@ class StageState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run folder as the page needs it; a stage that was not done is None."""
+    """A run folder as the page needs it; a stage that was not done is None.
+
+    Attributes:
+        builds: the engines: one, of an encoder-decoder one a graph; none where none was built.
+    """
 
     name: str
     recipe: str | None
@@ -40,7 +44,7 @@ class Run:
     baseline: Baseline | None
     prune: Prune | None
     export: Export | None
-    build: Build | None
+    builds: tuple[Build, ...]
     profile: Profile | None
     package: Package | None
 
@@ -72,10 +76,14 @@ def read_run(run_dir: Path) -> Run:
         baseline=Baseline.read(done["baseline"]) if "baseline" in done else None,
         prune=Prune.read(done["prune"]) if "prune" in done else None,
         export=Export.read(done["export"]) if "export" in done else None,
-        build=Build.read(done["build"]) if "build" in done else None,
+        builds=_read_builds(done["build"]) if "build" in done else (),
         profile=Profile.read(done["profile"]) if "profile" in done else None,
         package=Package.read(done["package"]) if "package" in done else None,
     )
+
+
+def _read_builds(result: Fields) -> tuple[Build, ...]:
+    return tuple(Build.read(part) for part in result.rows("engines") or (result,))
 
 
 def _is_scored(manifests: Mapping[str, Fields | None]) -> bool:

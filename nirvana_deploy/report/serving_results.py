@@ -41,10 +41,16 @@ class ShapeCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """One exported ONNX file and the evidence for it."""
+    """A model's ONNX export and the evidence for it.
+
+    Attributes:
+        onnx_path, sha256: of the first file; an encoder-decoder has several.
+        hashes: of all files.
+    """
 
     onnx_path: str | None
     sha256: str | None
+    hashes: frozenset[str]
     size_bytes: int | None
     opset: int | None
     num_nodes: int | None
@@ -57,9 +63,12 @@ class Graph:
         """Read `dense` or `pruned` of the `export` result."""
         # The comparison itself has more of each case than the summary beside it.
         cases = part.part("verification").rows("cases") or part.rows("cases")
+        graphs, first = part.part("graphs"), part.text("sha256")
+        files = [hashed for name in graphs.names() for hashed in _hashes(graphs.part(name))]
         return cls(
             onnx_path=part.text("onnx_path"),
-            sha256=part.text("sha256"),
+            sha256=first,
+            hashes=frozenset([*files, *([first] if first else [])]),
             size_bytes=part.count("size_bytes"),
             opset=part.count("opset"),
             num_nodes=part.count("num_nodes"),
@@ -67,6 +76,10 @@ class Graph:
             max_abs_difference=part.number("max_abs_difference"),
             checks=tuple(ShapeCheck.read(row) for row in cases),
         )
+
+
+def _hashes(graph: Fields) -> tuple[str, ...]:
+    return tuple(hashed for _, hashed in graph.part("sha256").flattened())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +97,14 @@ class Export:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """The engine and what its build log was found to say."""
+    """An engine and what its build log was found to say.
 
+    Attributes:
+        graph: which of several graphs it is of.
+        profiles: the optimisation profiles' names, and of each input its shapes.
+    """
+
+    graph: str | None
     flavour: str | None
     version: str | None
     precision_asked: str | None
@@ -97,14 +116,16 @@ class Build:
     engine_size_bytes: int | None
     build_seconds: float | None
     onnx_sha256: str | None
-    input_shapes: tuple[tuple[str, Fields], ...]
+    profiles: tuple[tuple[str, tuple[tuple[str, Fields], ...]], ...]
     warnings: tuple[str, ...]
 
     @classmethod
     def read(cls, result: Fields) -> "Build":
         """Read the `build` result of an engine that was built."""
-        shapes = result.part("optimisation_profile")
+        parts = [result.part("optimisation_profile"), *result.rows("further_profiles")]
+        names = result.texts("profile_names") or ("default",) * len(parts)
         return cls(
+            graph=result.text("graph"),
             flavour=result.text("flavour"),
             version=result.text("version"),
             precision_asked=result.text("precision_asked"),
@@ -116,7 +137,11 @@ class Build:
             engine_size_bytes=result.count("engine_size_bytes"),
             build_seconds=result.number("build_seconds"),
             onnx_sha256=result.text("onnx_sha256"),
-            input_shapes=tuple((name, shapes.part(name)) for name in shapes.names()),
+            profiles=tuple(
+                (name, tuple((taken, shapes.part(taken)) for taken in shapes.names()))
+                for name, shapes in zip(names, parts, strict=False)
+                if shapes
+            ),
             warnings=result.texts("warnings"),
         )
 

@@ -73,10 +73,29 @@ def run_export(dense: Path, pruned: Path, config: ExportConfig, out_dir: Path) -
     }
 
 
+def export_encoder_decoder(
+    dense: Path, pruned: Path, config: ExportConfig, out_dir: Path
+) -> dict[str, Any]:
+    calls.append("export")
+    graphs = {name: {"file": f"{name}.onnx"} for name in ("encoder_model", "decoder_model")}
+    for folder in ("dense", "pruned"):
+        (out_dir / folder).mkdir()
+        for name in graphs:
+            (out_dir / folder / f"{name}.onnx").write_text(name)
+    return {
+        name: {"onnx_path": f"{name}/encoder_model.onnx", "graphs": graphs}
+        for name in ("dense", "pruned")
+    }
+
+
 def build_engine(
-    onnx_path: Path, out_dir: Path, config: EngineConfig, num_attention_layers: int
+    onnx_path: Path,
+    out_dir: Path,
+    config: EngineConfig,
+    num_attention_layers: int | None = None,
 ) -> Result:
     calls.append("build")
+    out_dir.mkdir(exist_ok=True)
     (out_dir / "model.engine").write_text(onnx_path.read_text())
     return Result(
         {
@@ -84,6 +103,7 @@ def build_engine(
             "flavour": "tensorrt_rtx",
             "version": "1.7",
             "precision_asked": "fp16",
+            "engine_path": "model.engine",
             "num_attention_layers": num_attention_layers,
             "num_fused_attentions": 1,
         }

@@ -10,6 +10,7 @@ import pytest
 
 from nirvana_deploy import PruneConfig, Recipe, deploy, prune
 from nirvana_deploy.api import build, export, package, profile
+from nirvana_deploy.deploy_stages import LEFT_OUT
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig
@@ -114,6 +115,35 @@ def test_without_tensorrt_the_run_goes_on_and_says_so(monkeypatch: pytest.Monkey
     }
     assert fakes.calls[-1] == "report"
     assert dict(result.headline())["engine"].startswith("skipped: TensorRT (neither flavour)")
+
+
+def test_an_encoder_decoder_gets_an_engine_a_graph_and_the_rest_says_why_not(
+    fake_work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    with monkeypatch.context() as context:
+        several = SimpleNamespace(run_export=fakes.export_encoder_decoder)
+        context.setitem(sys.modules, "exporters.export_stage", several)
+        left_out = SimpleNamespace(check_fit=lambda _: dict(LEFT_OUT))
+        context.setitem(sys.modules, "nirvana_deploy.deploy_fit", left_out)
+        result = deploy(Recipe(model="model"), "r", say=said.append)
+    assert fake_work == ["baseline", "prune", "export", "build", "build", "report"]
+    assert said[0].startswith("profile: will be left out. An encoder-decoder is three graphs")
+    assert result.onnx == Path("r/export/pruned/encoder_model.onnx")
+    engines = result.results["build"]["engines"]
+    assert [(e["graph"], e["engine_path"]) for e in engines] == [
+        ("encoder_model", "encoder_model/model.engine"),
+        ("decoder_model", "decoder_model/model.engine"),
+    ]
+    for engine in engines:
+        built = result.folders["build"] / engine["engine_path"]
+        assert built.read_text() == engine["graph"]
+    for stage in ("profile", "package"):
+        assert result.results[stage] == {"status": "skipped", "reason": LEFT_OUT[stage]}
+    headline = dict(result.headline())
+    assert headline["latency"] == f"skipped: {LEFT_OUT['profile']}"
+    assert headline["server folder"] == f"skipped: {LEFT_OUT['package']}"
+    assert headline["engine of decoder_model"].startswith("tensorrt_rtx 1.7, fp16")
 
 
 @pytest.mark.usefixtures("fake_work")

@@ -245,6 +245,23 @@ def test_skipped_engine_says_what_to_install(page: Callable[..., Page]) -> None:
     assert "build skipped" in drawn.text
 
 
+def test_each_engine_of_several_graphs_is_drawn(page: Callable[..., Page]) -> None:
+    def split(results: dict[str, Any]) -> None:
+        one = results["build"]
+        parts = {"encoder_model": one["onnx_sha256"], "decoder_model": "d" * 64}
+        results["export"]["pruned"]["graphs"] = {
+            name: {"sha256": {f"{name}.onnx": hashed}} for name, hashed in parts.items()
+        }
+        engines = [{**one, "graph": name, "onnx_sha256": parts[name]} for name in parts]
+        engines.append({**one, "graph": "stray", "onnx_sha256": "f" * 64})
+        results["build"] = {"status": "built", "engines": engines}
+
+    drawn = page(split).text
+    assert "Graph encoder_model" in drawn and "Graph decoder_model" in drawn
+    assert drawn.count("the pruned ONNX file above") == 2
+    assert drawn.count("another ONNX file than the one above") == 1
+
+
 def test_missing_profile_is_marked(page: Callable[..., Page]) -> None:
     drawn = page(lambda results: results.pop("profile"))
     assert "The profile stage has not been run in this folder." in drawn.text
@@ -302,6 +319,7 @@ def test_no_value_is_needed(bad: object) -> None:
         _set(*leaf, to=bad)(results)
         states = {name: StageState(name=name, status="done") for name in readers}
         read = {name: readers[name].read(Fields(results[name])) for name in readers}  # type: ignore[attr-defined]
+        read["builds"] = (read.pop("build"),)
         run = Run(name="run", recipe=None, stages=states, **read)
         page = draw_page(Subject(name="run", kind="run", run=run))
         visible = Page(page).text
