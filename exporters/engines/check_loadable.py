@@ -24,7 +24,10 @@ def check_loadable(
     """
     result = manifest.result
     if device is None:
-        targets = ", ".join(_list_targets(manifest)) or "the GPU it was built on"
+        capabilities = ", ".join(_list_targets(manifest))
+        targets = (
+            f"compute capability {capabilities}" if capabilities else "the GPU it was built on"
+        )
         raise NirvanaError(
             f"{engine_dir} is a {result.flavour} {result.version} engine for {targets}: to run it, "
             "an NVIDIA GPU with its driver and a torch with CUDA are needed, and there is none "
