@@ -40,7 +40,8 @@ def read_inputs(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        # numpy's own words are left out: they advise to load such a file unsafely.
         raise NirvanaError(
-            f"{path} is no .npz file of plain arrays: {error}. Write it by numpy.savez."
+            f"{path} is no .npz file of plain arrays. Write it by numpy.savez, an array an input."
         ) from error

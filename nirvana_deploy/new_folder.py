@@ -17,12 +17,11 @@ def write_new_folder(out: Path, verb: str) -> Iterator[Path]:
     """Give a folder beside `out` to write in, and rename it to `out` when the block ends well.
 
     Raises:
-        NirvanaError: `out` holds something already, or the disk is full.
+        NirvanaError: `out` holds something already, or cannot be made, or the disk is full.
     """
     refuse_used_folder(out)
     with explain_full_disk(verb, out, ()):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        aside = _make_aside(out)
         try:
             yield aside
             if out.exists():
@@ -32,6 +31,17 @@ def write_new_folder(out: Path, verb: str) -> Iterator[Path]:
             aside.rename(out)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _make_aside(out: Path) -> Path:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise NirvanaError(
+            f"No folder can be made in {out.parent}: {error.strerror}. Choose another output "
+            "folder; nothing was changed."
+        ) from error
 
 
 def refuse_used_folder(out: Path) -> None:

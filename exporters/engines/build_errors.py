@@ -22,13 +22,16 @@ def describe_parser_errors(parser: Any) -> str:
 
 
 def advise_on_operators(model: onnx.ModelProto) -> str:
-    """Return what to do about a graph that has operators of ONNX Runtime; starts with a space."""
+    """Return what to do about a graph that the parser refused; starts with a space."""
     theirs = sorted({node.op_type for node in model.graph.node if node.domain == "com.microsoft"})
-    if not theirs:
-        return ""
+    if theirs:
+        return (
+            f" The graph has operators of ONNX Runtime ({', '.join(theirs)}): export the "
+            "checkpoint with form tensorrt."
+        )
     return (
-        f" The graph has operators of ONNX Runtime ({', '.join(theirs)}): export the checkpoint "
-        "with form tensorrt."
+        " Export a model that is computed without what was refused, or run this graph by ONNX "
+        "Runtime, without an engine."
     )
 
 

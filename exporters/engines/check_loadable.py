@@ -24,7 +24,10 @@ def check_loadable(
     """
     result = manifest.result
     if device is None:
-        targets = ", ".join(_list_targets(manifest)) or "the GPU it was built on"
+        capabilities = ", ".join(list_targets(manifest))
+        targets = (
+            f"compute capability {capabilities}" if capabilities else "the GPU it was built on"
+        )
         raise NirvanaError(
             f"{engine_dir} is a {result.flavour} {result.version} engine for {targets}: to run it, "
             "an NVIDIA GPU with its driver and a torch with CUDA are needed, and there is none "
@@ -56,7 +59,7 @@ def _compare_version(manifest: EngineManifest, flavour: str, version: str) -> li
 
 def _compare_device(manifest: EngineManifest, device: LocalGpu) -> list[str]:
     here = f"{device.name} with compute capability {device.compute_capability}"
-    targets = _list_targets(manifest)
+    targets = list_targets(manifest)
     if manifest.hardware_compatible == "ampere_plus":
         fits = _numbers(device.compute_capability) >= (8, 0)
         return [] if fits else [f"it is for compute capability 8.0 and newer, this GPU is {here}"]
@@ -82,7 +85,7 @@ def _compare_driver(manifest: EngineManifest, device: LocalGpu) -> list[str]:
     ]
 
 
-def _list_targets(manifest: EngineManifest) -> tuple[str, ...]:
+def list_targets(manifest: EngineManifest) -> tuple[str, ...]:
     """Return the compute capabilities that an engine is for, such as `8.9`."""
     named = tuple(f"{name[2:-1]}.{name[-1]}" for name in manifest.result.compute_capabilities)
     if named or manifest.built_on is None:

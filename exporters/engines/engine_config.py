@@ -29,7 +29,8 @@ class ShapeRange:
         if not 1 <= self.min <= self.opt <= self.max:
             raise NirvanaError(
                 "a shape range needs 1 <= min <= opt <= max, "
-                f"got min={self.min}, opt={self.opt}, max={self.max}."
+                f"got min={self.min}, opt={self.opt}, max={self.max}. Set those that shall not be "
+                "the default, too."
             )
 
 

@@ -40,7 +40,8 @@ def load_graph(onnx_path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(str(onnx_path))
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         raise NirvanaError(
-            f"{onnx_path} is not a valid ONNX file: {' '.join(str(error).split())} Export it again."
+            f"{onnx_path} is not a valid ONNX file: {' '.join(str(error).split()).rstrip('.')}. "
+            "Export it again."
         ) from error
     return model
 

@@ -6,12 +6,15 @@ Deserialising an engine runs code that it carries: call `check_engine` before an
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exporters.engines.engine_config import FLAVOURS
 from exporters.engines.engine_profiles import Profile
 from exporters.engines.local_gpu import LocalGpu
+from exporters.engines.stored_types import find_wrong_field
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
@@ -126,6 +129,11 @@ def read_engine_manifest(engine_dir: Path) -> EngineManifest:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         version = document.pop("manifest_version")
+        if version != MANIFEST_VERSION:  # its fields are others, as a rule
+            raise NirvanaError(
+                f"{path} has manifest version {version}, this package reads {MANIFEST_VERSION}. "
+                "Build the engine again."
+            )
         result = document.pop("result")
         for name in _TUPLES:
             if name in result:
@@ -135,12 +143,25 @@ def read_engine_manifest(engine_dir: Path) -> EngineManifest:
         manifest = EngineManifest(result=EngineResult(**result), built_on=device, **document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NirvanaError(f"{path} is not a readable engine manifest: {error}") from error
-    if version != MANIFEST_VERSION:
+    if (wrong := _find_wrong(manifest)) is not None:
         raise NirvanaError(
-            f"{path} has manifest version {version}, this package reads {MANIFEST_VERSION}. "
-            "Build the engine again."
+            f"{path} is not a readable engine manifest: {wrong}, which no build writes. Build the "
+            "engine again."
         )
     return manifest
+
+
+def _find_wrong(manifest: EngineManifest) -> str | None:
+    """Return what in a manifest cannot be from a build: a type, a flavour, a GPU, a path."""
+    if (wrong := find_wrong_field(manifest)) is not None:
+        return wrong
+    result = manifest.result
+    if result.flavour not in FLAVOURS[1:]:  # a module of this name would be imported
+        return f"result.flavour is {result.flavour!r}"
+    for name in result.compute_capabilities:
+        if not re.fullmatch(r"sm\d{2,3}", name):
+            return f"result.compute_capabilities has {name!r}"
+    return None
 
 
 def check_engine(engine_dir: Path, onnx_path: Path | None = None) -> EngineManifest:
@@ -150,8 +171,11 @@ def check_engine(engine_dir: Path, onnx_path: Path | None = None) -> EngineManif
     """
     manifest = read_engine_manifest(engine_dir)
     name = manifest.result.engine_path
-    if Path(name).name != name:
-        raise NirvanaError(f"{engine_dir / MANIFEST_NAME} names a file outside its folder: {name}.")
+    for path in (name, manifest.result.log_path):
+        if not path or path == ".." or Path(path).name != path:
+            raise NirvanaError(
+                f"{engine_dir / MANIFEST_NAME} names a file outside its folder: {path or '(none)'}."
+            )
     _check_hash(engine_dir / name, manifest.engine_sha256, "Build the engine again.")
     if onnx_path is not None:
         remedy = "The engine was built from another graph; build it again."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,14 +124,11 @@ def _plan_task(
 
 def _cut_defaults(config: EngineConfig, max_length: int | None) -> tuple[_Range, _Range]:
     """Return length and past, no longer than the model allows where the config leaves them open."""
-    length, past = _copy(config.length), _copy(config.past)
     if max_length is None:
-        return length, past
+        return _copy(config.length), _copy(config.past)
     default = EngineConfig()
-    if config.length == default.length:
-        length = _cut(length, max_length)
-    if config.past == default.past:
-        past = _cut(past, max(max_length - 1, 1))  # a step adds one
+    length = _cut(config.length, default.length, max_length)
+    past = _cut(config.past, default.past, max(max_length - 1, 1))  # a step adds one
     return length, past
 
 
@@ -147,9 +145,9 @@ def _range_of(dim: int | str, input_name: str, ranges: Mapping[str, _Range]) -> 
         return _Range(dim, dim, dim)
     if dim not in ranges:
         raise NirvanaError(
-            f"input {input_name} has the dynamic dimension {dim!r}; an engine knows "
-            f"{', '.join(ranges)}. Export the graph with these names, or give its shapes in "
-            "profiles."
+            f"input {input_name} has a dynamic dimension {repr(dim) if dim else 'without a name'}; "
+            f"those known are {', '.join(ranges)}. Export the graph with these names, or give its "
+            "shapes in profiles."
         )
     return ranges[dim]
 
@@ -200,8 +198,9 @@ def _check_dim(
     where: str, dim: int | str, found: _Range, before: tuple[str, _Range] | None
 ) -> None:
     may_be_empty = dim == "past_sequence"
-    if not (0 if may_be_empty else 1) <= found.min <= found.opt <= found.max:
-        raise NirvanaError(f"{where}: expected min <= opt <= max, got {found}.")
+    least = 0 if may_be_empty else 1
+    if not least <= found.min <= found.opt <= found.max:
+        raise NirvanaError(f"{where}: expected {least} <= min <= opt <= max, got {found}.")
     if isinstance(dim, int) and (found.min, found.max) != (dim, dim):
         raise NirvanaError(
             f"{where} is fixed at {dim} in the graph, the profile asks for {found}. Export the "
@@ -233,7 +232,8 @@ def _check_lengths(
             input_name, found = sizes[dim]
             raise NirvanaError(
                 f"profile {name}: input {input_name}, dimension {dim} goes up to {found.max} "
-                f"tokens, and the model ends at {max_length}. Lower length.max or past.max."
+                f"tokens, and the model ends at {max_length}. Lower length.max or past.max, or the "
+                "profile where it was given."
             )
 
 
@@ -253,8 +253,11 @@ def _copy(given: ShapeRange) -> _Range:
     return _Range(given.min, given.opt, given.max)
 
 
-def _cut(given: _Range, limit: int) -> _Range:
-    return _Range(*(min(size, limit) for size in (given.min, given.opt, given.max)))
+def _cut(given: ShapeRange, default: ShapeRange, limit: int) -> _Range:
+    """Cut the sizes that are the default's to a limit, but to no less than one that was set."""
+    sizes = [(getattr(given, corner), getattr(default, corner)) for corner in CORNERS]
+    cut = (min(size, limit) if size == open_size else size for size, open_size in sizes)
+    return _Range(*accumulate(cut, max))
 
 
 def _show(dims: Dims) -> str:

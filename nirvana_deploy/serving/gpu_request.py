@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from exporters.engines.check_loadable import list_targets
 from exporters.engines.engine_manifest import read_engine_manifest
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
@@ -56,7 +57,9 @@ def _find_target(config: PackageConfig) -> Target:
 
 def _read_capabilities(sources: Sources) -> tuple[str, ...]:
     assert sources.engine is not None
-    return read_engine_manifest(sources.engine).result.compute_capabilities
+    manifest = read_engine_manifest(sources.engine)
+    # Which GPUs "Ampere and newer" are, no label says.
+    return () if manifest.hardware_compatible == "ampere_plus" else list_targets(manifest)
 
 
 def _match(capability: str, target: Target | None) -> list[dict[str, Any]]:

@@ -43,6 +43,11 @@ def _inspect(args: argparse.Namespace) -> int:
                 "it was exported from."
             )
         return inspect_graph(args.model, as_json=args.json)
+    if (Path(args.model) / "engine.json").is_file():
+        raise NirvanaError(
+            f"{args.model} is an engine, of which nothing can be pruned: engine.json and build.log "
+            "in it say what it is. Inspect the ONNX file or the checkpoint that it came from."
+        )
     from pruning.cutting.inspection import inspect_model, prove_model, read_current_plan
 
     if args.write_plan is not None and args.write_plan.exists():

@@ -129,7 +129,9 @@ def test_an_engine_without_a_gpu_says_what_is_needed(bert: Exported, tmp_path: P
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     engine = write_engine(tmp_path / "engine")
-    with pytest.raises(NirvanaError, match=r"engine for 8.9: .* an NVIDIA GPU .* none here"):
+    with pytest.raises(
+        NirvanaError, match=r"engine for compute capability 8\.9: .* an NVIDIA GPU .* none here"
+    ):
         open_pair(str(bert.onnx), str(engine))
 
 

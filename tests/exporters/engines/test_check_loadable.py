@@ -74,7 +74,12 @@ def test_what_fits_is_let_through(tmp_path: Path, changes, device, here) -> None
             r"needs a driver for CUDA 13, driver 550\.54 ends at CUDA 12\.4",
         ),
         ({}, T4, {"version": "1.8.0"}, r"1\.8\.0; it is for .*Build it again here"),
-        ({}, None, {}, r"tensorrt_rtx 1\.7\.1\.116 engine for 8\.9: to run it, an NVIDIA GPU"),
+        (
+            {},
+            None,
+            {},
+            r"tensorrt_rtx 1\.7\.1\.116 engine for compute capability 8\.9: to run it",
+        ),
     ],
 )
 def test_what_differs_is_said(tmp_path: Path, changes, device, here, message: str) -> None:

@@ -94,6 +94,31 @@ def test_an_engine_outside_the_folder_is_refused(folder: Path) -> None:
     edit(folder, lambda document: document["result"].update(engine_path="../model.engine"))
     with pytest.raises(NirvanaError, match=r"outside its folder: \.\./model\.engine"):
         check_engine(folder)
+    edit(folder, lambda document: document["result"].update(engine_path=""))
+    with pytest.raises(NirvanaError, match=r"outside its folder: \(none\)"):
+        check_engine(folder)
+    edit(folder, lambda d: d["result"].update(engine_path="model.engine", log_path="/etc/hosts"))
+    with pytest.raises(NirvanaError, match=r"outside its folder: /etc/hosts"):
+        check_engine(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("flavour", "os", r"result\.flavour is 'os', which no build writes"),
+        ("flavour", 5, r"result\.flavour is 5"),
+        ("compute_capabilities", ["8.9"], r"result\.compute_capabilities has '8\.9'"),
+        ("compute_capabilities", [89], r"result\.compute_capabilities is \(89,\)"),
+        ("engine_path", 5, r"result\.engine_path is 5"),
+        ("optimisation_profile", {"x": {"min": ["1"]}}, r"result\.optimisation_profile is "),
+    ],
+)
+def test_what_no_build_writes_is_refused(
+    folder: Path, field: str, value: object, message: str
+) -> None:
+    edit(folder, lambda document: document["result"].update({field: value}))
+    with pytest.raises(NirvanaError, match=rf"not a readable engine manifest: {message}"):
+        check_engine(folder)
 
 
 def test_a_folder_without_manifest_is_not_an_engine(tmp_path: Path) -> None:
@@ -109,7 +134,7 @@ def test_an_unreadable_manifest_is_refused(folder: Path, text: str) -> None:
 
 
 def test_another_manifest_version_is_refused(folder: Path) -> None:
-    edit(folder, lambda document: document.update(manifest_version=2))
+    edit(folder, lambda document: document.update(manifest_version=2, new_field="of that version"))
     with pytest.raises(NirvanaError, match="manifest version 2, this package reads 1"):
         read_engine_manifest(folder)
 

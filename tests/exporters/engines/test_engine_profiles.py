@@ -114,6 +114,15 @@ def test_open_settings_end_where_the_model_does() -> None:
     assert profiles["decode"]["attention_mask"]["max"] == [32, 24]
 
 
+def test_a_size_that_is_set_leaves_the_others_open() -> None:
+    config = EngineConfig(length=ShapeRange(min=4, opt=20, max=512))
+    ids = plan_profiles(make_graph(ENCODER), config, max_length=40)["default"]["input_ids"]
+    assert ids == shapes([1, 4], [8, 20], [32, 40])
+    beyond = EngineConfig(length=ShapeRange(min=16, opt=48, max=512))
+    with pytest.raises(NirvanaError, match=r"dimension sequence goes up to 48.*model ends at 40"):
+        plan_profiles(make_graph(ENCODER), beyond, max_length=40)
+
+
 def test_what_is_set_beyond_the_model_is_refused() -> None:
     match = r"profile default: input input_ids, dimension sequence goes up to 16.*model ends at 12"
     with pytest.raises(NirvanaError, match=match):
@@ -132,12 +141,12 @@ def test_max_length_is_read_from_the_export(tmp_path: Path) -> None:
     assert read_max_length(tmp_path / "model.onnx") is None
 
 
-@pytest.mark.parametrize("name", ["tokens", ""])
-def test_another_dynamic_dimension_is_refused(name: str) -> None:
+@pytest.mark.parametrize(("name", "shown"), [("tokens", "'tokens'"), ("", "without a name")])
+def test_another_dynamic_dimension_is_refused(name: str, shown: str) -> None:
     info = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["batch", name or None])
     model = helper.make_model(helper.make_graph([], "graph", [info], []))
     with pytest.raises(
-        NirvanaError, match=f"x0 has the dynamic dimension '{name}'.*batch, sequence, past_sequence"
+        NirvanaError, match=f"x0 has a dynamic dimension {shown}; .*batch, sequence, past_sequence"
     ):
         plan_profiles(model, EngineConfig())
     given = {"x0": ((1, 2), (2, 4), (3, 8))}
@@ -159,11 +168,11 @@ IDS = ((1, 2), (2, 8), (4, 16))
         ),
         (
             {"input_ids": ((1, 9), (2, 8), (4, 16)), "attention_mask": IDS},
-            r"input_ids \[batch, sequence\], dimension 1: expected min <= opt <= max, got 9, 8, 16",
+            r"input_ids \[batch, sequence\], dimension 1: expected 1 <= min <= .* got 9, 8, 16",
         ),
         (
             {"input_ids": ((0, 2), (2, 8), (4, 16)), "attention_mask": IDS},
-            "dimension 0: expected min <= opt <= max, got 0, 2, 4",
+            "dimension 0: expected 1 <= min <= opt <= max, got 0, 2, 4",
         ),
         (
             {"input_ids": IDS, "attention_mask": ((1, 2), (2, 8), (4, 32))},

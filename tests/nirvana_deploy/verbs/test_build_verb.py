@@ -58,3 +58,14 @@ def test_a_refit_takes_no_setting(source: Path, tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(NirvanaError, match="is not the folder of a built"):
         api.build(source, out=tmp_path / "out", refit=tmp_path)
+
+
+def test_a_folder_under_a_file_is_refused(source: Path, capsys) -> None:
+    assert main(["build", str(source), "--out", str(source / "engine")]) == 1
+    assert f"No folder can be made in {source}: File exists" in capsys.readouterr().err
+
+
+def test_an_engine_is_not_inspected(tmp_path: Path, capsys) -> None:
+    write_engine(tmp_path / "engine")
+    assert main(["inspect", str(tmp_path / "engine")]) == 1
+    assert "is an engine, of which nothing can be pruned" in capsys.readouterr().err

@@ -52,12 +52,15 @@ def test_bad_files_are_refused(
 ) -> None:
     bad = tmp_path / "bad.npz"
     bad.write_bytes(b"no zip")
+    single = tmp_path / "single.npy"
+    np.save(single, np.zeros(2))
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, input_ids=np.array([{}], dtype=object))
     for flags, message in (
         (["--inputs", str(tmp_path / "none.npz")], "none.npz is missing"),
         (["--inputs", str(bad)], "is no .npz file of plain arrays"),
-        (["--inputs", str(pickled)], "is no .npz file of plain arrays"),
+        (["--inputs", str(single)], "is no .npz file of plain arrays. Write it"),
+        (["--inputs", str(pickled)], "is no .npz file of plain arrays. Write it"),
         (["--out", str(bad)], "which exists already"),
         (["--out", str(tmp_path / "out.bin")], "Expected a new .npz file"),
     ):
