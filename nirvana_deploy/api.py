@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.compare.compare_config import CompareConfig
 from exporters.engines.engine_config import EngineConfig
-from exporters.export_config import ExportConfig
+from exporters.export_config import EXPORT_FILE, ExportConfig
 from nirvana_deploy.deploy_result import DeployResult, ExportResult, OneShotResult, PruneResult
 from nirvana_deploy.full_disk import explain_full_disk
 from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
@@ -530,7 +530,7 @@ def load(folder: Path | str, **kwargs: Any) -> Any:
     `attn_implementation`, ...). An export gives its graphs in ONNX Runtime, called as the model is
     and taken by transformers' pipelines; decoders and encoder-decoders also generate.
     """
-    if (Path(folder) / "export.json").is_file():
+    if (Path(folder) / EXPORT_FILE).is_file():
         from nirvana_deploy.serving.loaded.load_export import load_export
 
         if kwargs:

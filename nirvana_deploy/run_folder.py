@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import NirvanaError
+from pruning.write_aside import write_aside
 
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.yaml"
@@ -49,12 +50,10 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file aside, flush it to the disk, and rename it."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
+    with write_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def now() -> str:

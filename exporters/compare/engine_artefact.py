@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exporters.compare.artefact import MODEL, Array, Artefact, TokenFacts
-from exporters.engines.engine_manifest import read_engine_manifest
 from exporters.engines.engine_runner import EngineRunner
 from exporters.trace.graph_part import PAST, PRESENT, TOTAL, GraphTensor
 from pruning.errors import NirvanaError
@@ -67,12 +66,13 @@ def open_engine(engine_dir: Path) -> Artefact:
     Raises:
         NirvanaError: its manifest is missing, it is not what the manifest says, or there is no GPU.
     """
-    result = read_engine_manifest(engine_dir).result
+    runner = EngineRunner(engine_dir)
+    result = runner.manifest.result
     shapes = next(iter(result.optimisation_profile.values()))
     return Artefact(
         name=str(engine_dir),
         precision="fp16" if result.precision_asked == "fp16" else "fp32",
-        graphs={MODEL: EngineGraph(EngineRunner(engine_dir))},
+        graphs={MODEL: EngineGraph(runner)},
         facts=TokenFacts(),
         corners={corner: (shape[0], shape[1]) for corner, shape in shapes.items()},
     )

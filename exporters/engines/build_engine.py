@@ -45,6 +45,7 @@ from exporters.engines.graph_types import convert_types
 from exporters.engines.local_gpu import find_flavour_cuda, find_gpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
+from pruning.write_aside import write_aside
 
 __all__ = ["EngineResult", "build_engine"]
 
@@ -87,7 +88,8 @@ def build_engine(
     )
     if config.require_fused_attention:
         _require_fused(audit, num_attention_layers)
-    write_whole(out_dir / ENGINE_NAME, memoryview(plan))
+    with write_aside(out_dir / ENGINE_NAME) as aside:
+        aside.write_bytes(memoryview(plan))
     result = _make_result(
         trt, graph, config, audit, num_attention_layers, plan.nbytes, round(build_seconds, 3)
     )
@@ -238,16 +240,6 @@ def _require_fused(audit: EngineAudit | None, num_attention_layers: int) -> None
             f"require_fused_attention: {describe_unfused(audit, num_attention_layers)} "
             f"{HEAL_ATTENTION}"
         )
-
-
-def write_whole(path: Path, data: memoryview) -> None:
-    """Write a file aside and rename it: an older engine stays until the new one is complete."""
-    aside = path.with_name(path.name + ".part")
-    try:
-        aside.write_bytes(data)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _list_versions(trt: Any, precision: str) -> dict[str, str]:

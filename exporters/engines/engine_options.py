@@ -18,6 +18,7 @@ from exporters.engines.engine_profiles import CORNERS, Profile
 from exporters.engines.engine_progress import BuildLog
 from exporters.engines.local_gpu import LocalGpu
 from pruning.errors import NirvanaError
+from pruning.write_aside import write_aside
 
 _DOES_NOTHING = re.compile(r"unsupported|not supported|no-ops?\b|ignored", re.IGNORECASE)
 
@@ -93,12 +94,8 @@ def save_timing_cache(settings: Any, path: Path) -> None:
     """Keep the timings of a build, those that were loaded included."""
     data = bytes(settings.get_timing_cache().serialize())
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    try:
+    with write_aside(path) as aside:
         aside.write_bytes(data)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _set_level(trt: Any, settings: Any, log: BuildLog, config: EngineConfig) -> None:

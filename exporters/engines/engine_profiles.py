@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.engines.engine_config import EngineConfig, GivenProfile, ShapeRange
+from exporters.export_config import EXPORT_FILE
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ Profile = dict[str, dict[str, list[int]]]
 CORNERS = ("min", "opt", "max")
 Dims = tuple[int | str, ...]
 
-# What `export.json` beside a graph says of it.
-_EXPORT_FILE = "export.json"
 _CACHE_PREFIX = "past_key_values."
 
 
@@ -72,7 +71,7 @@ def plan_profiles(
 def read_max_length(onnx_path: Path) -> int | None:
     """Return how many positions `export.json` says that a graph has; None where nothing says it."""
     try:
-        document = json.loads((onnx_path.parent / _EXPORT_FILE).read_text(encoding="utf-8"))
+        document = json.loads((onnx_path.parent / EXPORT_FILE).read_text(encoding="utf-8"))
         graphs = document["graphs"]
         found = {graph["file"]: graph.get("max_length") for graph in graphs.values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from exporters.engines.build_engine import write_whole
 from exporters.engines.build_errors import describe_parser_errors, join_errors
 from exporters.engines.build_graph import hash_source
 from exporters.engines.check_loadable import check_loadable
@@ -29,6 +28,7 @@ from exporters.engines.graph_types import convert_types
 from exporters.engines.local_gpu import find_gpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
+from pruning.write_aside import write_aside
 
 
 def refit_engine(engine_dir: Path, onnx_path: Path, out_dir: Path) -> EngineResult:
@@ -73,7 +73,8 @@ def _write(
     """Write the new engine's folder: the old one's, with other weights and hashes."""
     out_dir.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(engine_dir / old.result.log_path, out_dir / LOG_NAME)
-    write_whole(out_dir / ENGINE_NAME, plan)
+    with write_aside(out_dir / ENGINE_NAME) as aside:
+        aside.write_bytes(plan)
     result = dataclasses.replace(
         old.result,
         engine_path=ENGINE_NAME,

@@ -251,9 +251,7 @@ _LIKE_FIRST = UNARY | SOFTMAXES | {"Trilu", "CumSum", "ScatterND", "TensorScatte
 
 SHAPE_RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _broadcast_all),
-    **dict.fromkeys(
-        UNARY | SOFTMAXES | {"Trilu", "CumSum", "ScatterND", "TensorScatter"}, _like_first
-    ),
+    **dict.fromkeys(_LIKE_FIRST, _like_first),
     **dict.fromkeys(REDUCTIONS, _reduce),
     **dict.fromkeys(NORMS, _norm),
     "MatMul": _matmul,

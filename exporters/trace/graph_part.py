@@ -49,9 +49,3 @@ class GraphPart:
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
     max_length: int | None = None
-
-    @property
-    def free_dims(self) -> tuple[str, ...]:
-        """The names of the free dimensions of the inputs, in the order in which they occur."""
-        shapes = (dim for tensor in self.inputs for dim in tensor.shape)
-        return tuple(dict.fromkeys(dim for dim in shapes if isinstance(dim, str)))

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from nirvana_deploy.report.markup import Html, element, join, paragraph
+from pruning.write_aside import write_aside
 
 _MARK = '<meta name="generator" content="nirvana-deploy">'
 # The browser itself then refuses whatever would leave the file.
@@ -48,9 +49,8 @@ def draw_footer(source: str) -> Html:
 
 def write_page(path: Path, page: str) -> None:
     """Write a page aside and rename it."""
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
+    with write_aside(path) as aside:
+        aside.write_text(page, encoding="utf-8")
 
 
 def is_page(path: Path) -> bool:

@@ -8,9 +8,7 @@ from exporters.export_config import ExportConfig
 from nirvana_deploy import api
 from nirvana_deploy.config_reader import read_config
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
-from nirvana_deploy.verbs.tables import (
-    print_pairs,
-)
+from nirvana_deploy.verbs.tables import print_pairs
 from nirvana_deploy.verbs.verb import Verb, add_out
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nirvana_deploy.verbs.onnx_verbs import (
-    inspect_graph,
-    is_onnx,
-)
+from nirvana_deploy.verbs.onnx_verbs import inspect_graph, is_onnx
 from nirvana_deploy.verbs.tables import print_json, print_proof, print_structure
 from nirvana_deploy.verbs.verb import Verb
 from pruning.errors import NirvanaError

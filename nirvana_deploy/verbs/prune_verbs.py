@@ -13,9 +13,7 @@ from nirvana_deploy.verbs.byte_progress import show_bytes
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from nirvana_deploy.verbs.latency_flags import add_latency_flags, read_latency_flags
 from nirvana_deploy.verbs.step_progress import show_steps
-from nirvana_deploy.verbs.tables import (
-    print_pairs,
-)
+from nirvana_deploy.verbs.tables import print_pairs
 from nirvana_deploy.verbs.verb import Verb, add_out
 from profiles.latency.latency_config import LatencyConfig
 from pruning.errors import NirvanaError

@@ -19,6 +19,7 @@ from pruning.errors import NirvanaError
 from pruning.plans.cost import dense_cost, plan_cost
 from pruning.plans.dense_dims import StackDims, require_keys
 from pruning.plans.plan import PruningPlan
+from pruning.write_aside import write_aside
 
 TABLE_FORMAT = "nirvana-latency-table-1"
 _NANOSECONDS_A_MS = 1e6
@@ -146,9 +147,8 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write the table as JSON; a reader finds the old file or the new one."""
-        aside = path.with_name(f".{path.name}.tmp")
-        aside.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-        aside.replace(path)
+        with write_aside(path) as aside:
+            aside.write_text(json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:

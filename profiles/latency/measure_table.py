@@ -44,6 +44,7 @@ from profiles.measuring.stationarity import find_drift
 from profiles.measuring.statistics import Samples
 from pruning.checkpoints.prunable_model import read_model
 from pruning.errors import NirvanaError
+from pruning.write_aside import write_aside
 
 TABLE_FILE = "table.json"
 SAMPLES_FILE = "samples.json"
@@ -186,9 +187,8 @@ def _measure(
 def _save_samples(path: Path, samples_ms: Mapping[str, list[float]]) -> None:
     whole = min(map(len, samples_ms.values()))
     rounded = {name: [round(v, 5) for v in s[:whole]] for name, s in samples_ms.items()}
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(rounded) + "\n")
-    aside.replace(path)
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(rounded) + "\n")
 
 
 def _describe(samples: Mapping[str, Samples], config: TableConfig) -> dict[str, Any]:

@@ -28,11 +28,6 @@ class GpuCounters:
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         return None if memory is None else memory.used / 2**20
 
-    def read_power_watts(self) -> float | None:
-        """Return the power drawn now; None where it is not told."""
-        milliwatts = self._ask("nvmlDeviceGetPowerUsage")
-        return None if milliwatts is None else milliwatts / 1000
-
     def _ask(self, question: str) -> Any:
         try:
             return getattr(self._pynvml, question)(self._handle)

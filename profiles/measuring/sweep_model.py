@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from profiles.measuring.environment import capture_environment, count_allowed_cpus
@@ -12,8 +13,8 @@ from profiles.measuring.load import LoadResult
 from profiles.measuring.measurement import Clock
 from profiles.measuring.sweep import BatchPoint, sweep_batches, sweep_callers
 from profiles.measuring.sweep_config import SweepConfig
-from profiles.runners.runner import Runner, Tensors
-from profiles.runners.token_inputs import make_token_inputs
+from profiles.runners.runner import Runner
+from profiles.runners.token_inputs import make_call_inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +52,7 @@ def sweep_model(
     Raises:
         NirvanaError: the model takes no such batch, or no text.
     """
-
-    def make_inputs(batch: int) -> Tensors:
-        return make_token_inputs(
-            runner.inputs,
-            batch=batch,
-            length=config.length,
-            past=config.past,
-            vocab_size=config.vocab_size,
-            seed=config.seed,
-        )
-
+    make_inputs = partial(make_call_inputs, runner, config)
     environment = capture_environment(config.num_threads or count_allowed_cpus())
     batches: tuple[BatchPoint, ...] = ()
     callers: tuple[LoadResult, ...] = ()

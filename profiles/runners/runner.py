@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ class TensorSpec:
     shape: tuple[int | str | None, ...]
 
 
+@runtime_checkable
 class PartedCall(Protocol):
     """A bound call that knows where the time of its last run went, as one on a GPU can."""
 
@@ -35,8 +36,7 @@ class PartedCall(Protocol):
 
 def read_parts(call: Callable[[], Any]) -> Mapping[str, float]:
     """Return where the time of a call's last run went; empty where only its end is seen."""
-    read: Callable[[], Mapping[str, float]] | None = getattr(call, "read_parts", None)
-    return {} if read is None else read()
+    return call.read_parts() if isinstance(call, PartedCall) else {}
 
 
 class Runner(Protocol):

@@ -2,16 +2,52 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from profiles.runners.runner import Tensors, TensorSpec
+from profiles.runners.runner import Runner, Tensors, TensorSpec
 from pruning.errors import NirvanaError
 
 _CACHE = re.compile(r"past_key_values\.\d+\.(key|value)")
 _KNOWN = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+class TokenSettings(Protocol):
+    """What a config says of the tokens of a call; for each see `make_token_inputs`."""
+
+    @property
+    def length(self) -> int:
+        """Tokens a row."""
+        ...
+
+    @property
+    def past(self) -> int:
+        """Tokens in the cache before the call."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """What token ids are drawn below."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """What is drawn from."""
+        ...
+
+
+def make_call_inputs(runner: Runner, settings: TokenSettings, batch: int) -> Tensors:
+    """Return what `runner` takes for `batch` rows; see `make_token_inputs`."""
+    return make_token_inputs(
+        runner.inputs,
+        batch=batch,
+        length=settings.length,
+        past=settings.past,
+        vocab_size=settings.vocab_size,
+        seed=settings.seed,
+    )
 
 
 def make_token_inputs(

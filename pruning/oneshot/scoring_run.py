@@ -28,6 +28,7 @@ from pruning.oneshot.scoring_settings import read_scoring
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.sub_block import SubBlock
 from pruning.saliencies.saliency import Scores
+from pruning.write_aside import write_aside
 
 MANIFEST_FILE = "manifest.json"
 CALIBRATION_FILE = "calibration.safetensors"
@@ -146,10 +147,9 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def save_scores(path: Path, scores: Scores, **about: str) -> None:
     """Write scores by the names of their sub-blocks, with `about` in the file's metadata."""
-    aside = path.with_name(f".{path.name}.tmp")
     tensors = {sub_block.name: values.cpu().contiguous() for sub_block, values in scores.items()}
-    save_file(tensors, aside, metadata={"format": FORMAT, **about})
-    aside.replace(path)
+    with write_aside(path) as aside:
+        save_file(tensors, aside, metadata={"format": FORMAT, **about})
 
 
 def load_scores(path: Path) -> tuple[Scores, dict[str, str]]:
@@ -196,6 +196,5 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write JSON so that a reader finds the old file or the new one, never a half."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(data, indent=1) + "\n")
-    aside.replace(path)
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(data, indent=1) + "\n")

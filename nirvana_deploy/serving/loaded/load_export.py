@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from exporters.export_config import EXPORT_FILE
 from nirvana_deploy.serving.loaded.onnx_decoder import OnnxDecoder
 from nirvana_deploy.serving.loaded.onnx_encoder import OnnxEncoder
 from nirvana_deploy.serving.loaded.onnx_encoder_decoder import PARTS, OnnxEncoderDecoder
@@ -15,8 +16,6 @@ from nirvana_deploy.serving.loaded.onnx_model import OnnxModel
 from nirvana_deploy.serving.package_manifest import check_inside
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
-
-EXPORT_FILE = "export.json"
 
 
 def load_export(folder: Path) -> OnnxModel:

@@ -10,8 +10,8 @@ import torch
 from transformers import PretrainedConfig
 from transformers.utils.generic import ModelOutput
 
-from nirvana_deploy.serving.graph_decoder import open_session
-from nirvana_deploy.serving.loaded.onnx_model import MODEL_NAME, OnnxModel, read_inputs
+from nirvana_deploy.serving.loaded.loaded_graph import LoadedGraph
+from nirvana_deploy.serving.loaded.onnx_model import MODEL_NAME, OnnxModel
 from pruning.errors import NirvanaError
 
 
@@ -20,9 +20,8 @@ class OnnxEncoder(OnnxModel):
 
     def __init__(self, folder: Path, config: PretrainedConfig) -> None:
         super().__init__(config)
-        self._session = open_session(folder / MODEL_NAME)
-        self._inputs = read_inputs(self._session)
-        self._outputs = [node.name for node in self._session.get_outputs()]
+        self._graph = LoadedGraph(folder / MODEL_NAME)
+        self._inputs = self._graph.inputs
         self.main_input_name = next(iter(self._inputs))
 
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
@@ -45,11 +44,8 @@ class OnnxEncoder(OnnxModel):
                 f"The graph takes {', '.join(self._inputs)}; it has no input {unknown[0]}."
             )
         feeds = {name: _to_array(given, name, dtype) for name, dtype in self._inputs.items()}
-        arrays = self._session.run(self._outputs, feeds)
-        tensors = {
-            name: torch.from_numpy(array) for name, array in zip(self._outputs, arrays, strict=True)
-        }
-        return ModelOutput(**tensors)
+        made = self._graph.run(feeds)
+        return ModelOutput(**{name: torch.from_numpy(array) for name, array in made.items()})
 
 
 def _to_array(given: dict[str, Any], name: str, dtype: Any) -> np.ndarray[Any, Any]:

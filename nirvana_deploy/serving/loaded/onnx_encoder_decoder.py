@@ -6,14 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PretrainedConfig
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-from nirvana_deploy.serving.graph_decoder import open_session
 from nirvana_deploy.serving.loaded.generating_model import GeneratingModel
 from nirvana_deploy.serving.loaded.layer_caches import (
     CACHE_NAME,
@@ -21,10 +19,8 @@ from nirvana_deploy.serving.loaded.layer_caches import (
     read_layers,
     write_layers,
 )
-from nirvana_deploy.serving.loaded.onnx_model import (
-    read_generation_config,
-    read_inputs,
-)
+from nirvana_deploy.serving.loaded.loaded_graph import LoadedGraph
+from nirvana_deploy.serving.loaded.onnx_model import read_generation_config
 from pruning.errors import NirvanaError
 
 PARTS = ("encoder_model", "decoder_model", "decoder_with_past_model")
@@ -41,9 +37,8 @@ class OnnxEncoderDecoder(GeneratingModel):
     def __init__(self, folder: Path, config: PretrainedConfig) -> None:
         super().__init__(config)
         self.generation_config = read_generation_config(folder, config)
-        encoder, first, further = (open_session(folder / f"{name}.onnx") for name in PARTS)
+        encoder, self._first, self._further = (LoadedGraph(folder / f"{n}.onnx") for n in PARTS)
         self.encoder = GraphEncoder(encoder)
-        self._first, self._further = _Graph(first), _Graph(further)
         names = sorted({match[0] for name in self._further.inputs if (match := _ENTRY.match(name))})
         names.sort(key=lambda name: int(name.split(".")[1]))
         self._own = [name for name in names if name.endswith(".decoder.")]
@@ -120,9 +115,9 @@ class GraphEncoder(nn.Module):
 
     main_input_name = "input_ids"
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, graph: LoadedGraph) -> None:
         super().__init__()
-        self._graph = _Graph(session)
+        self._graph = graph
 
     def forward(
         self,
@@ -140,20 +135,6 @@ class GraphEncoder(nn.Module):
         named = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
         hidden_BED = self._graph.run(named)["last_hidden_state"]
         return BaseModelOutput(last_hidden_state=torch.from_numpy(hidden_BED))
-
-
-class _Graph:
-    """A session that takes its inputs by name, and of those that are given the ones it has."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self.inputs = read_inputs(session)
-        self._outputs = [node.name for node in session.get_outputs()]
-
-    def run(self, named: dict[str, Any]) -> dict[str, Any]:
-        feeds = {name: np.asarray(named[name], dtype) for name, dtype in self.inputs.items()}
-        arrays = self._session.run(self._outputs, feeds)
-        return dict(zip(self._outputs, arrays, strict=True))
 
 
 def _as_past(made: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
@@ -13,12 +12,6 @@ from pruning.errors import NirvanaError
 
 # Of a model of one graph.
 MODEL_NAME = "model.onnx"
-_NUMPY_TYPES: dict[str, Any] = {
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-    "tensor(float16)": np.float16,
-}
 
 
 class OnnxModel(PreTrainedModel):
@@ -50,11 +43,6 @@ class OnnxModel(PreTrainedModel):
     def save_pretrained(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise NirvanaError: there are no weights here to be saved."""
         raise NirvanaError("A loaded export holds no weights to save: copy its folder instead.")
-
-
-def read_inputs(session: Any) -> dict[str, Any]:
-    """Return the numpy type of each input of a graph, by name."""
-    return {node.name: _NUMPY_TYPES.get(node.type, np.float32) for node in session.get_inputs()}
 
 
 def read_generation_config(folder: Path, config: PretrainedConfig) -> GenerationConfig:

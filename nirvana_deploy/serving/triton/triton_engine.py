@@ -18,7 +18,6 @@ from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 
 PLAN_NAME = "model.plan"
-Profile = dict[str, dict[str, list[int]]]
 
 
 def copy_engine(engine_dir: Path, onnx_path: Path, version_dir: Path) -> EngineManifest:
