@@ -17,7 +17,7 @@ from profiles.measuring.progress import OnProgress
 from profiles.measuring.statistics import NUM_RESAMPLES, find_sample_floor
 from profiles.measuring.throttling import judge_throttling, read_throttling
 from profiles.runners.runner import Runner
-from profiles.runners.token_inputs import make_token_inputs
+from profiles.runners.token_inputs import make_call_inputs
 from pruning.errors import NirvanaError
 
 
@@ -76,17 +76,7 @@ def _compare_case(
     label = f"batch {batch} x {config.length}"
     # Each has a cache of its own heads; all else is the same.
     dense_call, pruned_call = (
-        runner.bind(
-            make_token_inputs(
-                runner.inputs,
-                batch=batch,
-                length=config.length,
-                past=config.past,
-                vocab_size=config.vocab_size,
-                seed=config.seed,
-            )
-        )
-        for runner in (dense, pruned)
+        runner.bind(make_call_inputs(runner.inputs, config, batch)) for runner in (dense, pruned)
     )
     calls = dense_call, pruned_call
     before = read_cpu_time()

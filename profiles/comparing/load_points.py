@@ -13,7 +13,7 @@ from profiles.measuring.load import LoadResult, measure_open_loop
 from profiles.measuring.measurement import describe_failure
 from profiles.measuring.sweep import sweep_callers
 from profiles.runners.runner import Runner, Tensors
-from profiles.runners.token_inputs import make_token_inputs
+from profiles.runners.token_inputs import make_call_inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +59,7 @@ def measure_loads(
 
 def _measure(runner: Runner, config: ProfileConfig) -> Iterator[LoadResult]:
     def make_inputs(batch: int) -> Tensors:
-        return make_token_inputs(
-            runner.inputs,
-            batch=batch,
-            length=config.length,
-            past=config.past,
-            vocab_size=config.vocab_size,
-            seed=config.seed,
-        )
+        return make_call_inputs(runner.inputs, config, batch)
 
     batch, num_requests = min(config.batch_sizes), config.min_samples
     if config.callers:

@@ -18,7 +18,7 @@ from profiles.measuring.progress import OnProgress, draw_progress
 from profiles.runners.open_runner import find_graph, open_runner
 from profiles.runners.runner import Runner
 from profiles.runners.stepper import open_stepper
-from profiles.runners.token_inputs import make_token_inputs
+from profiles.runners.token_inputs import make_call_inputs
 
 _NAMES = ("dense", "pruned")
 
@@ -81,15 +81,7 @@ def _open(source: str, name: str, config: ProfileConfig) -> tuple[Runner, dict[s
     """Load a model and run it once on the largest batch, watching what memory that takes."""
     with watch_memory() as growth:
         runner = open_runner(source, name=name, config=config)
-        inputs = make_token_inputs(
-            runner.inputs,
-            batch=max(config.batch_sizes),
-            length=config.length,
-            past=config.past,
-            vocab_size=config.vocab_size,
-            seed=config.seed,
-        )
-        runner.bind(inputs)
+        runner.bind(make_call_inputs(runner.inputs, config, max(config.batch_sizes)))
     return runner, growth.to_json()
 
 

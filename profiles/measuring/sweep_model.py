@@ -13,7 +13,7 @@ from profiles.measuring.measurement import Clock
 from profiles.measuring.sweep import BatchPoint, sweep_batches, sweep_callers
 from profiles.measuring.sweep_config import SweepConfig
 from profiles.runners.runner import Runner, Tensors
-from profiles.runners.token_inputs import make_token_inputs
+from profiles.runners.token_inputs import make_call_inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +53,7 @@ def sweep_model(
     """
 
     def make_inputs(batch: int) -> Tensors:
-        return make_token_inputs(
-            runner.inputs,
-            batch=batch,
-            length=config.length,
-            past=config.past,
-            vocab_size=config.vocab_size,
-            seed=config.seed,
-        )
+        return make_call_inputs(runner.inputs, config, batch)
 
     environment = capture_environment(config.num_threads or count_allowed_cpus())
     batches: tuple[BatchPoint, ...] = ()

@@ -7,11 +7,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.runners.run_config import RunConfig
 from profiles.runners.runner import Tensors, TensorSpec
 from pruning.errors import NirvanaError
 
 _CACHE = re.compile(r"past_key_values\.\d+\.(key|value)")
 _KNOWN = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def make_call_inputs(specs: Sequence[TensorSpec], config: RunConfig, batch: int) -> Tensors:
+    """Return the inputs of the call that `config` describes; see `make_token_inputs`."""
+    return make_token_inputs(
+        specs,
+        batch=batch,
+        length=config.length,
+        past=config.past,
+        vocab_size=config.vocab_size,
+        seed=config.seed,
+    )
 
 
 def make_token_inputs(
