@@ -40,9 +40,9 @@ def _row(key: str, point: Fields) -> tuple[str, ...]:
 def _name_load(point: Fields) -> str:
     offered = point.number("offered_per_s")
     if offered is not None:
-        return f"{offered:g} requests a second, at random"
+        return f"{offered:g}/s at random"
     callers = point.count("num_callers")
-    return f"{format_count(callers)} caller{'' if callers == 1 else 's'} at a time"
+    return f"{format_count(callers)} caller{'' if callers == 1 else 's'}"
 
 
 def _percentile(point: Fields) -> str:

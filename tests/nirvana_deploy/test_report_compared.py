@@ -246,8 +246,8 @@ def test_what_a_profile_gave_under_load_is_drawn(tmp_path: Path) -> None:
         ("pruned", [1, 2], [70.0, 140.0]),
     ]
     words = words_of(page)
-    assert "1 \u00d7 128 dense 2 callers at a time 80.0 5.00 ms withheld needs 64" in words
-    assert "pruned 300 requests a second, at random 71.0 OVERLOADED 5.00 ms 900 ms" in words
+    assert "1 \u00d7 128 dense 2 callers 80.0 5.00 ms withheld needs 64" in words
+    assert "pruned 300/s at random 71.0 OVERLOADED 5.00 ms 900 ms" in words
 
 
 @pytest.mark.parametrize("higher", [True, False])
