@@ -211,14 +211,10 @@ def _compare_in_onnxruntime(record: Any, folder: Path) -> None:
     compare_in_onnxruntime(record, folder)
 
 
-def _look_for_tensorrt(record: Any) -> None:
-    """Say which TensorRT flavours are here. They are not timed: nothing here runs an engine."""
-    from exporters.engines.engine_flavour import list_flavours
+def _compare_engines(record: Any, folder: Path) -> None:
+    from gpu_engines import compare_engines
 
-    flavours = list_flavours()
-    reason = "no TensorRT flavour is installed" if not flavours else "no runner for engines here"
-    record.state(flavours=flavours)
-    record.data["not_run"].append({"what": "TensorRT engines", "reason": reason})
+    compare_engines(record, folder)
 
 
 def _run_gpu_tests(record: Any) -> None:
@@ -260,7 +256,7 @@ PARTS: tuple[Part, ...] = (
     Part(name="onnxruntime", share=70, run=_compare_in_onnxruntime, needs_graphs=True),
     Part(name="torch-llama-1b", share=60, run=partial(_compare_in_torch, "llama-1b")),
     Part(name="tests", share=60, run=_run_gpu_tests),
-    Part(name="tensorrt", share=5, run=_look_for_tensorrt),
+    Part(name="tensorrt", share=70, run=_compare_engines, needs_graphs=True),
     Part(name="torch-compile", share=60, run=_compare_compiled),
 )
 # Run beside the others, on the CPU.

@@ -1,4 +1,4 @@
-"""Writes the graphs of dense and pruned encoders, in each form and precision, for ONNX Runtime.
+"""Writes the graphs of dense and pruned encoders, in each form and precision.
 
 Tracing takes a minute of one CPU, so this runs beside what is timed and leaves its files in a
 folder, where the timing finds them.
@@ -22,7 +22,9 @@ READY, ENDED = "ready", "ended"
 # Inputs and the logits that torch gives for them, beside the graphs.
 EXPECTED = "expected.pt"
 _PERCENT = 50
-_FORMS = ("portable", "ort-cuda")
+# The builder of an engine converts the types by itself.
+_FORMS = {"fp16": ("portable", "ort-cuda"), "fp32": ("tensorrt", "portable", "ort-cuda")}
+_POLL_SECONDS = 0.5
 
 
 def write_graphs(record: PartRecord, name: str, folder: Path) -> None:
@@ -36,6 +38,17 @@ def write_graphs(record: PartRecord, name: str, folder: Path) -> None:
         (folder / name / ENDED).touch()
 
 
+def wait_for(ready: Path, ended: Path, record: PartRecord) -> bool:
+    """Wait until a pair is whole; return False when no more will come, or the time is up."""
+    while record.seconds_left() > 0:
+        if ready.exists():
+            return True
+        if ended.exists():
+            return ready.exists()
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
 def _write_shape(record: PartRecord, shape: Shape, folder: Path) -> None:
     started = time.monotonic()
     dense = make_dense(shape, "cpu", torch.float32)
@@ -47,8 +60,8 @@ def _write_shape(record: PartRecord, shape: Shape, folder: Path) -> None:
         _trace(model, traced / f"{side}.onnx")
     torch.save({s: _run(model) for s, model in models.items()}, traced.parent / EXPECTED)
     record.add(shape=shape.name, trace_seconds=round(time.monotonic() - started, 1))
-    for precision in ("fp16", "fp32"):
-        for form in _FORMS:
+    for precision, forms in _FORMS.items():
+        for form in forms:
             what = {"shape": shape.name, "form": form, "precision": precision}
             fused = record.attempt(
                 lambda form=form, precision=precision: _write_form(traced, form, precision),

@@ -8,19 +8,17 @@ them had no GPU.
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_calls import Step
-from gpu_graphs import ENDED, EXPECTED, READY, SHAPES, SIDES
+from gpu_graphs import ENDED, EXPECTED, READY, SHAPES, SIDES, wait_for
 from gpu_models import Shape, find_shape
 from gpu_record import PartRecord
 from gpu_timing import REHEARSAL, TIMING, compare_calls
 
-_POLL_SECONDS = 0.5
 _WARM_RUNS = 3
 
 
@@ -51,22 +49,12 @@ def compare_in_onnxruntime(record: PartRecord, folder: Path) -> None:
         ):
             what = {"shape": name, "form": form, "precision": precision}
             pair = folder / name / f"{form}-{precision}"
-            if _wait_for(pair / READY, folder / name / ENDED, record):
+            if wait_for(pair / READY, folder / name / ENDED, record):
                 _compare_pair(record, shape, pair, what)
                 gc.collect()
             else:
                 record.data["not_run"].append({**what, "reason": "no graph; see write_graphs"})
                 record.write()
-
-
-def _wait_for(ready: Path, ended: Path, record: PartRecord) -> bool:
-    while record.seconds_left() > 0:
-        if ready.exists():
-            return True
-        if ended.exists():
-            return ready.exists()
-        time.sleep(_POLL_SECONDS)
-    return False
 
 
 def _compare_pair(record: PartRecord, shape: Shape, pair: Path, what: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from gpu_calls import DeviceCall
 
 from profiles.comparing.profile_config import ProfileConfig
-from profiles.measuring.measurement import Clock, measure_in_turns
+from profiles.measuring.measurement import Call, Clock, Measurement, measure_in_turns
 from profiles.measuring.stationarity import find_drift
 from profiles.measuring.statistics import Samples, estimate_speedup, find_variation
 
@@ -33,23 +33,43 @@ def compare_calls(
     it; inputs and outputs stay on the device.
     """
     calls = (DeviceCall(dense), DeviceCall(pruned))
-    measured = measure_in_turns(
-        *calls,
-        config,
-        draw=np.random.default_rng(_SEED),
-        clock=clock,
-        watch=lambda _: None,
-    )
-    result: dict[str, Any] = {
-        "end_to_end": _describe_pair(measured.dense_ms, measured.pruned_ms),
-        "num_samples": int(measured.dense_ms.size),
-        "warmup_steady": measured.warmup_steady,
-    }
+    measured = _measure(*calls, config, clock)
+    result = _describe(measured)
     if calls[0].device_ms:
         result["device"] = _describe_pair(
             *(_take_last(call.device_ms, measured.dense_ms) for call in calls)
         )
     return result
+
+
+def compare_runs(
+    dense: Call, pruned: Call, config: ProfileConfig, *, clock: Clock = time.perf_counter
+) -> dict[str, Any]:
+    """Return the same of calls that tell their own parts, such as an engine's on its own stream.
+
+    End to end has the copies from and to the host in it; on the device are the kernels alone.
+    """
+    measured = _measure(dense, pruned, config, clock)
+    result = _describe(measured)
+    on_device = [parts.get("gpu_compute_ms") for parts in measured.parts_ms]
+    if all(part is not None for part in on_device):
+        result["device"] = _describe_pair(
+            *(np.reshape(part, measured.dense_ms.shape) for part in on_device)
+        )
+    return result
+
+
+def _measure(dense: Call, pruned: Call, config: ProfileConfig, clock: Clock) -> Measurement:
+    draw = np.random.default_rng(_SEED)
+    return measure_in_turns(dense, pruned, config, draw=draw, clock=clock, watch=lambda _: None)
+
+
+def _describe(measured: Measurement) -> dict[str, Any]:
+    return {
+        "end_to_end": _describe_pair(measured.dense_ms, measured.pruned_ms),
+        "num_samples": int(measured.dense_ms.size),
+        "warmup_steady": measured.warmup_steady,
+    }
 
 
 def _take_last(device_ms: list[float], like: Samples) -> Samples:

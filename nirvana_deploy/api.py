@@ -375,18 +375,20 @@ def profile(
 
 
 def sweep(
-    onnx: Path | str, config: SweepConfig | None = None, *, name: str = "pruned"
+    model: Path | str, config: SweepConfig | None = None, *, name: str = "pruned"
 ) -> SweepResult:
-    """Measure an ONNX model by batch size and by callers at a time, in ONNX Runtime on the CPU.
+    """Measure one model by batch size and by callers at a time; what it can be: see `profile`.
 
     `name` is what the report calls it; "dense" is drawn as the dense model.
+
+    Raises:
+        NirvanaError: it cannot be opened or run, or takes no such batch.
     """
     from profiles.measuring.sweep_model import sweep_model
-    from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
+    from profiles.runners.open_runner import open_runner
 
     config = config or SweepConfig()
-    runner = OnnxRuntimeRunner(Path(onnx), name=name, num_threads=config.num_threads)
-    return sweep_model(runner, config)
+    return sweep_model(open_runner(str(model), name=name, config=config), config)
 
 
 def draw_report(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Beyond this share of the CPUs, other programs may have moved the ratio.
 _BUSY = 0.1
+# Stands beside the figure already.
+_TOLD_BESIDE = "other programs took"
 
 
 def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -24,12 +26,24 @@ def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]{doubt}",
         )
         yield from _describe_parts(case)
+    yield from _describe_notes(profile["cases"])
     for case in profile.get("generations", ()):
         yield from _describe_generation(case)
     for point in profile.get("loads", ()):
         yield _describe_load(point)
     if profile.get("partial"):
         yield "PARTIAL", f"ended by: {profile['partial']}"
+
+
+def _describe_notes(cases: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield each note once, with the cases that have it unless all have."""
+    noted: dict[str, list[str]] = {}
+    for case in cases:
+        for note in case.get("notes", ()):
+            noted.setdefault(note, []).append(f"batch {case['batch']} x {case['length']}")
+    for note, where in noted.items():
+        if not note.startswith(_TOLD_BESIDE):
+            yield "note" if len(where) == len(cases) else f"note, {', '.join(where)}", note
 
 
 def _describe_parts(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -64,9 +78,13 @@ def _describe_generation(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield f"tokens a second, {shape}", " -> ".join(rates)
 
 
+def _count_callers(num_callers: int) -> str:
+    return f"{num_callers} caller{'' if num_callers == 1 else 's'}"
+
+
 def _describe_load(point: Mapping[str, Any]) -> tuple[str, str]:
     offered = point["offered_per_s"]
-    load = f"{point['num_callers']} callers" if offered is None else f"{offered:g} requests/s"
+    load = _count_callers(point["num_callers"]) if offered is None else f"{offered:g} requests/s"
     doubt = " OVERLOADED" if point["overloaded"] else ""
     p90 = "" if point["p90_ms"] is None else f", p90 {point['p90_ms']:.2f} ms"
     return (

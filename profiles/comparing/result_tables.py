@@ -39,6 +39,7 @@ _COLUMNS = (
     "num_callers",
     "offered_per_s",
     "achieved_per_s",
+    "overloaded",
     "partial",
 )
 
@@ -101,6 +102,7 @@ def _list_load_rows(result: ProfileResult) -> Iterator[dict[str, object]]:
             "num_callers": point.num_callers,
             "offered_per_s": point.offered_per_s,
             "achieved_per_s": point.achieved_per_s,
+            "overloaded": point.overloaded,
         }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from profiles.latency.latency_budget import LatencyBudget, parse_latency
 from profiles.latency.table_config import TableConfig
+from profiles.targets.target import load_target
 from pruning.errors import NirvanaError
 
 CPU = "cpu"
@@ -35,7 +36,12 @@ class LatencyConfig:
     def __post_init__(self) -> None:
         _ = self.budget  # says what is wrong with it
         if self.is_measured and self.precision not in (None, "fp32"):
-            raise NirvanaError(f"Tables are measured in fp32 on the CPU, got {self.precision!r}.")
+            raise NirvanaError(
+                f"Tables are measured in fp32 on the CPU, got {self.precision!r}. Leave precision "
+                "out, or name the target that is to be estimated."
+            )
+        if not self.is_measured:  # now, not when the baseline has been trained
+            load_target(self.target).rate(self.chosen_precision)
 
     @property
     def budget(self) -> LatencyBudget:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from exporters.compare.open_artefact import find_engine_dir, find_kind
-from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring.environment import count_allowed_cpus
+from profiles.runners.run_config import RunConfig
 from profiles.runners.runner import Runner
 from pruning.errors import NirvanaError
 
 
-def open_runner(source: str, *, name: str, config: ProfileConfig) -> Runner:
+def open_runner(source: str, *, name: str, config: RunConfig) -> Runner:
     """Load an artefact into what runs its kind: torch, ONNX Runtime, TensorRT.
 
     A checkpoint runs in float32: on the CPU, or with a provider other than `cpu` on the GPU.
@@ -56,7 +56,7 @@ def find_graph(path: Path) -> Path:
     )
 
 
-def _open_torch(source: str, name: str, config: ProfileConfig) -> Runner:
+def _open_torch(source: str, name: str, config: RunConfig) -> Runner:
     import torch
 
     from exporters.trace.load_source import load_source

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.runners.run_config import RunConfig
 from profiles.runners.runner import Runner, Tensors, TensorSpec
 from pruning.errors import NirvanaError
 
@@ -14,39 +15,15 @@ _CACHE = re.compile(r"past_key_values\.\d+\.(key|value)")
 _KNOWN = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
-class TokenSettings(Protocol):
-    """What a config says of the tokens of a call; for each see `make_token_inputs`."""
-
-    @property
-    def length(self) -> int:
-        """Tokens a row."""
-        ...
-
-    @property
-    def past(self) -> int:
-        """Tokens in the cache before the call."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """What token ids are drawn below."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """What is drawn from."""
-        ...
-
-
-def make_call_inputs(runner: Runner, settings: TokenSettings, batch: int) -> Tensors:
+def make_call_inputs(runner: Runner, config: RunConfig, batch: int) -> Tensors:
     """Return what `runner` takes for `batch` rows; see `make_token_inputs`."""
     return make_token_inputs(
         runner.inputs,
         batch=batch,
-        length=settings.length,
-        past=settings.past,
-        vocab_size=settings.vocab_size,
-        seed=settings.seed,
+        length=config.length,
+        past=config.past,
+        vocab_size=config.vocab_size,
+        seed=config.seed,
     )
 
 
@@ -82,7 +59,7 @@ def make_token_inputs(
     inputs = {}
     for spec in specs:
         if _CACHE.fullmatch(spec.name):
-            shape = _fill_cache(spec, batch, past)
+            shape = _fill_cache(spec, batch, past, length)
             inputs[spec.name] = _cast(draw_cache.standard_normal(shape), spec)
         else:
             _check(spec, batch, past + length if spec.name == "attention_mask" else length)
@@ -90,19 +67,23 @@ def make_token_inputs(
     return inputs
 
 
-def _fill_cache(spec: TensorSpec, batch: int, past: int) -> tuple[int, ...]:
-    """Return [batch, heads, past, head width] as the graph's own heads and width say."""
+def _fill_cache(spec: TensorSpec, batch: int, past: int, length: int) -> tuple[int, ...]:
+    """Return [batch, heads, past, head width] as the graph's own heads and width say.
+
+    A cache of one length is a buffer that the call's own tokens are written into: its end is free
+    for them, and hidden by the mask.
+    """
     known = spec.shape
+    expected = "[batch, heads, past, head width] with heads and width as numbers"
     if len(known) == 4 and isinstance(known[1], int) and isinstance(known[3], int):
-        fits = all(
-            not isinstance(found, int) or found == asked
-            for found, asked in ((known[0], batch), (known[2], past))
-        )
-        if fits:
-            return batch, known[1], past, known[3]
+        held = known[2] if isinstance(known[2], int) else past
+        if known[0] in (batch, None) or isinstance(known[0], str):
+            if held == past or held >= past + length:
+                return batch, known[1], held, known[3]
+            expected = f"past and length of no more than {held} tokens together"
     raise NirvanaError(
         f"The cache {spec.name!r} has shape {list(known)} and cannot take batch {batch}, past "
-        f"{past}. Expected [batch, heads, past, head width] with heads and width as numbers."
+        f"{past}, length {length}. Expected {expected}."
     )
 
 

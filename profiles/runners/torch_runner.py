@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from exporters.export_config import ExportConfig
 from exporters.trace.graph_part import GraphPart
 from exporters.trace.list_parts import list_parts
-from profiles.comparing.profile_config import TorchMode
+from profiles.runners.onnx_session import first_line
+from profiles.runners.run_config import TorchMode
 from profiles.runners.runner import HOST_SEMANTICS, Tensors, TensorSpec
 from profiles.runners.torch_stepper import TorchStepper
 from pruning.errors import NirvanaError
@@ -85,7 +86,7 @@ class TorchRunner:
         except (RuntimeError, IndexError, ValueError) as error:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
             raise NirvanaError(
-                f"torch cannot run {self._name} on {shapes}: {str(error).splitlines()[0]} Check "
+                f"torch cannot run {self._name} on {shapes}: {first_line(error)} Check "
                 "that length is within the model's positions and vocab_size within its vocabulary."
             ) from error
         return call
@@ -158,7 +159,7 @@ def _set_attention(model: PreTrainedModel, kind: str) -> None:
     except ValueError as error:
         raise NirvanaError(
             f"{type(model).__name__} has no attention of the kind {kind}: "
-            f"{str(error).splitlines()[0]} Choose the mode eager."
+            f"{first_line(error)} Choose the mode eager."
         ) from error
     if model.config._attn_implementation != kind:
         raise NirvanaError(

@@ -72,6 +72,18 @@ def test_doubts_stand_beside_the_figure() -> None:
     assert said.endswith("[1.90, 2.10]")
 
 
+def test_notes_are_told_once_and_of_which_cases_they_are() -> None:
+    both, one, beside = "of two run-times", "varies by 3%", "other programs took 50% of the CPUs"
+    case = {"length": 4, "dense": {"median_ms": 2.0}, "pruned": {"median_ms": 1.0}}
+    case["speedup"] = {"ratio": 2.0, "low": 1.9, "high": 2.1}
+    cases = [
+        {**case, "batch": 1, "notes": [both, beside]},
+        {**case, "batch": 8, "notes": [one, both]},
+    ]
+    told = [row for row in describe_profile({"cases": cases}) if row[0].startswith("note")]
+    assert told == [("note", both), ("note, batch 8 x 4", one)]
+
+
 def test_figures_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "figures.json").write_text("mine")
     assert main(["profile", "a.onnx", "b.onnx", "--out", str(tmp_path / "figures.json")]) == 1

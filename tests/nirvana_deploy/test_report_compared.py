@@ -34,6 +34,7 @@ from tests.nirvana_deploy.stored_runs import (
 )
 
 BUDGETS = (0.8, 0.65, 0.5, 0.35)
+CALLERS = "callers at a time"
 
 
 @pytest.fixture(autouse=True)
@@ -224,6 +225,29 @@ def test_generated_text_and_a_partial_measurement_are_told(tmp_path: Path) -> No
     assert "2 \u00d7 16 dense 32 50.0 ms [49, 51]" in words
     assert "2 \u00d7 16 pruned 32 25.0 ms [24, 26] — 5.00 ms 2.00\u00d7 99.0" in words
     assert "PARTIAL: the measurement ended early. batch 8: the GPU was lost" in words
+
+
+def test_what_a_profile_gave_under_load_is_drawn(tmp_path: Path) -> None:
+    point = {"batch": 1, "length": 128, "num_callers": 1, "offered_per_s": None}
+    point |= {"median_ms": 5.0, "p90_ms": None, "p90_note": "needs 64", "overloaded": False}
+    loads = [
+        {**point, "model": model, "num_callers": callers, "achieved_per_s": per_s * callers}
+        for model, per_s in (("dense", 40.0), ("pruned", 70.0))
+        for callers in (1, 2)
+    ]
+    random = {"offered_per_s": 300.0, "achieved_per_s": 71.0, "p90_ms": 900.0, "overloaded": True}
+    loads.append({**point, "model": "pruned", **random})
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps({**make_profile(), "loads": loads}))
+    page = draw(tmp_path, path)
+    (chart,) = [c for c in page.charts if c["layout"]["xaxis"]["title"]["text"] == CALLERS]
+    assert [(t["name"], t["x"], t["y"]) for t in chart["data"]] == [
+        ("dense", [1, 2], [40.0, 80.0]),
+        ("pruned", [1, 2], [70.0, 140.0]),
+    ]
+    words = words_of(page)
+    assert "1 \u00d7 128 dense 2 callers 80.0 5.00 ms withheld needs 64" in words
+    assert "pruned 300/s at random 71.0 OVERLOADED 5.00 ms 900 ms" in words
 
 
 @pytest.mark.parametrize("higher", [True, False])

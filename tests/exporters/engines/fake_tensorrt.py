@@ -34,7 +34,6 @@ class FakeDevice:
 
     name = "fake device"
     uuid = "GPU-0"
-    stream_handle = 77
     cost_ms: Mapping[str, float] = {"copy": 0.25, "run": 2.0, "graph": 1.5}
 
     def __init__(self) -> None:
@@ -42,6 +41,7 @@ class FakeDevice:
         self.queue: list[Callable[[], None]] = []
         self.captured: list[Callable[[], None]] | None = None
         self.num_captures = 0
+        self.stream_handle = 77 + len(_DEVICES)  # two engines have two streams
         _DEVICES[self.stream_handle] = self
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -9,12 +9,14 @@ import onnx
 import pytest
 import torch
 
+from nirvana_deploy.api import sweep
 from nirvana_deploy.cli import main
 from nirvana_deploy.profile_summary import describe_profile
 from profiles.comparing.profile_artefacts import profile_artefacts
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_schema import check_profile
 from profiles.comparing.result_tables import to_csv, to_markdown
+from profiles.measuring.sweep_config import SweepConfig
 from pruning.checkpoints.checkpoint import save_pruned
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
@@ -177,8 +179,19 @@ def test_both_are_measured_under_load(tmp_path: Path) -> None:
     check_profile(stored)
     rows = list(csv.DictReader(to_csv(result).splitlines()))
     assert [row["num_callers"] for row in rows] == ["", "", *(["1", "3", "1"] * 2)]
+    assert [row["overloaded"] in ("True", "False") for row in rows] == [False, False, *[True] * 6]
     assert "| pruned | 3 | as answered | " in to_markdown(result)
     assert "pruned under 500 requests/s" in dict(describe_profile(stored))
+
+
+def test_a_checkpoint_is_swept_as_it_is_profiled(llama: str) -> None:
+    config = SweepConfig(
+        batch_sizes=(1, 2), callers=(2,), length=4, vocab_size=9, num_rounds=2, num_requests=2
+    )
+    result = sweep(llama, config, name="dense")
+    assert (result.model, result.method["runtime"]) == ("dense", "torch")
+    assert [point.batch for point in result.batches] == [1, 2]
+    assert [load.latency_ms.size for load in result.callers] == [4]
 
 
 def test_loads_that_are_none_are_refused() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from profiles.latency.latency_budget import LatencyBudget, find_fraction, parse_latency
+from profiles.latency.latency_config import LatencyConfig
 from pruning.allocation.allocation_config import GlobalThreshold, Uniform, allocate
 from pruning.allocation.constraints import Constraints
 from pruning.errors import NirvanaError
@@ -59,6 +60,20 @@ def test_what_cannot_be_reached_is_told_with_the_least() -> None:
     kept = Constraints(neuron_multiple=5, may_drop=False)  # 3 (0.8 + 0.5) more
     with pytest.raises(NirvanaError, match=r"may_drop=False.* leave at least 8.9 ms"):
         find_fraction(make_small_table(), 20.0, GROUPED, budget, kept)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "l40"}, "no target 'l40'.* Did you mean l40s"),
+        ({"target": "t4", "precision": "bf16"}, "T4 has no rate for 'bf16'; it has fp32"),
+        ({"precision": "fp16"}, "measured in fp32 on the CPU, got 'fp16'"),
+    ],
+    ids=["target", "rate", "table"],
+)
+def test_what_has_no_prices_is_refused_before_anything_is_trained(settings, message: str) -> None:
+    with pytest.raises(NirvanaError, match=message):
+        LatencyConfig(speedup=2.0, **settings)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A sweep of a real graph, and what its settings refuse."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,21 @@ def test_the_verb_writes_what_the_report_draws(
     assert "Answers a second by callers at a time, length 4" in page.read_text()
     assert main(given) == 1
     assert "sweep.json exists already" in capsys.readouterr().err
+
+
+def test_tables_have_a_row_a_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_encoder(tmp_path / "model.onnx")
+    given = ["sweep", str(tmp_path), "--batch_sizes", "1,3", "--callers", "2"]
+    given += [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
+    for ending in ("csv", "md"):
+        assert main([*given, "--out", str(tmp_path / f"sweep.{ending}")]) == 0
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
+    assert [(r["batch"], r["num_callers"], r["num_samples"], r["p90_ms"]) for r in rows] == [
+        ("1", "1", "3", ""), ("3", "1", "3", ""), ("1", "2", "4", ""),
+    ]  # fmt: skip
+    assert float(rows[1]["per_s"]) == pytest.approx(3000 / float(rows[1]["median_ms"]))
+    assert all(row["semantics"].startswith("ours") for row in rows)
+    table = (tmp_path / "sweep.md").read_text()
+    assert "| 1 | 2 | " in table and "pruned, length 4: ours" in table
+    assert main([*given, "--out", str(tmp_path / "sweep.txt")]) == 1
+    assert "says by its ending what is written: .json, .csv, .md" in capsys.readouterr().err

@@ -74,6 +74,15 @@ def test_a_cache_has_the_graphs_own_heads_and_counts_in_mask_and_positions() -> 
     assert (wide["position_ids"] == 30).all()
 
 
+def test_a_buffer_has_room_for_the_tokens_of_the_call() -> None:
+    buffer = make_specs("past_key_values.0.key", shape=("batch", 2, 8, 16))
+    sizes = {"batch": 3, "vocab_size": 9, "seed": 0}
+    made = make_token_inputs(buffer, length=2, past=6, **sizes)
+    assert made["past_key_values.0.key"].shape == (3, 2, 8, 16)
+    with pytest.raises(NirvanaError, match="past and length of no more than 8 tokens together"):
+        make_token_inputs(buffer, length=2, past=7, **sizes)
+
+
 def test_a_cache_that_cannot_be_made_is_refused() -> None:
     free = make_specs("past_key_values.0.key", shape=("batch", "heads", "past", 16))
     with pytest.raises(NirvanaError, match="cannot take batch 4, past 0"):
