@@ -184,6 +184,11 @@ def _make_form(
 
 def _check_companions(checkpoint: Path, stack: HubStack) -> None:
     if not list(checkpoint.glob("*.safetensors")):
+        if list(checkpoint.glob("*.onnx")):
+            raise NirvanaError(
+                f"{checkpoint} holds an export, and {stack.name} reads a checkpoint. Give the "
+                "folder of the checkpoint that it was exported from."
+            )
         raise NirvanaError(f"{checkpoint} holds no *.safetensors. Save it by save_pretrained.")
     if not (checkpoint / "tokenizer.json").is_file() and not list(checkpoint.glob("*.model")):
         raise NirvanaError(
@@ -207,6 +212,11 @@ def _write_texts(folder: Path, form: ServedForm, stack: HubStack) -> None:
 
 
 def _read_config(checkpoint: Path) -> dict[str, Any]:
+    if checkpoint.is_file():
+        raise NirvanaError(
+            f"{checkpoint} is a file: vLLM and TensorRT-LLM read a checkpoint. Give the "
+            "checkpoint's folder, dense or pruned."
+        )
     path = checkpoint / "config.json"
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

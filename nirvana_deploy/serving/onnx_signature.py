@@ -101,8 +101,9 @@ def read_signature(onnx_path: Path) -> OnnxSignature:
         _check_data_files(onnx_path, data_files)
         onnx.checker.check_model(str(onnx_path))
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        reason = str(error).strip().rstrip(".")
         raise NirvanaError(
-            f"{onnx_path} is not a valid ONNX file: {str(error).strip()} Export it again."
+            f"{onnx_path} is not a valid ONNX file: {reason}. Export it again."
         ) from error
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]

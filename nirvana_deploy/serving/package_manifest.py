@@ -68,8 +68,9 @@ def check_package(folder: Path) -> PackageManifest:
                 f"{path} has SHA-256 {found[:12]}..., {MANIFEST_NAME} says {expected[:12]}... . "
                 "Package the model again."
             )
-    files = (path for path in folder.rglob("*") if path.is_file())
-    names = {path.relative_to(folder).as_posix() for path in files} - {MANIFEST_NAME}
+    # A link to a folder is no folder: what is behind it has no hash here.
+    found_here = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = {path.relative_to(folder).as_posix() for path in found_here} - {MANIFEST_NAME}
     if unknown := sorted(names - set(manifest.sha256)):
         raise NirvanaError(
             f"{folder / unknown[0]} was not packaged: {MANIFEST_NAME} does not name it. Remove it, "

@@ -39,8 +39,8 @@ def add_package(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="serve the package by the real server, of $NIRVANA_TRITON or $NIRVANA_VLLM, and check "
-        "its answers",
+        help="serve the package by the real server, of $NIRVANA_TRITON or $NIRVANA_VLLM (genai: "
+        "as it is installed here), and check its answers",
     )
     add_flags(parser, PackageConfig, title="package")
 
@@ -100,8 +100,10 @@ PACKAGE = Verb(
     "[--SETTING VALUE ...]",
     summary="write the folder that a server loads, and check it by the real server",
     description="Write a Triton model repository: ONNX or its engine, dense and pruned as two "
-    "versions, with a tokenizer and labels a model that takes text. --check serves it by the "
-    "real tritonserver and holds the answers against ONNX Runtime's.",
+    "versions, with a tokenizer and labels a model that takes text. With --to genai a decoder's "
+    "folder for ONNX Runtime GenAI; with --to vllm or tensorrt-llm a checkpoint, from a "
+    "checkpoint. --check has the real server run it, and holds its answers against ONNX "
+    "Runtime's, vLLM's against transformers'; tensorrt-llm has no --check.",
     add_arguments=add_package,
     run=run_package,
 )

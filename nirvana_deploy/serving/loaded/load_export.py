@@ -32,7 +32,13 @@ def load_export(folder: Path) -> OnnxModel:
             f"three of an encoder-decoder, {', '.join(PARTS)}. Export a decoder with graphs: "
             "merged."
         )
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise NirvanaError(
+            f"{folder / 'config.json'} cannot be read: {str(error).splitlines()[0]} Export the "
+            "model again."
+        ) from error
     kind = _choose_class(graphs)
     # By a class's name transformers' pipelines know what it does.
     name = (config.architectures or [kind.__name__])[0].removeprefix("Pruned")

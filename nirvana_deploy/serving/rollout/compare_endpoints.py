@@ -130,6 +130,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file for the figures")
     parser.add_argument("--rounds", type=int, default=3, help="times that all of them are sent")
     args = parser.parse_args()
+    for url in (args.url_a, args.url_b):
+        if not url.startswith(("http://", "https://")):
+            sys.stderr.write(f"error: expected the URL of an endpoint, http://..., got {url}.\n")
+            return 1
+    if not args.requests.is_file():
+        sys.stderr.write(f"error: {args.requests} is missing: expected requests, a body a line.\n")
+        return 1
     bodies = [line.strip() for line in args.requests.read_bytes().splitlines() if line.strip()]
     if not bodies or args.rounds < 1:
         sys.stderr.write(f"error: {args.requests} holds no requests, or --rounds is below 1.\n")

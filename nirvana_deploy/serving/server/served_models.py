@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
-from nirvana_deploy.serving.package_manifest import check_inside, check_package
+from nirvana_deploy.serving.package_manifest import (
+    MANIFEST_NAME,
+    check_inside,
+    check_package,
+)
 from nirvana_deploy.serving.text_model_file import (
     LABELS_FILE,
     TEXT_FILE,
@@ -59,7 +63,13 @@ def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
             "`nirvana package --to triton` makes."
         )
     repository = package / REPOSITORY_NAME
-    max_batch_size = int(manifest.settings["max_batch_size"])
+    try:
+        max_batch_size = int(manifest.settings["max_batch_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise NirvanaError(
+            f"{package / MANIFEST_NAME} has no max_batch_size in its settings. Package the model "
+            "again."
+        ) from error
     graphs = [
         ServedGraph(
             name=model_dir.name,
@@ -90,7 +100,11 @@ def _read_text(version_dir: Path, max_batch_size: int) -> ServedGraph:
     parts = read_text_model(version_dir)
     repository = version_dir.parent.parent
     for name in (parts.tokenizer, parts.classifier, parts.labels):
-        check_inside(name, repository)
+        if not (repository / check_inside(name, repository)).is_dir():
+            raise NirvanaError(
+                f"{version_dir / TEXT_FILE} names the model {name}, which {repository} does not "
+                "hold. Package the model again."
+            )
     return ServedGraph(
         name=version_dir.parent.name,
         version=version_dir.name,

@@ -22,13 +22,14 @@ _TEXT = """# {name}: a Triton model repository
 Serve it (NVIDIA's container brings Triton and ONNX Runtime):
 
 ```sh
-docker run --rm {gpus}-p 8000:8000 -p 8001:8001 -p 8002:8002 \\
+docker run --rm {gpus}\\
+  -p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 -p 127.0.0.1:8002:8002 \\
   -v "$PWD/model_repository:/models:ro" {image} \\
   tritonserver --model-repository=/models
 ```
 
-Run this command in the folder of this file. HTTP is on port 8000, gRPC on 8001, metrics on 8002.
-{device}
+Run this command in the folder of this file. HTTP is on port 8000, gRPC on 8001, metrics on 8002,
+for this machine alone: leave out `127.0.0.1:` to open them to the network. {device}
 
 Wait until it is ready, then send `{request_name}`:
 

@@ -116,9 +116,9 @@ def _ask(
                 f"{folder}."
             ) from error
         if ran.returncode or not answered.is_file():
-            raise NirvanaError(
-                f"vLLM did not serve {folder.name}: {_find_reason(ran.stderr)}. {_INSTALL}."
-            )
+            reason = _find_reason(ran.stderr)
+            advice = f" {_INSTALL}." if "No module named" in reason else ""
+            raise NirvanaError(f"vLLM did not serve {folder.name}: {reason}.{advice}")
         found: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
         return found
 

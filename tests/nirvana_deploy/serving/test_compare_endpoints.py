@@ -99,6 +99,10 @@ def test_what_cannot_be_compared_is_told(url: str, requests: Path, tmp_path: Pat
     assert ended.returncode == 1 and "The endpoints differ in form: logits [2, 2]" in ended.stderr
     ended = run("http://127.0.0.1:9/x", f"{url}/a", str(requests))
     assert ended.returncode == 1 and "Connection refused" in ended.stderr
+    ended = run("file:///etc/hostname", f"{url}/a", str(requests))
+    assert ended.returncode == 1 and "URL of an endpoint, http://..., got file:" in ended.stderr
+    ended = run(f"{url}/a", f"{url}/b", str(tmp_path / "none"))
+    assert ended.returncode == 1 and "none is missing: expected requests" in ended.stderr
     (tmp_path / "empty").write_text("\n")
     ended = run(f"{url}/a", f"{url}/b", str(tmp_path / "empty"))
     assert ended.returncode == 1 and "holds no requests" in ended.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,15 @@ def test_other_architectures_and_folders_are_refused(tmp_path: Path) -> None:
         package(tmp_path / "bert", "vllm", tmp_path / "package")
     with pytest.raises(NirvanaError, match=r"config\.json cannot be read: .* Expected the folder"):
         package(tmp_path / "nothing", "vllm", tmp_path / "package")
+    with pytest.raises(NirvanaError, match=r"config\.json is a file: .* the checkpoint's folder"):
+        package(tmp_path / "bert" / "config.json", "vllm", tmp_path / "package")
     save(tmp_path / "llama", [keep()] * 3)
+    (tmp_path / "export").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copyfile(tmp_path / "llama" / name, tmp_path / "export" / name)
+    (tmp_path / "export" / "model.onnx").write_bytes(b"")
+    with pytest.raises(NirvanaError, match="export holds an export, and vLLM reads a checkpoint"):
+        package(tmp_path / "export", "vllm", tmp_path / "package")
     (tmp_path / "llama" / "tokenizer.json").unlink()
     with pytest.raises(NirvanaError, match="holds no tokenizer, and vLLM reads text by it"):
         package(tmp_path / "llama", "vllm", tmp_path / "package")

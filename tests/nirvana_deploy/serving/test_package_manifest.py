@@ -60,6 +60,16 @@ def test_a_link_out_of_the_package_is_refused(package: Path) -> None:
         check_package(package)
 
 
+@pytest.mark.parametrize("target", ["outside", "nowhere"])
+def test_a_link_that_was_not_packaged_is_refused(package: Path, target: str) -> None:
+    """Behind a linked folder there would be files without a hash."""
+    (package.parent / "outside").mkdir()
+    (package.parent / "outside" / "model.onnx").write_bytes(b"other")
+    (package / "model" / "3").symlink_to(package.parent / target)
+    with pytest.raises(NirvanaError, match=r"model/3 was not packaged: package\.json does not"):
+        check_package(package)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -107,6 +107,11 @@ def test_what_cannot_be_run_is_refused(encoder: Path) -> None:
 
 
 def test_a_folder_that_was_changed_or_is_none_is_refused(encoder: Path, tmp_path: Path) -> None:
+    config = (encoder / "config.json").read_text()
+    (encoder / "config.json").write_text("{")
+    with pytest.raises(NirvanaError, match=r"config\.json cannot be read: .* Export the model"):
+        load_export(encoder)
+    (encoder / "config.json").write_text(config)
     save_classifier(encoder / "model.onnx", seed=5)
     with pytest.raises(NirvanaError, match=r"model\.onnx is not the file that export\.json"):
         load_export(encoder)

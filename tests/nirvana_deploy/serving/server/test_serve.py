@@ -28,9 +28,11 @@ from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.server.protocol_client import ask_grpc, ask_http, get_json, make_rows
 from nirvana_deploy.serving.server.serve_config import ServeConfig
+from nirvana_deploy.serving.server.served_models import list_served_graphs
 from nirvana_deploy.serving.triton.triton_package import package_triton
 from nirvana_deploy.serving.triton.triton_text_check import compare_text
 from nirvana_deploy.serving.triton.tritonserver import find_free_ports
+from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.tiny_classifier import (
     LABELS,
@@ -360,6 +362,23 @@ def test_a_port_in_use_a_changed_package_and_no_package_are_named(
     assert ended.returncode == 1 and "package.json says" in ended.stderr
     ended = run_serve(tmp_path)
     assert ended.returncode == 1 and "is no package of `nirvana package`" in ended.stderr
+
+
+def test_a_package_that_vouches_for_nonsense_is_refused(package: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(package, folder)
+    manifest = json.loads((folder / "package.json").read_text())
+    (name,) = (name for name in manifest["sha256"] if name.endswith("/text.json"))
+    text = {**json.loads((folder / name).read_text()), "classifier": "none"}
+    (folder / name).write_text(json.dumps(text))
+    manifest["sha256"][name] = hash_file(folder / name)
+    (folder / "package.json").write_text(json.dumps(manifest))
+    with pytest.raises(NirvanaError, match=r"names the model none, which .* does not hold"):
+        list_served_graphs(folder)
+    del manifest["settings"]["max_batch_size"]
+    (folder / "package.json").write_text(json.dumps(manifest))
+    with pytest.raises(NirvanaError, match="has no max_batch_size in its settings"):
+        list_served_graphs(folder)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def test_files_are_where_triton_looks_for_them(onnx_path: Path, tmp_path: Path) 
             "package.json",
             "request.json",
         ],
+        "notes": [],
         "server_check": None,
         "notes": [],
     }
@@ -229,7 +230,9 @@ def test_readme_asks_for_gpus_only_where_they_are_needed(onnx_path: Path, tmp_pa
     package_triton(onnx_path, tmp_path / "gpu", replace(CONFIG, instance_kind="gpu"))
     command = re.compile(r"docker run --rm --gpus all ")
     assert not command.search((tmp_path / "cpu" / "README.md").read_text())
-    assert command.search((tmp_path / "gpu" / "README.md").read_text())
+    text = (tmp_path / "gpu" / "README.md").read_text()
+    assert command.search(text)
+    assert re.findall(r"-p (\S+)", text) == [f"127.0.0.1:{n}:{n}" for n in (8000, 8001, 8002)]
 
 
 @with_schema

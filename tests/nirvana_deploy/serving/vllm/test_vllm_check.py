@@ -102,8 +102,12 @@ def test_missing_servers_and_wrong_answers_are_told(
         check(tmp_path / "checkpoint", tmp_path / "2", "per-layer")
     broken = fake_environment(tmp_path / "broken", "raise ValueError('no such kernel')")
     monkeypatch.setenv("NIRVANA_VLLM", str(broken))
-    with pytest.raises(NirvanaError, match="did not serve small: ValueError: no such kernel"):
+    with pytest.raises(NirvanaError, match=r"did not serve small: ValueError: no such kernel\.$"):
         check(tmp_path / "checkpoint", tmp_path / "3", "per-layer")
+    empty = fake_environment(tmp_path / "empty", "import no_vllm_here")
+    monkeypatch.setenv("NIRVANA_VLLM", str(empty))
+    with pytest.raises(NirvanaError, match=r"No module named 'no_vllm_here'\. python -m venv"):
+        check(tmp_path / "checkpoint", tmp_path / "5", "per-layer")
     monkeypatch.setenv("NIRVANA_VLLM", str(fake_environment(tmp_path / "wrong", ANSWERS)))
     with pytest.raises(NirvanaError, match=r"vLLM 0\.0 answers otherwise.*prompt of 3 tokens"):
         check(tmp_path / "checkpoint", tmp_path / "4", "per-layer")
