@@ -66,6 +66,8 @@ def test_the_commands_work(quickstart: Path, monkeypatch, command: str) -> None:
         command += " --calibration.num_draws 1 --allocation.num_levels 3"
     if command.startswith("nirvana profile"):
         command += " --min_seconds 0.1 --warmup_seconds 0.1 --min_samples 8 --length 32"
+    if command.startswith("nirvana sweep"):
+        command += " --batch_sizes 1,2 --num_rounds 4 --num_requests 4 --length 32"
     assert run_in(quickstart, monkeypatch, command) == 0
 
 

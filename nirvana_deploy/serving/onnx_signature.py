@@ -90,8 +90,8 @@ def read_signature(onnx_path: Path) -> OnnxSignature:
 
     if onnx_path.is_dir():
         raise NirvanaError(
-            f"{onnx_path} is a folder: expected an ONNX file, such as {onnx_path / 'model.onnx'} "
-            "of `nirvana export`. Only vllm and tensorrt-llm take a checkpoint's folder."
+            f"{onnx_path} is a folder: expected an ONNX file, such as the model.onnx that `nirvana "
+            "export` writes. Only vllm and tensorrt-llm take a checkpoint's folder."
         )
     if not onnx_path.is_file():
         raise NirvanaError(f"{onnx_path} is missing: expected an ONNX file to package.")

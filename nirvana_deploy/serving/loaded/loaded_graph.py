@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from nirvana_deploy.serving.graph_decoder import open_session
+from pruning.errors import NirvanaError
 
 _NUMPY_TYPES: dict[str, Any] = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
     "tensor(bool)": np.bool_,
     "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
 }
 
 
@@ -24,8 +27,7 @@ class LoadedGraph:
         """Open the graph; for what it raises see `open_session`."""
         self._session = open_session(onnx_path)
         self.inputs: dict[str, Any] = {
-            node.name: _NUMPY_TYPES.get(node.type, np.float32)
-            for node in self._session.get_inputs()
+            node.name: _find_type(onnx_path, node) for node in self._session.get_inputs()
         }
         self._outputs = [node.name for node in self._session.get_outputs()]
 
@@ -34,3 +36,12 @@ class LoadedGraph:
         feeds = {name: np.asarray(named[name], dtype) for name, dtype in self.inputs.items()}
         arrays = self._session.run(self._outputs, feeds)
         return dict(zip(self._outputs, arrays, strict=True))
+
+
+def _find_type(onnx_path: Path, node: Any) -> Any:
+    if node.type not in _NUMPY_TYPES:
+        raise NirvanaError(
+            f"{onnx_path}: the input {node.name!r} is {node.type}, which numpy has no type for. "
+            "Export the model again in fp32 or fp16."
+        )
+    return _NUMPY_TYPES[node.type]

@@ -118,7 +118,6 @@ def test_files_are_where_triton_looks_for_them(onnx_path: Path, tmp_path: Path) 
         ],
         "notes": [],
         "server_check": None,
-        "notes": [],
     }
     served = out / "model_repository" / "tiny" / "1" / "model.onnx"
     assert served.read_bytes() == onnx_path.read_bytes()
