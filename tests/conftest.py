@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 import pytest
 
@@ -20,3 +21,17 @@ def pytest_collection_finish() -> None:
     """Let collections pass over what was imported: each would walk a million objects."""
     gc.collect()
     gc.freeze()
+
+
+_NUM_THREADS = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give torch its threads back: a profile sets their number, and the bits of sums hang on it."""
+    if "torch" in sys.modules:
+        import torch
+
+        first = item.config.stash.setdefault(_NUM_THREADS, torch.get_num_threads())
+        if torch.get_num_threads() != first:
+            torch.set_num_threads(first)

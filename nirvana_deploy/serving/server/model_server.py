@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +34,8 @@ from pruning.errors import NirvanaError
 # Of MLServer's routes: those of the protocol. The others load models, or stream.
 _UNSERVED = ("repository", "stream", "generate", "docs")
 _POLL_SECONDS = 0.1
+# How long workers may take to end when all is answered.
+_CLOSE_SECONDS = 10
 
 
 class ModelServer(MLServer):
@@ -93,10 +98,14 @@ class ModelServer(MLServer):
         deadline = asyncio.get_running_loop().time() + self._config.drain_seconds
         while self._num_open and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
+        forced_end = threading.Timer(_CLOSE_SECONDS, _end_by_force)
+        forced_end.daemon = True
+        forced_end.start()
         await self._rest_server.stop(sig or signal.SIGTERM)
         await self._grpc_server._server.stop(grace=1)
         await self._metrics_server.stop(sig or signal.SIGTERM)
         await self._inference_pool_registry.close()
+        forced_end.cancel()
 
     async def _is_ready(self) -> bool:
         """Tell whether all is loaded and runs: MLServer itself is ready before it has a model."""
@@ -129,6 +138,16 @@ class ModelServer(MLServer):
             raise MLServerError("A worker is being started again. Try later.", 503) from error
         finally:
             self._num_open -= 1
+
+
+def _end_by_force() -> None:
+    """End what hangs: MLServer waits without an end for a worker that does not answer.
+
+    A worker that was killed while it wrote an answer leaves the lock of all answers taken.
+    """
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(1)
 
 
 async def _refuse_malformed(request: Request, error: RequestValidationError) -> JSONResponse:

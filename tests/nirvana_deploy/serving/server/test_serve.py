@@ -60,10 +60,10 @@ class Served:
         return f"http://127.0.0.1:{self.http}"
 
 
-def start(package: Path, *flags: str) -> Served:
+def start(package: Path, *flags: str, run: tuple[str, ...] = ("-m", "nirvana_deploy")) -> Served:
     http_port, grpc_port, metrics_port = find_free_ports(3)
     ports = (f"--http_port={http_port}", f"--grpc_port={grpc_port}")
-    command = [sys.executable, "-m", "nirvana_deploy", "serve", str(package), *ports]
+    command = [sys.executable, *run, "serve", str(package), *ports]
     process = subprocess.Popen(
         [*command, f"--metrics_port={metrics_port}", *flags], stdout=subprocess.PIPE, text=True
     )
@@ -308,6 +308,9 @@ def find_workers(parent: int) -> list[int]:
 def test_a_killed_worker_is_replaced_and_nothing_is_answered_wrongly(served: Served) -> None:
     (worker,) = find_workers(served.process.pid)
     right = post(served, request())[1]
+    time.sleep(
+        0.5
+    )  # till it has let go of the lock of answers, which dies with it (docs/serving.md)
     os.kill(worker, signal.SIGKILL)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -396,3 +399,26 @@ def test_a_package_that_vouches_for_nonsense_is_refused(package: Path, tmp_path:
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(NirvanaError, match=message):
         ServeConfig(**settings)
+
+
+HANGING = """
+import asyncio, sys
+from mlserver.parallel.registry import InferencePoolRegistry
+from nirvana_deploy.cli import main
+from nirvana_deploy.serving.server import model_server
+model_server._CLOSE_SECONDS = 0.5
+InferencePoolRegistry.close = lambda _: asyncio.sleep(3600)
+main(sys.argv[1:])
+"""
+
+
+def test_a_server_whose_workers_do_not_end_ends_by_force(package: Path) -> None:
+    served = start(package, run=("-c", HANGING))
+    wait_until_ready(served)
+    (worker,) = find_workers(served.process.pid)
+    assert stop(served) == 1
+    deadline = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:  # whoever takes it up from its parent reaps it
+            os.kill(worker, 0)
+            time.sleep(0.05)
