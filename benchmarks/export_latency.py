@@ -66,7 +66,7 @@ def write(measured: dict[str, Any]) -> dict[str, Any]:
         "hardware": describe_hardware(),
         "versions": {name: version(name) for name in PACKAGES},
         "data": "random token ids",
-        "clock": "CPU time of one thread; other work ran on the machine",
+        "clock": "CPU time of one thread",
         **{part: measured[part] for part in ("encoder", "decoder") if part in measured},
     }
     result["bars"] = [*encoder_bars(result), *decoder_bars(result)]
