@@ -13,10 +13,9 @@ from exporters.compare.checkpoint_artefact import open_checkpoint
 from exporters.compare.comparison import compare_artefacts
 from exporters.compare.onnx_artefact import open_onnx
 from exporters.compare.open_artefact import open_pair
-from exporters.engines.engine_manifest import EngineManifest, EngineResult
-from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 from tests.exporters.conftest import Exported
+from tests.exporters.engines.engine_folders import write_engine
 
 
 def test_a_checkpoint_is_cut_into_the_graphs_of_the_other(llama: Exported) -> None:
@@ -96,39 +95,11 @@ def test_unknown_inputs_are_named(tmp_path: Path) -> None:
         compare_artefacts(*open_pair(path, path))
 
 
-def write_engine(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "model.engine").write_bytes(b"plan")
-    shape = {"min": [1, 8], "opt": [2, 16], "max": [4, 32]}
-    result = EngineResult(
-        flavour="tensorrt_rtx",
-        version="1.7.1",
-        precision_asked="fp16",
-        precision_found={},
-        compute_capabilities=("sm89",),
-        num_attention_layers=2,
-        num_fused_attentions=2,
-        engine_path="model.engine",
-        engine_size_bytes=4,
-        build_seconds=1.0,
-        onnx_sha256="",
-        optimisation_profile={"input_ids": shape},
-        warnings=(),
-    )
-    EngineManifest(
-        result=result,
-        engine_sha256=hash_file(folder / "model.engine"),
-        onnx_name="model.onnx",
-        onnx_data_sha256={},
-        versions={},
-    ).write(folder)
-    return folder
-
-
 def test_an_engine_without_a_gpu_says_what_is_needed(bert: Exported, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    engine = write_engine(tmp_path / "engine")
+    engine = tmp_path / "engine"
+    write_engine(engine)
     with pytest.raises(
         NirvanaError, match=r"engine for compute capability 8\.9: .* an NVIDIA GPU .* none here"
     ):
@@ -136,7 +107,8 @@ def test_an_engine_without_a_gpu_says_what_is_needed(bert: Exported, tmp_path: P
 
 
 def test_an_engine_that_its_manifest_does_not_vouch_for_is_not_loaded(tmp_path: Path) -> None:
-    engine = write_engine(tmp_path / "engine")
+    engine = tmp_path / "engine"
+    write_engine(engine)
     (engine / "model.engine").write_bytes(b"other")
     manifest = json.loads((engine / "engine.json").read_text())
     with pytest.raises(NirvanaError, match=rf"manifest says {manifest['engine_sha256'][:12]}"):

@@ -42,7 +42,7 @@ def write_engine(
         onnx_name="model.onnx",
         onnx_data_sha256={},
         versions={"onnx": "1.23"},
-        **rest,
     )
+    manifest = dataclasses.replace(manifest, **rest)
     manifest.write(folder)
     return manifest

@@ -21,9 +21,8 @@ import onnx
 import pytest
 import torch
 
-from exporters.engines.engine_manifest import EngineManifest, EngineResult
 from exporters.engines.local_gpu import LocalGpu
-from pruning.checkpoints.file_hash import hash_file
+from tests.exporters.engines.engine_folders import write_engine
 
 MAGIC = b"fake plan\n"
 Bounds = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]  # min, opt, max
@@ -286,33 +285,11 @@ def write_fake_engine(
     folder: Path, model: onnx.ModelProto, profiles: Sequence[Bounds], flavour: str = "tensorrt_rtx"
 ) -> Path:
     """Write an engine folder whose manifest vouches for a fake plan."""
-    folder.mkdir(parents=True)
     plan = MAGIC + json.dumps(list(profiles)).encode() + b"\n" + model.SerializeToString()
-    (folder / "model.engine").write_bytes(plan)
     names = ("min", "opt", "max")
-    result = EngineResult(
-        flavour=flavour,
-        version="1.7.1",
-        precision_asked="fp32",
-        precision_found={},
-        compute_capabilities=("sm89",),
-        num_attention_layers=0,
-        num_fused_attentions=0,
-        engine_path="model.engine",
-        engine_size_bytes=len(plan),
-        build_seconds=1.0,
-        onnx_sha256="",
-        optimisation_profile={
-            name: {key: list(shape) for key, shape in zip(names, bounds, strict=True)}
-            for name, bounds in profiles[0].items()
-        },
-        warnings=(),
-    )
-    EngineManifest(
-        result=result,
-        engine_sha256=hash_file(folder / "model.engine"),
-        onnx_name="model.onnx",
-        onnx_data_sha256={},
-        versions={},
-    ).write(folder)
+    first = {
+        name: {key: list(shape) for key, shape in zip(names, bounds, strict=True)}
+        for name, bounds in profiles[0].items()
+    }
+    write_engine(folder, engine=plan, flavour=flavour, version="1.7.1", optimisation_profile=first)
     return folder

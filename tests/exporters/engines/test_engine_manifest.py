@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 
 from exporters.engines.engine_manifest import (
-    EngineManifest,
-    EngineResult,
     check_engine,
     read_engine_manifest,
 )
@@ -24,30 +22,17 @@ def sha256(content: bytes) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder with an engine, its manifest, and the graph it was built from."""
-    for name, content in (("model.engine", ENGINE), ("model.onnx", GRAPH), ("w.data", DATA)):
+    for name, content in (("model.onnx", GRAPH), ("w.data", DATA)):
         (tmp_path / name).write_bytes(content)
-    result = EngineResult(
-        flavour="tensorrt_rtx",
+    write_engine(
+        tmp_path,
+        engine=ENGINE,
+        graph=GRAPH,
         version="1.7",
         precision_asked="fp16",
         precision_found={"fp16": 3},
-        compute_capabilities=("sm89",),
-        num_attention_layers=2,
-        num_fused_attentions=1,
-        engine_path="model.engine",
-        engine_size_bytes=len(ENGINE),
-        build_seconds=1.5,
-        onnx_sha256=sha256(GRAPH),
-        optimisation_profile={"x": {"min": [1], "opt": [2], "max": [3]}},
-        warnings=("one is not fused",),
-    )
-    EngineManifest(
-        result=result,
-        engine_sha256=sha256(ENGINE),
-        onnx_name="model.onnx",
         onnx_data_sha256={"w.data": sha256(DATA)},
-        versions={"onnx": "1.23"},
-    ).write(tmp_path)
+    )
     return tmp_path
 
 
