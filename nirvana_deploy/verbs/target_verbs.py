@@ -9,9 +9,21 @@ from nirvana_deploy.verbs.tables import make_console, print_json, print_pairs
 from nirvana_deploy.verbs.verb import Verb
 from profiles.targets.block_work import CallShape
 from profiles.targets.roofline import RooflineEstimate, estimate_plan
-from profiles.targets.target import PRECISIONS, Figure, Target, list_target_names, load_target
+from profiles.targets.target import (
+    PRECISIONS,
+    UNSOURCED,
+    Figure,
+    Target,
+    list_target_names,
+    load_target,
+)
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
+
+_CAPTION = (
+    "Rates are dense peak rates, in 10^12 operations per second. * marks a figure that no vendor's "
+    "page, paper or measurement supports yet."
+)
 
 
 def add_targets(parser: argparse.ArgumentParser) -> None:
@@ -66,11 +78,13 @@ def _estimate(args: argparse.Namespace) -> int:
     if args.json:
         print_json([{"dense": d.to_json(), "pruned": p.to_json()} for _, d, p in rows])
     else:
-        _print_estimates(rows)
+        _print_estimates(rows, args.precision)
     return 0
 
 
-def _print_estimates(rows: list[tuple[Target, RooflineEstimate, RooflineEstimate]]) -> None:
+def _print_estimates(
+    rows: list[tuple[Target, RooflineEstimate, RooflineEstimate]], precision: str
+) -> None:
     from rich.table import Table
 
     table = Table()
@@ -92,12 +106,17 @@ def _print_estimates(rows: list[tuple[Target, RooflineEstimate, RooflineEstimate
         "ESTIMATES from peak rates, nothing was run: what the blocks take at least, without "
         "embeddings and heads."
     )
+    unsourced = [target.name for target, _, _ in rows if target.list_unsourced(precision)]
+    if unsourced:
+        console.print(
+            f"Based on unsourced figures: {', '.join(unsourced)} (`nirvana targets NAME`)."
+        )
 
 
 def _print_all(targets: list[Target]) -> None:
     from rich.table import Table
 
-    table = Table(caption="Rates are dense, in 10^12 operations a second (peak, not reached).")
+    table = Table(caption=_CAPTION)
     for column in ("target", "", "compute", "memory GB", "GB/s", *PRECISIONS):
         table.add_column(column, justify="left" if column in ("target", "") else "right")
     for target in targets:
@@ -107,12 +126,16 @@ def _print_all(targets: list[Target]) -> None:
             target.title,
             target.compute_capability or "",
             f"{target.memory_gb:g}",
-            f"{target.memory_bandwidth_gb_per_s.value:g}",
-            *("" if rate is None else f"{rate.value:g}" for rate in rates),
+            _mark(target.memory_bandwidth_gb_per_s),
+            *("" if rate is None else _mark(rate) for rate in rates),
         )
     console = make_console()
     console.print(table)
     console.print("`nirvana targets NAME` has the source of each figure; `cpu` is this machine's.")
+
+
+def _mark(figure: Figure) -> str:
+    return f"{figure.value:g}{'*' if figure.source == UNSOURCED else ''}"
 
 
 def _print_target(target: Target) -> None:

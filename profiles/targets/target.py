@@ -12,15 +12,19 @@ from typing import Any
 from pruning.errors import NirvanaError
 
 TARGETS_FOLDER = Path(__file__).parent
+# The source of a figure that no vendor, paper or measurement was found for.
+UNSOURCED = "unsourced"
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")
 BYTES_OF = {"fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One number and where it is from: an address, or how it was measured.
+    """One number and where it is from.
 
     Attributes:
+        source: The address of a vendor's page or a paper, how the number was measured, or
+            "unsourced".
         note: what was done to the number of the source, or what it holds for.
     """
 
@@ -51,6 +55,16 @@ class Target:
     memory_bandwidth_gb_per_s: Figure
     tera_ops_per_s: Mapping[str, Figure]
     alignment_bytes: Figure | None
+
+    def list_unsourced(self, precision: str | None = None) -> tuple[str, ...]:
+        """Return the names of the unsourced figures: all of them, or those of one precision."""
+        figures = {"memory_bandwidth_gb_per_s": self.memory_bandwidth_gb_per_s}
+        figures |= {
+            f"tera_ops_per_s.{name}": figure
+            for name, figure in self.tera_ops_per_s.items()
+            if precision in (None, name)
+        }
+        return tuple(name for name, figure in figures.items() if figure.source == UNSOURCED)
 
     def rate(self, precision: str) -> Figure:
         """Return operations a second, in 10^12.

@@ -1,11 +1,20 @@
-"""Every shipped file is read; figures are held against ratios that chips have."""
+"""Every shipped file is read; figures are compared with ratios that chips have."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from profiles.targets.local_cpu import detect_cpu
-from profiles.targets.target import BYTES_OF, list_target_names, load_target, read_target
+from profiles.targets.target import (
+    BYTES_OF,
+    TARGETS_FOLDER,
+    UNSOURCED,
+    list_target_names,
+    load_target,
+    read_target,
+)
 from pruning.errors import NirvanaError
 
 WHOLE = """
@@ -46,10 +55,25 @@ def test_rates_are_dense_and_plausible(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_every_figure_has_an_address(name: str) -> None:
-    target = load_target(name)
-    figures = [target.memory_bandwidth_gb_per_s, *target.tera_ops_per_s.values()]
-    assert all(figure.source.startswith("http") for figure in figures)
+def test_every_figure_is_the_vendors_or_marked_as_unsourced(name: str) -> None:
+    vendor = re.compile(r"https://(developer|docs|www|resources|images)\.nvidia\.com/\S+")
+    document = tomllib.loads((TARGETS_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    figures = [value for value in document.values() if isinstance(value, dict)]
+    rates = document["tera_ops_per_s"]
+    figures = [figure for figure in figures if figure is not rates] + list(rates.values())
+    for figure in figures:
+        assert figure["source"] == UNSOURCED or vendor.fullmatch(figure["source"]), figure
+
+
+def test_unsourced_figures_are_listed_by_precision(tmp_path: Path) -> None:
+    path = tmp_path / "card.toml"
+    path.write_text(WHOLE.replace('source = "https://example.org/card"', 'source = "unsourced"', 1))
+    target = read_target(path)
+    assert target.list_unsourced("fp16") == ("memory_bandwidth_gb_per_s",)
+    assert load_target("l4").list_unsourced("int8") == (
+        "memory_bandwidth_gb_per_s",
+        "tera_ops_per_s.int8",
+    )
 
 
 def test_alignment_is_told_in_elements() -> None:
