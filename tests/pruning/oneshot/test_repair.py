@@ -99,8 +99,14 @@ def test_repair_brings_the_pruned_model_nearer_to_the_dense_one(name: str) -> No
     assert distances[1] < 0.95 * distances[0]
 
 
-def test_least_squares_solves_the_normal_equations() -> None:
-    """One attention of one block: numpy's own least squares from captured inputs."""
+@pytest.mark.parametrize("damping", [1.0, 10.0])
+def test_least_squares_solves_the_normal_equations(damping: float) -> None:
+    """One attention of one block, by an orthogonal solver on rows in float64.
+
+    Ridge regression towards the dense weights is plain least squares with one more row per input
+    channel. The damping keeps the condition number low: sums of float32 products, whose rounding
+    depends on the processor, move the solution by less than the tolerance.
+    """
     task = make_task("bert", num_batches=4)
     site = task.sites[SubBlock(0, "attention")]
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -109,17 +115,22 @@ def test_least_squares_solves_the_normal_equations() -> None:
     )
     logits_of(task)
     handle.remove()
+    prior = site.output.weight[:, 8:].detach().double().T.clone()
     inputs, targets = (torch.cat(parts).double() for parts in zip(*seen, strict=True))
     kept = inputs[:, 8:]  # without the first head
-    ones = torch.ones(len(kept), 1, dtype=torch.double)
-    solution = torch.linalg.lstsq(torch.cat([kept, ones], dim=1), targets).solution
+    x, y = kept - kept.mean(dim=0), targets - targets.mean(dim=0)
+    strength = damping * x.square().sum(dim=0).mean()
+    rows = torch.cat([x, strength.sqrt() * torch.eye(24, dtype=torch.double)])
+    assert torch.linalg.cond(rows) < 10
+    weight = torch.linalg.lstsq(rows, torch.cat([y, strength.sqrt() * prior])).solution
+    bias = targets.mean(dim=0) - kept.mean(dim=0) @ weight
     layers = dense_layers(task)
     layers[0] = replace(layers[0], kept_heads=(1, 2, 3))
-    prune_in_place(task, layers, EXACT)
-    torch.testing.assert_close(
-        site.output.weight[:, 8:].T.double(), solution[:-1], atol=1e-4, rtol=1e-3
-    )
-    torch.testing.assert_close(site.output.bias.double(), solution[-1], atol=1e-4, rtol=1e-3)
+    prune_in_place(task, layers, LeastSquares(damping=damping))
+    found = site.output.weight[:, 8:].detach().T.double()
+    torch.testing.assert_close(found, weight, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(site.output.bias.double(), bias, atol=2e-5, rtol=1e-4)
+    assert float((found - prior).abs().max()) > 1e-3  # it is not the prior
     assert not site.output.weight[:, :8].any()
 
 
