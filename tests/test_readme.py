@@ -102,7 +102,7 @@ def test_the_snippets_work(quickstart: Path, monkeypatch) -> None:
     assert said["result"].skipped == ("baseline", "prune", "export", "build", "profile", "package")
     assert said["result"].checkpoint.is_dir()
     exec(loaded, said)
-    assert type(said["model"]).__name__ == "PrunedBertForSequenceClassification"
+    assert type(said["model"]).__qualname__ == "PrunedBertForSequenceClassification"
 
 
 @pytest.mark.slow

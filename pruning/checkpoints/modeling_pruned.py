@@ -21,7 +21,6 @@ import torch
 import transformers
 from torch import nn
 from transformers.utils import cached_file
-from transformers.utils import logging as hf_logging
 
 # B batch, S sequence, H heads, D hidden size.
 
@@ -311,6 +310,12 @@ class PrunedMixin:
 
     nirvana_files = {}  # noqa: RUF012
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        # transformers' pipelines, among others, accept classes by name. The qualified name, which
+        # unpickling goes by, stays.
+        cls.__name__ = cls.__name__.removeprefix("Pruned")
+
     def __init__(self, config, *args, **kwargs):
         config = copy.copy(config)
         drop_layer_sizes(config)  # they are for other readers; here they would hide dense counts
@@ -329,11 +334,12 @@ class PrunedMixin:
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as any model, with the files that a pruned checkpoint has besides; manifest last."""
+        cls, passes_for = type(self), type(self).__name__
+        cls.__name__ = cls.__qualname__  # what the config's `architectures` and `auto_map` get
         try:
-            carry_layer_sizes(self.config)
             super().save_pretrained(save_directory, *args, **kwargs)
         finally:
-            drop_layer_sizes(self.config)
+            cls.__name__ = passes_for
         for name, text in self.nirvana_files.items():
             (Path(save_directory) / name).write_text(text)
         write_manifest(Path(save_directory))
@@ -364,44 +370,10 @@ def _find_file(name, file, kwargs):
         return None
 
 
-def carry_layer_sizes(config):
-    """Mirror the layer sizes into `per_layer_config`, in place, where the config can carry it.
-
-    It can where the model is one stack, and where the config's own checks admit the sizes. Servers
-    read it; transformers does not build from it yet.
-    """
-    pruning = config.nirvana
-    if len(pruning["stacks"]) > 1 or not hasattr(config, "per_layer_config"):
-        return
-    names = pruning["wiring"]["stacks"][0]["config"]
-    verbosity = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()  # it would warn of every look at what we ask it to carry
-    try:
-        config.allow_global_per_layer_attribute_access = True
-        config.per_layer_config = {
-            number: _describe_sizes(layer, names)
-            for number, layer in enumerate(pruning["stacks"][0]["layers"])
-        }
-        type(config).from_dict(config.to_dict())
-    except Exception:  # whatever its checks raise: it cannot carry them, and must load
-        drop_layer_sizes(config)
-    finally:
-        hf_logging.set_verbosity(verbosity)
-
-
 def drop_layer_sizes(config):
-    """Take the mirrored layer sizes out of a config again, in place."""
+    """Take the layer sizes that are meant for servers out of a config, in place."""
     config.per_layer_config = None
     config.__dict__.pop("allow_global_per_layer_attribute_access", None)
-
-
-def _describe_sizes(layer, names):
-    counts = {"heads": layer["num_heads"], "kv_heads": layer["num_kv_heads"]}
-    described = {names[what]: n for what, n in counts.items() if names[what] and n}
-    if layer["num_neurons"]:
-        described[names["neurons"]] = layer["num_neurons"]
-    skip = ["attention"] * (not layer["num_heads"]) + ["mlp"] * (not layer["num_neurons"])
-    return {**described, "skip": skip} if skip else described
 
 
 _LISTED = (".safetensors", ".safetensors.index.json", "config.json", ".py", "plan.json")
@@ -429,7 +401,7 @@ def _hash_file(path):
 
 @cache
 def pruned_class(stock_class):
-    """Return `stock_class` with per-layer sizes, under the name `Pruned<stock name>`."""
+    """Return `stock_class` with per-layer sizes; its qualified name is `Pruned<stock name>`."""
     return type("Pruned" + stock_class.__name__, (PrunedMixin, stock_class), {})
 
 

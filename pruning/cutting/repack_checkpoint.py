@@ -163,7 +163,7 @@ def _prepare(folder: Path, plan: PruningPlan) -> _Job:
     smaller_class = (
         source.stock_class if is_plain else modeling_pruned.pruned_class(source.stock_class)
     )
-    config.architectures = [smaller_class.__name__]
+    config.architectures = [smaller_class.__qualname__]
     with torch.device("meta"), quiet_transformers():
         smaller = smaller_class(copy.deepcopy(config))
     return _Job(
@@ -253,5 +253,4 @@ def _write_companions(folder: Path, job: _Job, aside: Path) -> None:
     if not job.is_plain:
         job.config.auto_map, code = describe_remote_code(job.config.model_type)
         (aside / CODE_FILE).write_text(code)
-        modeling_pruned.carry_layer_sizes(job.config)
     job.config.save_pretrained(aside)

@@ -16,6 +16,7 @@ from typing import Any
 from nirvana_deploy.serving.vllm.layer_sizes import read_sizes
 from nirvana_deploy.serving.vllm.served_form import ServedForm
 from pruning.checkpoints.checkpoint_files import CODE_FILE, describe_remote_code
+from pruning.checkpoints.model_source import quiet_transformers
 from pruning.errors import NirvanaError
 
 # Whose pruned classes vLLM has run, with other heads and neurons in each layer.
@@ -39,13 +40,13 @@ def make_per_layer(document: dict[str, Any], checkpoint: Path, *, remote_code: b
             "package it with form uniform."
         )
     model_type = document["model_type"]
-    if model_type not in PER_LAYER_TYPES or "per_layer_config" not in document:
+    new = copy.deepcopy(document)
+    if model_type not in PER_LAYER_TYPES or not _carry_layer_sizes(new):
         raise NirvanaError(
             f"vLLM cannot be told the sizes of single layers of {model_type}, only of: "
             f"{', '.join(PER_LAYER_TYPES)}. Prune it with allocation uniform and package it with "
             "form uniform."
         )
-    new = copy.deepcopy(document)
     layers = new["nirvana"]["stacks"][0]["layers"]
     empty = [number for number, layer in enumerate(layers) if not layer["num_heads"]]
     form = ServedForm(document=new, **_describe_code(new, remote_code))
@@ -58,6 +59,39 @@ def make_per_layer(document: dict[str, Any], checkpoint: Path, *, remote_code: b
         layers[number].update(num_heads=1, num_kv_heads=1)
         _say_one_head(new["per_layer_config"], str(number), sizes.stack.config)
     return replace(form, sizes=sizes, held=tuple(held))
+
+
+def _carry_layer_sizes(document: dict[str, Any]) -> bool:
+    """Write the layer sizes where vLLM reads them, in place; False where the config forbids them.
+
+    Only packages carry them: transformers warns of every config that has them, and builds nothing
+    from them.
+    """
+    from transformers import AutoConfig
+
+    pruning = document["nirvana"]
+    names = pruning["wiring"]["stacks"][0]["config"]
+    document["allow_global_per_layer_attribute_access"] = True
+    document["per_layer_config"] = {
+        str(number): _describe_sizes(layer, names)
+        for number, layer in enumerate(pruning["stacks"][0]["layers"])
+    }
+    config_class = type(AutoConfig.for_model(document["model_type"]))
+    try:
+        with quiet_transformers():
+            config_class.from_dict(document)
+    except Exception:  # the checks of a config class raise errors of any type
+        return False
+    return True
+
+
+def _describe_sizes(layer: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    counts = {"heads": layer["num_heads"], "kv_heads": layer["num_kv_heads"]}
+    described: dict[str, Any] = {names[what]: n for what, n in counts.items() if names[what] and n}
+    if layer["num_neurons"]:
+        described[names["neurons"]] = layer["num_neurons"]
+    skip = ["attention"] * (not layer["num_heads"]) + ["mlp"] * (not layer["num_neurons"])
+    return {**described, "skip": skip} if skip else described
 
 
 def _describe_code(document: dict[str, Any], remote_code: bool) -> dict[str, Any]:

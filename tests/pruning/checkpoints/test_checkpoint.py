@@ -100,7 +100,7 @@ def test_both_ways_of_loading_give_the_saved_bits(tmp_path, name: str, make_plan
     model = tiny(name)
     plan = make_plan(model)
     smaller = repack(model, plan)
-    assert type(smaller).__name__ == f"Pruned{type(model).__name__}"
+    assert type(smaller).__qualname__ == f"Pruned{type(model).__name__}"
     save_pruned(smaller, tmp_path / "checkpoint")
     expected = compute_logits(smaller)
     attention = TINY[name].attentions[-1]

@@ -3,6 +3,7 @@ import json
 import os
 import pkgutil
 import signal
+import subprocess
 import sys
 from functools import partial
 from multiprocessing import get_context
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, LlamaConfig
+from transformers import AutoModel
 
 from pruning.checkpoints.checkpoint import is_pruned, load_pruned, save_pruned
 from pruning.checkpoints.checkpoint_folder import write_checkpoint_folder
@@ -18,8 +19,8 @@ from pruning.cutting.repack import repack
 from pruning.cutting.repack_checkpoint import repack_checkpoint
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
-from tests.pruning.checkpoints.test_checkpoint import compute_logits, load_with_remote_code
-from tests.pruning.tiny_models import PLANS, make_tiny
+from tests.pruning.checkpoints.test_checkpoint import compute_logits
+from tests.pruning.tiny_models import PLANS, TINY, make_tiny
 
 
 @pytest.fixture(scope="module")
@@ -47,41 +48,36 @@ def test_the_folder_is_ordinary_and_holds_no_pickle(llama) -> None:
     assert base.layers[1].self_attn.q_proj.out_features == 8
 
 
-def test_the_config_carries_the_layer_sizes(llama, tmp_path: Path) -> None:
-    folder, plan = llama
-    written = json.loads((folder / "config.json").read_text())["per_layer_config"]
-    assert written["1"]["num_key_value_heads"] == 1
-    config = AutoConfig.from_pretrained(folder)
-    for number, layer in enumerate(plan.layers):
-        sizes, groups = config.per_layer_config[number], {head // 2 for head in layer.kept_heads}
-        assert sizes.num_attention_heads == len(layer.kept_heads)
-        assert sizes.num_key_value_heads == len(groups)
-        assert sizes.intermediate_size == len(layer.kept_neurons)
-    assert "per_layer_config" not in load_pruned(folder).config.to_dict()
-    model = make_tiny("llama")
-    save_pruned(repack(model, PLANS["dropping"](model)), tmp_path / "dropping")
-    sizes = AutoConfig.from_pretrained(tmp_path / "dropping").per_layer_config
-    assert [layer.skip for layer in sizes] == [["attention"], ["attention", "mlp"], ["mlp"]]
-
-
-@pytest.mark.parametrize("name", ["t5", "bart", "llama"])
-def test_a_config_that_cannot_carry_layer_sizes_goes_without(name, tmp_path, monkeypatch) -> None:
-    """Encoder-decoders have two lists of layers; the checks of another config may refuse."""
+@pytest.mark.parametrize("name", ["llama", "bert", "t5"])
+def test_a_pruned_checkpoint_loads_in_silence_and_passes_for_its_stock_class(
+    name, tmp_path
+) -> None:
+    """In a process of its own: transformers warns once per process, and through its own handler."""
     model = make_tiny(name)
-    smaller = repack(model, PLANS["uneven"](model))
-    with monkeypatch.context() as patch:
-        if name == "llama":
-            patch.setattr(LlamaConfig, "from_dict", refuse_layer_sizes)
-        save_pruned(smaller, tmp_path / "checkpoint")
+    save_pruned(repack(model, PLANS["uneven"](model)), tmp_path / "checkpoint")
+    stock = type(model).__name__
     config = json.loads((tmp_path / "checkpoint/config.json").read_text())
+    assert config["architectures"] == [f"Pruned{stock}"]
     assert "per_layer_config" not in config
-    assert "allow_global_per_layer_attribute_access" not in config
-    loaded = load_with_remote_code(name, tmp_path / "checkpoint")
-    assert torch.equal(compute_logits(loaded), compute_logits(smaller))
-
-
-def refuse_layer_sizes(values):
-    raise ValueError(f"5 heads do not divide {values['hidden_size']}")
+    code = (
+        "import sys, transformers\n"
+        "transformers.utils.logging.disable_progress_bar()\n"
+        f"auto = transformers.{TINY[name].task.__name__}\n"
+        "model = auto.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "print(type(model).__name__)\n"
+        "model.save_pretrained(sys.argv[2])\n"
+        "print(auto.from_pretrained(sys.argv[2], trust_remote_code=True).config.architectures)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "checkpoint", "again"],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == [stock, f"['Pruned{stock}']"]
 
 
 @pytest.fixture(scope="module")

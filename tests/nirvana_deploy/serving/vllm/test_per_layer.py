@@ -76,6 +76,29 @@ def test_other_types_and_layers_that_are_alike_are_refused(tmp_path: Path) -> No
         package(tmp_path / "neox", tmp_path / "out", form="per-layer")
 
 
+def test_sizes_that_the_config_class_refuses_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaConfig
+
+    def refuse(values: dict[str, Any], **_: Any) -> Any:
+        raise ValueError(f"5 heads do not divide {values['hidden_size']}")
+
+    save(tmp_path / "checkpoint", MIXED)
+    monkeypatch.setattr(LlamaConfig, "from_dict", refuse)
+    with pytest.raises(NirvanaError, match="cannot be told the sizes of single layers of llama"):
+        package(tmp_path / "checkpoint", tmp_path / "out", form="per-layer")
+
+
+def test_empty_parts_are_named_in_the_layer_sizes(tmp_path: Path) -> None:
+    save(tmp_path / "checkpoint", EMPTY)
+    package(tmp_path / "checkpoint", tmp_path / "out", form="per-layer")
+    config = read_config(tmp_path / "out")
+    layers = config["nirvana"]["stacks"][0]["layers"]
+    skipped = [config["per_layer_config"][str(n)].get("skip", []) for n in range(len(layers))]
+    assert skipped == [["mlp"] * (not layer["num_neurons"]) for layer in layers]
+
+
 def test_plugin_registers_each_architecture_once(monkeypatch: pytest.MonkeyPatch) -> None:
     registered: dict[str, str] = {}
 
