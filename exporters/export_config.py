@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.oneshot.calibration_config import CalibrationConfig
 
 Form = Literal["portable", "ort-cpu", "ort-cuda", "tensorrt"]
@@ -62,6 +63,7 @@ class ExportConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.calibration is not None and self.precision != "int8-static":
             raise NirvanaError(
                 "calibration is for the precision int8-static, which fixes the ranges of "

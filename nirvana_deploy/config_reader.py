@@ -29,6 +29,9 @@ _SCALAR_NAMES = {
 }
 
 
+_TOO_LARGE = 10**300
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Say where the data came from, so that a message can point at the line."""
@@ -169,6 +172,8 @@ def convert_value(value: Any, hint: Any) -> Any:
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) >= _TOO_LARGE:
+            raise ValueError("expected a number, came an integer too large for one")
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
@@ -254,12 +259,16 @@ def _mismatch(value: Any, hint: Any) -> str:
     if isinstance(value, Mapping):
         came = "keys and values"
     elif isinstance(value, (list, tuple)):
-        came = f"the list {list(value)!r}"
+        came = f"the list {_shorten(repr(list(value)))}"
     else:
         name = _SCALAR_NAMES.get(type(value), type(value).__name__)
-        came = name if value is None else f"{name}: {value!r}"
+        came = name if value is None else f"{name}: {_shorten(repr(value))}"
     quotes = isinstance(value, (int, float)) and str in _members(hint)
     return f"expected {describe_type(hint)}, came {came}" + ("; put it in quotes" if quotes else "")
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _refuse_unknown_keys(
@@ -268,7 +277,7 @@ def _refuse_unknown_keys(
     for name in data:
         if name not in hints:
             place = origin.locate(join_key(key, str(name)))
-            raise NirvanaError(f"{place}: unknown key; {suggest(str(name), hints)}")
+            raise NirvanaError(f"{place}: unknown key; {suggest(_shorten(str(name)), hints)}")
 
 
 def _place_message(message: str, hints: Mapping[str, Any], key: str, origin: Origin) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from exporters.export_config import GRAPH_PRECISIONS, GraphPrecision
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class CompareConfig:
     seed: int = field(default=0, metadata={"help": "of the random inputs"})
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.precision is not None and self.precision not in GRAPH_PRECISIONS:
             raise NirvanaError(
                 f"precision must be one of {', '.join(GRAPH_PRECISIONS)}, got {self.precision!r}."

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 Flavour = Literal["auto", "tensorrt", "tensorrt_rtx"]
 Precision = Literal["fp16", "bf16", "fp32", "graph"]
@@ -26,6 +27,7 @@ class ShapeRange:
     max: int = field(metadata={"help": "largest size that the engine accepts"})
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not 1 <= self.min <= self.opt <= self.max:
             raise NirvanaError(
                 "a shape range needs 1 <= min <= opt <= max, "
@@ -105,6 +107,7 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _require_choice("flavour", self.flavour, FLAVOURS)
         _require_choice("precision", self.precision, PRECISIONS)
         _require_choice("hardware_compatible", self.hardware_compatible, HARDWARE)

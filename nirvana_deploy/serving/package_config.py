@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 InstanceKind = Literal["auto", "cpu", "gpu"]
 Backend = Literal["onnxruntime", "python"]
@@ -92,6 +93,7 @@ class PackageConfig:
         return self.to in ("vllm", "tensorrt-llm")
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.model_name):
             raise NirvanaError(
                 "model_name must be a folder name of letters, digits, '_', '-' and '.', not "

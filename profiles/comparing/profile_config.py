@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from profiles.runners.run_config import RunConfig
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class ProfileConfig(RunConfig):
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not self.batch_sizes:
             raise NirvanaError("batch_sizes must name at least one batch size, got none.")
         self.check_run()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pruning.allocation.constraints import Constraints, describe_constraints
 from pruning.allocation.levels import least_cost
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.plans.cost import CostModel, dense_cost
 from pruning.plans.dense_dims import DenseDims
 
@@ -26,6 +27,7 @@ class LatencyBudget:
     speedup: float | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if (self.latency_ms is None) == (self.speedup is None):
             raise NirvanaError("Give a latency or a speed-up, one of the two.")
         if self.latency_ms is not None and not self.latency_ms > 0:

@@ -8,6 +8,7 @@ from profiles.latency.latency_budget import LatencyBudget, parse_latency
 from profiles.latency.table_config import TableConfig
 from profiles.targets.target import load_target
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 CPU = "cpu"
 
@@ -34,6 +35,7 @@ class LatencyConfig:
     table: TableConfig = field(default_factory=TableConfig)
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _ = self.budget  # says what is wrong with it
         if self.is_measured and self.precision not in (None, "fp32"):
             raise NirvanaError(

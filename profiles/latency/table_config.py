@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from profiles.targets.block_work import CallShape
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 ClockName = Literal["wall", "cpu"]
 
@@ -27,6 +28,7 @@ class TableConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         CallShape(batch=self.batch, length=self.length, past=self.past)
         if self.num_points < 2 or self.num_rounds < 3:
             raise NirvanaError(

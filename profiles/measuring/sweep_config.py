@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from profiles.runners.run_config import RunConfig
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class SweepConfig(RunConfig):
     num_requests: int = field(default=32, metadata={"help": "requests of each caller"})
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         self.check_run()
         self.require_counts("batch_sizes", "callers")
         self.require_at_least(1, "num_rounds", "num_requests")

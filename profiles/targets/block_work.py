@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.plans.dense_dims import StackDims
 
 # Launches of a well-fused engine: q, k, v and output projections with the attention between; up
@@ -29,6 +30,7 @@ class CallShape:
     past: int = 0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.batch < 1 or self.length < 1 or self.past < 0:
             raise NirvanaError(
                 "A call needs a batch and a length of 1 or more and a past of 0 or more, got "

@@ -11,6 +11,7 @@ from pruning.allocation.kl_knapsack import Curves, allocate_knapsack
 from pruning.allocation.levels import Scores
 from pruning.allocation.uniform import allocate_uniform
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.plans.cost import CostModel
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan
@@ -35,6 +36,7 @@ class GlobalThreshold:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_gamma(self.gamma)
 
 
@@ -50,6 +52,7 @@ class KlKnapsack:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.num_levels < 2:
             raise NirvanaError(f"num_levels must be 2 or more, got {self.num_levels}.")
         if self.num_measured is not None:

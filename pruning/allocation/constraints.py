@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import lcm
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.sub_block import SubBlock, count_units
 from pruning.training.baseline_config import require_positive
@@ -41,6 +42,7 @@ class Constraints:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require_positive(self, "neuron_multiple", "min_groups", "tensor_parallel")
         if self.min_neurons < 0:
             raise NirvanaError(f"min_neurons must be 0 or more, got {self.min_neurons}.")

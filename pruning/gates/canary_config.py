@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class CanaryConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.max_loss_factor < 1:
             raise NirvanaError(f"max_loss_factor must be 1 or more, got {self.max_loss_factor}.")
         if self.max_loss_rise < 0:

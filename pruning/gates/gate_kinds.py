@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.training.baseline_config import require_positive
 
 
@@ -25,6 +26,7 @@ class HardConcrete:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require_positive(self, "temperature", "stretch")
 
 

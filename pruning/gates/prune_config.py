@@ -7,6 +7,7 @@ from pruning.allocation.constraints import Constraints
 from pruning.errors import NirvanaError
 from pruning.gates.canary_config import CanaryConfig
 from pruning.gates.gate_kinds import GateKind, GateUnits, StraightThrough
+from pruning.number_ranges import check_numbers
 from pruning.plans.cost import CostName
 from pruning.training.baseline_config import require_one_of, require_positive
 from pruning.training.distillation_config import DistillationConfig as DistillationConfig
@@ -22,6 +23,7 @@ class BudgetConstraint:
     quadratic: float = field(default=100.0, metadata={"help": "lambda 2 (quadratic term)"})
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require_positive(self, "multiplier_lr", "quadratic")
 
 
@@ -33,6 +35,7 @@ class FixedPenalty:
     beta: float = field(metadata={"help": "weight of the sum of all MLP gates"})
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.alpha < 0 or self.beta < 0:
             raise NirvanaError(
                 f"alpha and beta must be 0 or more, got alpha={self.alpha}, beta={self.beta}."
@@ -59,6 +62,7 @@ class ScheduleConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require_one_of(self, "kind", ("stepwise", "linear", "cubic", "at_budget"))
         require_positive(self, "num_stages")
         if not 0 < self.prune_fraction < 1:
@@ -116,6 +120,7 @@ class PruneConfig:
         return self.warm_start is not None and self.warm_start_rows > 0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not 0 < self.budget <= 1:
             raise NirvanaError(
                 f"budget must be a fraction above 0 and at most 1 (0.5 keeps half of the blocks' "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.training.data_config import EMBEDDED_DATASET
 
 _SHORTEST = 8  # tokens; below it, a row is little more than special tokens
@@ -55,6 +56,7 @@ class CalibrationConfig:
     seed: int = field(default=0, metadata={"help": "seed of the draws"})
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("num_sequences", "batch_size", "num_draws"):
             if getattr(self, name) < 1:
                 raise NirvanaError(f"{name} must be 1 or more, got {getattr(self, name)}.")

@@ -9,6 +9,7 @@ from typing import Literal
 from pruning.allocation.allocation_config import Allocation
 from pruning.allocation.constraints import Constraints
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.oneshot.repair_config import LeastSquares, Repair
 from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.plans.cost import CostModel, make_cost_model
@@ -45,6 +46,7 @@ class OneShotConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_budgets((self.budget,))
         require_one_of(self, "cost", ("macs", "parameters", "bytes"))
         require_positive(self, "sequence_length")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class LeastSquares:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not self.damping > 0:
             raise NirvanaError(f"damping must be above 0, got {self.damping}.")
 

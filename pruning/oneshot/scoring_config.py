@@ -7,6 +7,7 @@ from typing import Literal
 
 from pruning.allocation.allocation_config import Allocation, KlKnapsack
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.oneshot.calibration_config import CalibrationConfig
 from pruning.training.baseline_config import require_one_of, require_positive
 
@@ -43,6 +44,7 @@ class ScoringConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not self.saliency.strip():
             raise NirvanaError("saliency must name one, such as obs, got nothing.")
         require_one_of(self, "dtype", DTYPES)

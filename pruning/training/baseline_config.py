@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class BaselineConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")
 
 

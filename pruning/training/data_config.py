@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 EMBEDDED_DATASET = "debian-sections"
 
@@ -83,6 +84,7 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("max_length", "max_train_rows", "max_validation_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.training.baseline_config import require_one_of, require_positive
 
 
@@ -27,6 +28,7 @@ class DistillationConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require_positive(self, "temperature", "num_hidden_layers")
         require_one_of(self, "hidden_projection", ("identity", "learned"))
         if not 0 <= self.weight <= 1:

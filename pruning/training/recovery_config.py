@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 from pruning.training.baseline_config import require_positive
 from pruning.training.distillation_config import DistillationConfig
 
@@ -16,6 +17,7 @@ class LoraConfig:
     dropout: float = field(default=0.0, metadata={"help": "of an addition's input"})
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require_positive(self, "rank", "alpha")
         if not 0 <= self.dropout < 1:
             raise NirvanaError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
@@ -47,6 +49,7 @@ class RecoveryConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")
         if self.max_steps is not None and self.max_steps < 1:
             raise NirvanaError(f"max_steps must be 1 or more, got {self.max_steps}.")

@@ -79,7 +79,7 @@ def test_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
         ("a: 1\n\tb: 2\n", r"x\.yaml:2: this is not valid YAML"),
         ("- 1\n- 2\n", r"x\.yaml: expected `key: value` lines at the top, came list"),
         ("a: 1\nb:\n  c: 1\n  c: 2\n", r"x\.yaml:4: b\.c: given twice \(first on line 3\)"),
-        ("a: !!python/object:os.system x\n", r"x\.yaml:1: this is not valid YAML"),
+        ("a: !!python/object:os.system x\n", r"x\.yaml:1: the tag .*os\.system is not read here"),
         ("a: 1\n---\nb: 2\n", r"x\.yaml:2: this is not valid YAML"),
     ],
     ids=["bracket", "tab", "list", "twice", "tag", "two-documents"],

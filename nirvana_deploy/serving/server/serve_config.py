@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pruning.errors import NirvanaError
+from pruning.number_ranges import check_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class ServeConfig:
     )
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         ports = (self.http_port, self.grpc_port, self.metrics_port)
         if not all(1 <= port <= 65535 for port in ports) or len(set(ports)) < len(ports):
             raise NirvanaError(
