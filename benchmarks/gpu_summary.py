@@ -23,6 +23,12 @@ def summarise(result: dict[str, Any]) -> Iterator[str]:
         yield from (f"  failed: {failure}" for failure in part["failed"])
 
 
+def _format_interval(pair: dict[str, Any]) -> str:
+    if pair["low"] is None:
+        return f"({pair.get('note', 'no interval')})"
+    return f"[{pair['low']:.3g}, {pair['high']:.3g}]"
+
+
 def _describe_row(row: dict[str, Any]) -> str:
     timed = {key: row[key] for key in ("end_to_end", "device") if key in row}
     hidden = ("kept_fraction", "bytes", "cut_seconds", "num_samples", "warmup", "tail")
@@ -32,7 +38,7 @@ def _describe_row(row: dict[str, Any]) -> str:
     words = " ".join(_format(value) for value in named.values())
     figures = [
         f"{key} {pair['dense_ms']:.4g} -> {pair['pruned_ms']:.4g} ms, "
-        f"x{pair['speedup']:.3g} [{pair['low']:.3g}, {pair['high']:.3g}]"
+        f"x{pair['speedup']:.3g} {_format_interval(pair)}"
         for key, pair in timed.items()
     ]
     kept = row.get("kept_fraction_of_block_macs")

@@ -91,6 +91,6 @@ def _describe_pair(dense: Samples, pruned: Samples) -> dict[str, Any]:
     }
 
 
-def _round(value: float) -> float:
+def _round(value: float | None) -> float | None:
     """Keep four digits: the rest is noise."""
-    return float(f"{value:.4g}")
+    return None if value is None else float(f"{value:.4g}")

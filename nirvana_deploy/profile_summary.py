@@ -14,16 +14,11 @@ _TOLD_BESIDE = "other programs took"
 def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield a row (what, value) for each measured case, and what generating took."""
     for case in profile["cases"]:
-        ratio = case["speedup"]
-        doubt = "" if case.get("stationary", True) else " (not stationary)"
-        if case.get("verdict") == "no significant difference":
-            doubt += " (no significant difference)"
-        other = case.get("other_cpu_fraction") or 0
-        doubt += f" (other programs took {other:.0%} of the CPUs)" if other > _BUSY else ""
+        doubt = _describe_doubt(case)
         yield (
             f"latency, batch {case['batch']} x {case['length']}",
             f"{case['dense']['median_ms']:.2f} ms -> {case['pruned']['median_ms']:.2f} ms, "
-            f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]{doubt}",
+            f"{_describe_ratio(case['speedup'])}{doubt}",
         )
         yield from _describe_parts(case)
     yield from _describe_notes(profile["cases"])
@@ -33,6 +28,24 @@ def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield _describe_load(point)
     if profile.get("partial"):
         yield "PARTIAL", f"ended by: {profile['partial']}"
+
+
+def _describe_ratio(speedup: Mapping[str, Any]) -> str:
+    """Write a ratio with its interval, or with the reason why it has none."""
+    low, high = speedup["low"], speedup["high"]
+    if low is None or high is None:
+        return f"{speedup['ratio']:.2f}x ({speedup.get('note') or 'no interval'})"
+    return f"{speedup['ratio']:.2f}x [{low:.2f}, {high:.2f}]"
+
+
+def _describe_doubt(case: Mapping[str, Any]) -> str:
+    """Write what a reader must know beside a figure: drift, no difference, a busy machine."""
+    doubt = "" if case.get("stationary", True) else " (not stationary)"
+    if case.get("verdict") == "no significant difference":
+        doubt += " (no significant difference)"
+    other = case.get("other_cpu_fraction") or 0
+    busy = f" (other programs took {other:.0%} of the CPUs)"
+    return doubt + busy if other > _BUSY else doubt
 
 
 def _describe_notes(cases: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -65,14 +78,12 @@ def _describe_parts(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _describe_generation(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     shape = f"{case['num_tokens']} tokens, batch {case['batch']} x {case['prompt_length']}"
-    doubt = "" if case["stationary"] else " (not stationary)"
+    doubt = _describe_doubt(case)
     for what, part in (("first token", "first_token"), ("between tokens", "inter_token")):
-        ratio = case[f"{part}_speedup"]
         dense, pruned = (case[name][part]["median_ms"] for name in ("dense", "pruned"))
         yield (
             f"{what}, {shape}",
-            f"{dense:.2f} ms -> {pruned:.2f} ms, "
-            f"{ratio['ratio']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]{doubt}",
+            f"{dense:.2f} ms -> {pruned:.2f} ms, {_describe_ratio(case[f'{part}_speedup'])}{doubt}",
         )
     rates = (f"{case[name]['tokens_per_s']:.1f}" for name in ("dense", "pruned"))
     yield f"tokens a second, {shape}", " -> ".join(rates)

@@ -66,6 +66,9 @@ def _wait(wait: Fields) -> str:
 def _ratio(speedup: Fields) -> str:
     low, high = speedup.number("low"), speedup.number("high")
     ratio = format_ratio(speedup.number("ratio"))
-    if low is None or high is None or ratio == MISSING:
+    if ratio == MISSING:
         return ratio
+    if low is None or high is None:
+        note = speedup.text("note")
+        return join([ratio, " ", element("small", note)]) if note else ratio
     return join([ratio, " ", element("small", f"[{low:.2f}, {high:.2f}]")])

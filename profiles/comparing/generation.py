@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from profiles.comparing.generation_result import GenerationCase, GenerationTiming, TokenTiming
-from profiles.comparing.judgement import judge_case
+from profiles.comparing.judgement import estimate_ratio, judge_case
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring.measurement import (
     Clock,
@@ -22,7 +22,7 @@ from profiles.measuring.measurement import (
 )
 from profiles.measuring.other_work import find_other_fraction, read_cpu_time
 from profiles.measuring.progress import OnProgress
-from profiles.measuring.statistics import Samples, estimate_speedup
+from profiles.measuring.statistics import Samples
 from profiles.runners.runner import Runner, Tensors
 from profiles.runners.stepper import Ids, Stepper, open_stepper
 
@@ -120,7 +120,12 @@ def _judge(
         for of_model in measured.parts_ms
     ]
     ratios = [
-        estimate_speedup(*(of_model[part].reshape(-1, 2) for of_model in parts), seed=config.seed)
+        estimate_ratio(
+            parts[0][part].reshape(-1, 2),
+            parts[1][part].reshape(-1, 2),
+            other_fraction,
+            seed=config.seed,
+        )
         for part in (FIRST, BETWEEN)
     ]
     num_tokens = batch * config.generate
@@ -138,6 +143,7 @@ def _judge(
         inter_token_speedup=ratios[1],
         whole_speedup=whole.speedup,
         stationary=whole.stationary,
+        other_cpu_fraction=whole.other_cpu_fraction,
         notes=whole.notes,
     )
 

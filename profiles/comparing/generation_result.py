@@ -70,6 +70,7 @@ class GenerationCase:
     Attributes:
         first_token_speedup: dense over pruned, with its interval; likewise the others.
         stationary: whether both were shown to be steady while they were measured.
+        other_cpu_fraction: share of the CPUs that other programs took meanwhile; None: not known.
     """
 
     batch: int
@@ -81,4 +82,5 @@ class GenerationCase:
     inter_token_speedup: Speedup
     whole_speedup: Speedup
     stationary: bool
+    other_cpu_fraction: float | None
     notes: tuple[str, ...]

@@ -5,11 +5,15 @@ from profiles.comparing.profile_result import ProfileCase, Timing
 from profiles.measuring.energy import EnergyReading
 from profiles.measuring.measurement import Measurement
 from profiles.measuring.stationarity import MIN_SAMPLES_FOR_DRIFT, find_drift
-from profiles.measuring.statistics import Samples, estimate_speedup
+from profiles.measuring.statistics import Samples, Speedup, estimate_speedup
 
 # trtexec's threshold of an unstable run.
 _MAX_VARIATION = 0.025
 _MAX_OTHER_FRACTION = 0.05
+# From here on, the samples tell of the other programs of that moment as much as of the models.
+_BUSY_FRACTION = 0.25
+# A common drift falls on both models alike; a large one means that neither was warm.
+_MAX_COMMON_DRIFT = 0.1
 # A tenth of a microsecond: finer digits are noise, and fill the manifest.
 _MS_DIGITS = 4
 
@@ -28,7 +32,7 @@ def judge_case(
         Timing.of(samples.ravel(), batch=batch, parts_ms=parts_ms, energy=energy)
         for samples, parts_ms, energy in zip(blocks, measured.parts_ms, energies, strict=True)
     )
-    speedup = estimate_speedup(*blocks, seed=config.seed)
+    speedup = estimate_ratio(blocks[0], blocks[1], other_fraction, seed=config.seed)
     unsteady = _note_drift("dense", blocks[0]) + _note_drift("pruned", blocks[1])
     if not measured.warmup_steady:
         unsteady.append(
@@ -59,6 +63,37 @@ def judge_case(
         other_cpu_fraction=None if other_fraction is None else round(other_fraction, 4),
         notes=tuple(notes),
     )
+
+
+def estimate_ratio(
+    dense_blocks: Samples, pruned_blocks: Samples, other_fraction: float | None, *, seed: int
+) -> Speedup:
+    """Estimate a speed-up, without an interval where the samples cannot carry one.
+
+    Resampling takes the samples for draws from one distribution. They are not where the ratio or a
+    model's latency was still moving, or where other programs took more than a quarter of the CPUs:
+    such an interval is far too narrow, and the next run falls outside of it.
+
+    Args:
+        dense_blocks: Milliseconds, [num_blocks, 2], in the order of time; row i of both arrays was
+            measured side by side.
+        other_fraction: The share of the CPUs that other programs took; None where unknown.
+    """
+    speedup = estimate_speedup(dense_blocks, pruned_blocks, seed=seed)
+    if speedup.low is None:
+        return speedup
+    moved = find_drift(dense_blocks.mean(axis=1) / pruned_blocks.mean(axis=1))
+    if moved is not None:
+        return speedup.withhold(f"no interval: the ratio moved by {moved:+.0%} meanwhile")
+    for name, blocks in (("dense", dense_blocks), ("pruned", pruned_blocks)):
+        drift = find_drift(blocks.ravel())
+        if drift is not None and abs(drift) > _MAX_COMMON_DRIFT:
+            return speedup.withhold(f"no interval: {name} moved by {drift:+.0%} meanwhile")
+    if other_fraction is not None and other_fraction > _BUSY_FRACTION:
+        return speedup.withhold(
+            f"no interval: other programs took {other_fraction:.0%} of the CPUs"
+        )
+    return speedup
 
 
 def _note_drift(name: str, blocks: Samples) -> list[str]:

@@ -29,7 +29,13 @@ def _listed(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 _SPEEDUP = _record(
-    {"ratio": _MS, "low": _MS, "high": _MS, "confidence": _MS, "note": or_null("string")}
+    {
+        "ratio": _MS,
+        "low": _MS_OR_NULL,
+        "high": _MS_OR_NULL,
+        "confidence": _MS,
+        "note": or_null("string"),
+    }
 )
 _TIMING = _record(
     {
@@ -112,6 +118,7 @@ PROFILE_SCHEMA: dict[str, Any] = {
                     "inter_token_speedup": _SPEEDUP,
                     "whole_speedup": _SPEEDUP,
                     "stationary": {"type": "boolean"},
+                    "other_cpu_fraction": _MS_OR_NULL,
                     "notes": _TEXTS,
                 }
             ),

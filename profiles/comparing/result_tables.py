@@ -134,11 +134,9 @@ def to_markdown(result: ProfileResult) -> str:
     notes = []
     for case in result.cases:
         doubt = "" if case.stationary else ", not stationary"
-        ratio = case.speedup
         lines.append(
             f"| {case.batch} | {case.length} | {case.dense.median_ms:.3f} | "
-            f"{case.pruned.median_ms:.3f} | {ratio.ratio:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] "
-            f"| {case.verdict}{doubt} |"
+            f"{case.pruned.median_ms:.3f} | {_write_ratio(case.speedup)} | {case.verdict}{doubt} |"
         )
         notes += [f"- batch {case.batch} x {case.length}: {note}" for note in case.notes]
     lines += [*_write_generations(result), *_write_loads(result)]
@@ -203,6 +201,8 @@ def _write_wait(wait: TokenTiming) -> str:
 
 
 def _write_ratio(speedup: Speedup) -> str:
+    if speedup.low is None:
+        return f"{speedup.ratio:.2f} ({speedup.note})"
     return f"{speedup.ratio:.2f} [{speedup.low:.2f}, {speedup.high:.2f}]"
 
 

@@ -1,7 +1,7 @@
 """The figures made of samples: medians, percentiles with floors, intervals. Arrays in, no clock."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +18,25 @@ class Speedup:
     """Hold a ratio of medians, dense over pruned, with its confidence interval.
 
     Attributes:
-        note: what must be known to read the interval, or None.
+        low: lower end of the interval; None, as `high`, where it is withheld.
+        note: why the interval is withheld, or None.
     """
 
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     confidence: float
     note: str | None = None
+
+    def withhold(self, reason: str) -> "Speedup":
+        """Return the ratio without an interval, which would promise more than was measured."""
+        return replace(self, low=None, high=None, note=reason)
 
     @property
     def verdict(self) -> str:
         """Say what the interval allows to be said: 1 within it is no significant difference."""
+        if self.low is None or self.high is None:
+            return "undecided"
         if self.low > 1:
             return "faster"
         return "slower" if self.high < 1 else "no significant difference"
@@ -94,18 +101,13 @@ def estimate_speedup(
     runs of neighbours (moving blocks, Kuensch 1989), because what slows one slows the next too.
     The interval is widened for the few runs there are: a bootstrap of k draws is narrow by
     sqrt((k - 1) / k).
-    Below `MIN_BLOCKS` blocks the interval is the range of all ratios of two samples.
+    Below `MIN_BLOCKS` blocks there is no interval.
     """
     ratio = float(np.median(dense_blocks) / np.median(pruned_blocks))
     num_blocks = len(dense_blocks)
     if num_blocks < MIN_BLOCKS:
-        return Speedup(
-            ratio=ratio,
-            low=float(dense_blocks.min() / pruned_blocks.max()),
-            high=float(dense_blocks.max() / pruned_blocks.min()),
-            confidence=confidence,
-            note=f"{num_blocks} blocks are too few to resample: the interval is the range of all "
-            "ratios of two samples",
+        return Speedup(ratio=ratio, low=None, high=None, confidence=confidence).withhold(
+            f"{num_blocks} blocks of samples are too few for an interval; it takes {MIN_BLOCKS}"
         )
     run_length = math.ceil(num_blocks ** (1 / 3))
     picked = _resample_in_runs(num_blocks, run_length, np.random.default_rng(seed))

@@ -117,7 +117,8 @@ def test_a_case_of_one_block_claims_nothing() -> None:
     (case,) = compare(lambda *_: 50.0, lambda *_: 25.0)["cases"]
     assert case["stationary"] is False
     assert any("2 samples of dense are too few to show" in note for note in case["notes"])
-    assert any("1 blocks are too few to resample" in note for note in case["notes"])
+    assert any("1 blocks of samples are too few" in note for note in case["notes"])
+    assert case["speedup"]["low"] is None and case["verdict"] == "undecided"
 
 
 def test_work_of_others_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
