@@ -36,8 +36,8 @@ class GlobalThreshold:
     )
 
     def __post_init__(self) -> None:
-        check_numbers(self)
         check_gamma(self.gamma)
+        check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from pruning.errors import NirvanaError
         ({"min_samples": 0}, "^min_samples must be 1 or more, got 0"),
         ({"vocab_size": 0}, "^vocab_size must be 1 or more, got 0"),
         ({"warmup_seconds": -1.0}, "^warmup_seconds must be 0 or more, got -1"),
-        ({"min_seconds": float("nan")}, "^min_seconds must be 0 or more, got nan"),
-        ({"seed": -1}, "^seed must be 0 or more, got -1"),
+        ({"min_seconds": float("nan")}, "^min_seconds must be a finite number .*, got nan"),
+        ({"seed": -1}, "^seed must be a finite number from 0 to 4294967295, got -1"),
         ({"num_threads": 0}, "^num_threads must be 1 or more, got 0"),
         (
             {"max_seconds": 4.0},
