@@ -14,6 +14,7 @@ from exporters.compare.comparison import Comparison
 from exporters.engines.engine_graph import count_attentions, count_fused_attentions
 from exporters.export_config import EXPORT_FILE
 from exporters.graphs.read_structure import read_structure
+from pruning.checkpoints.config_file import read_config_file
 from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.prunable_model import find_stock_class
 
@@ -31,7 +32,7 @@ def copy_companions(checkpoint: Path, out_dir: Path) -> None:
         for path in sorted(checkpoint.glob(pattern)):
             if not any(path.match(unwanted) for unwanted in _NOT_COMPANIONS):
                 shutil.copyfile(path, out_dir / path.name)
-    config = json.loads((out_dir / "config.json").read_text())
+    config = read_config_file(out_dir)
     config.pop("auto_map", None)  # its code builds torch modules and is not here
     (out_dir / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 

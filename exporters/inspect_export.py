@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from exporters.export_config import EXPORT_FILE
 from exporters.graphs.graph_structure import GraphStructure, inspect_onnx
 from pruning.errors import NirvanaError
+from pruning.strict_json import convert_json, read_object
+
+_REMEDY = "Export the model again."
+
+
+class _Verification(TypedDict):
+    passed: bool
+
+
+class _Export(TypedDict):
+    task: NotRequired[str]
+    model_type: NotRequired[str]
+    form: NotRequired[str]
+    precision: NotRequired[str]
+    opset: NotRequired[int]
+    cache_length: NotRequired[int | None]
+    verification: _Verification
+    max_abs_difference: float
+
 
 _TOLD = ("task", "model_type", "form", "precision", "opset", "cache_length", "calibration")
 
@@ -63,13 +81,10 @@ def is_export(source: str) -> bool:
 def _read_told(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        verification = document["verification"]
-        told = {name: document[name] for name in _TOLD if name in document}
-        return told | {
-            "passed": verification["passed"],
-            "max_abs_difference": document["max_abs_difference"],
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NirvanaError(f"{path} is corrupt ({error!r}). Export the model again.") from error
+    document = read_object(path, remedy=_REMEDY)
+    checked = convert_json(document, _Export, name=str(path), remedy=_REMEDY)
+    told = {name: document[name] for name in _TOLD if name in document}
+    return told | {
+        "passed": checked["verification"]["passed"],
+        "max_abs_difference": checked["max_abs_difference"],
+    }

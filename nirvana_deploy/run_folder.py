@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import NirvanaError
+from pruning.strict_json import read_object
 from pruning.write_aside import write_aside
 
 RUN_FILE = "run.json"
@@ -64,10 +65,10 @@ def now() -> str:
 def _refuse_foreign_folder(folder: Path) -> None:
     if (folder / RUN_FILE).exists():
         try:
-            found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+            found = read_object(folder / RUN_FILE, remedy="").get("format")
+        except NirvanaError:
             found = None
-        if isinstance(found, dict) and found.get("format") == _FORMAT:
+        if found == _FORMAT:
             return
         raise NirvanaError(
             f"{folder / RUN_FILE} was not written by a nirvana run. Choose another --out, or move "

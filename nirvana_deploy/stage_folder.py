@@ -9,21 +9,46 @@ prune/            finished; manifest.json lists its files
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from nirvana_deploy.run_folder import write_json
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
+from pruning.strict_json import convert_json, read_object
 
 MANIFEST_FILE = "manifest.json"
 KEY_FILE = "key.json"
 # Files up to this size are hashed at each look; larger ones when size or time differ.
 _ALWAYS_HASHED_BYTES = 4 << 20
+
+
+class _File(TypedDict):
+    size_bytes: int
+    modified_ns: int
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    """What is read of a finished stage's manifest."""
+
+    key: str
+    digest: str
+    files: dict[str, _File]
+    result: dict[str, Any]
+    key_parts: NotRequired[dict[str, Any]]
+
+
+class _Interrupted(TypedDict):
+    """What is read of an interrupted stage's key file."""
+
+    key: str
+    started: str
+    num_attempts: int
+    key_parts: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +80,13 @@ class StageFolder:
 
     def recover(self) -> None:
         """Bring a replacement or a deletion that was cut in the middle to its end."""
-        if (_read_json(self.partial / MANIFEST_FILE) or {}).get("digest"):
+        if _read_json(self.partial / MANIFEST_FILE, _Manifest):
             self._swap_in()
-        if self.old.exists() and not self.final.exists() and _read_json(self.old / MANIFEST_FILE):
+        if (
+            self.old.exists()
+            and not self.final.exists()
+            and _read_json(self.old / MANIFEST_FILE, _Manifest)
+        ):
             self.old.rename(self.final)
         self._discard(self.old)
 
@@ -77,7 +106,7 @@ class StageFolder:
                 f"{self.final} has no {MANIFEST_FILE}: it is not a finished stage. Move it away "
                 "and run again; nothing was changed."
             )
-        return _read_json(self.final / MANIFEST_FILE)
+        return _read_json(self.final / MANIFEST_FILE, _Manifest)
 
     def find_damage(self, manifest: Mapping[str, Any]) -> str | None:
         """Name the first file that is missing or differs from the manifest; None when all hold."""
@@ -97,7 +126,7 @@ class StageFolder:
 
     def read_interrupted(self) -> dict[str, Any] | None:
         """Return what the working folder of an interrupted attempt says of it; None without one."""
-        return _read_json(self.partial / KEY_FILE)
+        return _read_json(self.partial / KEY_FILE, _Interrupted)
 
     def open_partial(self, key: str, key_parts: Mapping[str, Any], started: str) -> tuple[int, str]:
         """Prepare the working folder; return how often it was begun before, and since when.
@@ -113,8 +142,8 @@ class StageFolder:
             unwritten = {KEY_FILE, f".{KEY_FILE}.tmp", MANIFEST_FILE}
             if not {path.name for path in self.partial.iterdir()} <= unwritten:
                 raise NirvanaError(
-                    f"{self.partial} holds files but no {KEY_FILE}: it is not ours to delete. Move "
-                    "it away and run again."
+                    f"{self.partial} holds files but no readable {KEY_FILE}: it is not ours to "
+                    "delete. Move it away and run again."
                 )
         num_attempts = 0
         if marker is not None and marker.get("key") == key:
@@ -195,10 +224,11 @@ def _digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a file of ours; None when it is missing or was cut."""
+def _read_json(path: Path, shape: type[Any]) -> dict[str, Any] | None:
+    """Return the object in a file of ours; None when it is missing, was cut, or is another."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = read_object(path, remedy="", finite=False)
+        convert_json(data, shape, name=path.name, remedy="")
+    except NirvanaError:
         return None
-    return data if isinstance(data, dict) else None
+    return data

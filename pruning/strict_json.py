@@ -6,7 +6,6 @@ keeps the last of two equal keys, and reads NaN, Infinity and integers that no t
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
@@ -56,9 +55,13 @@ def read_json(path: Path, expected: type[T], *, remedy: str, finite: bool = True
         NirvanaError: the file cannot be read, is not JSON within the limits, or holds a value of
             another type; it names the file, the place in it, and what was found and expected.
     """
-    return parse_json(
-        _read_bytes(path, remedy), expected, name=str(path), remedy=remedy, finite=finite
-    )
+    value = read_value(path, remedy=remedy, finite=finite)
+    return convert_json(value, expected, name=str(path), remedy=remedy)
+
+
+def read_value(path: Path, *, remedy: str, finite: bool = True) -> Any:
+    """Read a JSON file that may hold anything; see `read_json`."""
+    return _parse_named(_read_bytes(path, remedy), str(path), remedy, finite)
 
 
 def read_object(path: Path, *, remedy: str, finite: bool = True) -> dict[str, Any]:
@@ -70,12 +73,17 @@ def parse_json(
     content: bytes | str, expected: type[T], *, name: str, remedy: str, finite: bool = True
 ) -> T:
     """Read JSON text as `expected`; `name` is what a message calls the text. See `read_json`."""
+    encoded = content.encode(errors="replace") if isinstance(content, str) else content
+    value = _parse_named(encoded, name, remedy, finite)
+    return convert_json(value, expected, name=name, remedy=remedy)
+
+
+def _parse_named(content: bytes, name: str, remedy: str, finite: bool) -> Any:
     try:
-        value = _parse(content.encode() if isinstance(content, str) else content, finite)
+        return _parse(content, finite)
     except (ValueError, RecursionError) as error:
         reason = str(error) or "it is nested too deeply"
-        raise NirvanaError(f"{name} is not readable JSON: {reason}. {remedy}") from error
-    return convert_json(value, expected, name=name, remedy=remedy)
+        raise NirvanaError(f"{name} cannot be read: {reason}. {remedy}") from error
 
 
 def convert_json(
@@ -92,15 +100,11 @@ def convert_json(
         converted: T = msgspec.convert(value, expected, strict=True)
     except msgspec.ValidationError as error:
         reason = _describe_mismatch(error, value, expected)
-        raise NirvanaError(f"{name} is not what was expected: {reason}. {remedy}") from error
+        raise NirvanaError(f"{name} cannot be read: {reason}. {remedy}") from error
     except RecursionError as error:
         raise NirvanaError(f"{name} is nested too deeply. {remedy}") from error
-    if exact and dataclasses.is_dataclass(expected):
-        unknown = sorted(set(value) - {field.name for field in dataclasses.fields(expected)})
-        if unknown:
-            raise NirvanaError(
-                f"{name} is not what was expected: {unknown[0]!r} is not a key of it. {remedy}"
-            )
+    if exact and (unknown := _find_unknown(value, msgspec.to_builtins(converted))):
+        raise NirvanaError(f"{name} cannot be read: {unknown} is not a key of it. {remedy}")
     return converted
 
 
@@ -134,7 +138,9 @@ def _parse(content: bytes, finite: bool) -> Any:
     except RecursionError as error:
         raise _WrongError(_TOO_DEEP) from error
     except json.JSONDecodeError as error:
-        raise _WrongError(f"{error.msg} on line {error.lineno}, column {error.colno}") from error
+        raise _WrongError(
+            f"it is not JSON: {error.msg} on line {error.lineno}, column {error.colno}"
+        ) from error
     if _is_too_deep(content):
         raise _WrongError(_TOO_DEEP)
     if _SURROGATE.search(content):
@@ -187,6 +193,21 @@ def _refuse_surrogates(value: Any) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise _WrongError("a text in it holds half of a surrogate pair") from error
+
+
+def _find_unknown(value: Any, known: Any) -> str | None:
+    """Return the path of the first key that was left out when `value` became `known`."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key not in known:
+                return str(key)
+            if (inner := _find_unknown(item, known[key])) is not None:
+                return f"{key}.{inner}"
+    elif isinstance(value, list):
+        for number, (item, other) in enumerate(zip(value, known, strict=True)):
+            if (inner := _find_unknown(item, other)) is not None:
+                return f"[{number}].{inner}"
+    return None
 
 
 def _describe_mismatch(error: msgspec.ValidationError, value: Any, expected: Any) -> str:

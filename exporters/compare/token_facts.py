@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from exporters.compare.artefact import TokenFacts
-from pruning.errors import NirvanaError
+from pruning.checkpoints.config_file import CONFIG_FILE, read_config_file
 
 # What the types call the length of their table of positions.
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length")
@@ -17,14 +16,9 @@ _ROOM = 2
 
 def read_config_facts(folder: Path) -> TokenFacts | None:
     """Return what config.json in `folder` says; None where there is no such file."""
-    path = folder / "config.json"
-    if not path.is_file():
+    if not (folder / CONFIG_FILE).is_file():
         return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return make_facts(config)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise NirvanaError(f"{path} is corrupt: {error}. Fetch or write it again.") from error
+    return make_facts(read_config_file(folder))
 
 
 def make_facts(config: dict[str, Any]) -> TokenFacts:

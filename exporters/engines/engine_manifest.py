@@ -14,21 +14,14 @@ from typing import Any
 from exporters.engines.engine_config import FLAVOURS
 from exporters.engines.engine_profiles import Profile
 from exporters.engines.local_gpu import LocalGpu
-from exporters.engines.stored_types import find_wrong_field
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
+from pruning.strict_json import convert_json, read_object
 
 MANIFEST_NAME = "engine.json"
 ENGINE_NAME = "model.engine"
 LOG_NAME = "build.log"
 MANIFEST_VERSION = 1
-_TUPLES = (
-    "compute_capabilities",
-    "warnings",
-    "profile_names",
-    "further_profiles",
-    "unfused_attentions",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,23 +119,15 @@ def read_engine_manifest(engine_dir: Path) -> EngineManifest:
         )
     if not path.is_file():
         raise NirvanaError(f"{path} is missing: {engine_dir} is not the folder of a built engine.")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version = document.pop("manifest_version")
-        if version != MANIFEST_VERSION:  # its fields are others, as a rule
-            raise NirvanaError(
-                f"{path} has manifest version {version}, this package reads {MANIFEST_VERSION}. "
-                "Build the engine again."
-            )
-        result = document.pop("result")
-        for name in _TUPLES:
-            if name in result:
-                result[name] = tuple(result[name])
-        if (device := document.pop("built_on", None)) is not None:
-            device = LocalGpu(**device)
-        manifest = EngineManifest(result=EngineResult(**result), built_on=device, **document)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NirvanaError(f"{path} is not a readable engine manifest: {error}") from error
+    remedy = "Build the engine again."
+    document = read_object(path, remedy=remedy)
+    version = document.pop("manifest_version", None)
+    if version != MANIFEST_VERSION:  # its fields are others, as a rule
+        raise NirvanaError(
+            f"{path} has manifest version {version!r}, this package reads {MANIFEST_VERSION}. "
+            "Build the engine again."
+        )
+    manifest = convert_json(document, EngineManifest, name=str(path), remedy=remedy, exact=True)
     if (wrong := _find_wrong(manifest)) is not None:
         raise NirvanaError(
             f"{path} is not a readable engine manifest: {wrong}, which no build writes. Build the "
@@ -152,9 +137,7 @@ def read_engine_manifest(engine_dir: Path) -> EngineManifest:
 
 
 def _find_wrong(manifest: EngineManifest) -> str | None:
-    """Return what in a manifest cannot be from a build: a type, a flavour, a GPU, a path."""
-    if (wrong := find_wrong_field(manifest)) is not None:
-        return wrong
+    """Return what in a manifest cannot be from a build: a flavour, a GPU, a path."""
     result = manifest.result
     if result.flavour not in FLAVOURS[1:]:  # a module of this name would be imported
         return f"result.flavour is {result.flavour!r}"

@@ -6,16 +6,16 @@ By default they are those of the task: an encoder has one, a decoder with a cach
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from exporters.engines.engine_config import EngineConfig, GivenProfile, ShapeRange
 from exporters.export_config import EXPORT_FILE
 from pruning.errors import NirvanaError
+from pruning.strict_json import read_json
 
 if TYPE_CHECKING:
     import onnx
@@ -68,16 +68,23 @@ def plan_profiles(
     return profiles
 
 
+class _Graph(TypedDict):
+    file: str
+    max_length: NotRequired[int | None]
+
+
+class _Export(TypedDict):
+    graphs: dict[str, _Graph]
+
+
 def read_max_length(onnx_path: Path) -> int | None:
     """Return how many positions `export.json` says that a graph has; None where nothing says it."""
     try:
-        document = json.loads((onnx_path.parent / EXPORT_FILE).read_text(encoding="utf-8"))
-        graphs = document["graphs"]
-        found = {graph["file"]: graph.get("max_length") for graph in graphs.values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        document = read_json(onnx_path.parent / EXPORT_FILE, _Export, remedy="")
+    except NirvanaError:
         return None
-    length = found.get(onnx_path.name)
-    return length if isinstance(length, int) else None
+    graphs = document["graphs"].values()
+    return next((g.get("max_length") for g in graphs if g["file"] == onnx_path.name), None)
 
 
 def _read_inputs(model: onnx.ModelProto) -> dict[str, Dims]:

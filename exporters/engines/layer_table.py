@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pruning.errors import NirvanaError
+from pruning.strict_json import parse_json
+
 # A row of the log; trtexec puts a time and a severity before the first. What follows the outputs
 # depends on the layer.
 _ROW = re.compile(
@@ -98,8 +101,8 @@ def _read_log(text: str) -> list[_Raw]:
 
 def _read_json(text: str) -> list[_Raw]:
     try:
-        layers = json.loads(text)["Layers"]
-    except (ValueError, KeyError, TypeError):
+        layers = parse_json(text, dict[str, Any], name="", remedy="", finite=False)["Layers"]
+    except (NirvanaError, KeyError):
         return []
     if not isinstance(layers, list):
         return []
@@ -108,7 +111,10 @@ def _read_json(text: str) -> list[_Raw]:
 
 
 def _read_layer(layer: Mapping[str, Any]) -> _Raw:
-    outputs = layer.get("Outputs", [])
+    listed = layer.get("Outputs", [])
+    outputs = (
+        [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
+    )
     datatypes = (tensor.get("Datatype", tensor.get("Format/Datatype", "")) for tensor in outputs)
     return (
         str(layer.get("Name", "")),

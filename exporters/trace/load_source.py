@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from pruning.checkpoints.checkpoint import is_pruned, load_pruned
+from pruning.checkpoints.config_file import read_config_file
 from pruning.checkpoints.model_source import load_model
 from pruning.errors import NirvanaError
 
@@ -24,11 +24,8 @@ def load_source(folder: Path) -> PreTrainedModel:
 
 
 def _find_class(folder: Path) -> Any:
-    try:
-        named = json.loads((folder / "config.json").read_text()).get("architectures") or [""]
-    except (OSError, ValueError) as error:
-        raise NirvanaError(f"{folder / 'config.json'} cannot be read: {error}.") from error
-    found = getattr(transformers, str(named[0]), None)
+    named = read_config_file(folder).get("architectures") or [""]
+    found = getattr(transformers, named[0], None)
     if found is None:
         raise NirvanaError(
             f"The config of {folder} should name a class of transformers in `architectures`, it "

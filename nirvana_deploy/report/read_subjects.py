@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from nirvana_deploy.yaml_text import read_yaml
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_layers
+from pruning.strict_json import read_object, read_value
 
 FIGURES_FILE, PLAN_FILE, PROFILE_FILE = "figures.json", "plan.json", "profile.json"
 _EXPECTED = (
@@ -130,7 +130,7 @@ def _read_scores(folder: Path) -> Subject:
 
 
 def _read_file(path: Path) -> Subject:
-    data = _read_json(path)
+    data = read_value(path, remedy=_EXPECTED, finite=False)
     read = Fields(data)
     empty = Subject(name=path.stem, kind="", run=_nothing(path.stem))
     if any(row.part("dense") or row.part("pruned") for row in read.rows("cases")):
@@ -194,17 +194,7 @@ def _read_plan(path: Path) -> PruningPlan | None:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    data = _read_json(path)
-    if not isinstance(data, dict):
-        raise NirvanaError(f"Expected a JSON object in {path}, found a {type(data).__name__}.")
-    return data
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not text
-        raise NirvanaError(f"{path} is not JSON: {error}. {_EXPECTED}") from error
+    return read_object(path, remedy=_EXPECTED, finite=False)
 
 
 def _flatten(data: Any) -> dict[str, str]:

@@ -3,7 +3,6 @@
 The shapes are those of each stage's `manifest.json`; nothing is computed here.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from nirvana_deploy.report.fields import Fields
 from nirvana_deploy.report.serving_results import Build, Export, Package, Profile
 from nirvana_deploy.report.training_results import Baseline, Prune
 from pruning.errors import NirvanaError
+from pruning.strict_json import read_object
 
 # Only a run that prunes by scores has "score".
 ALL_STAGES = ("baseline", "score", "prune", "export", "build", "profile", "package")
@@ -96,20 +96,8 @@ def _is_scored(manifests: Mapping[str, Fields | None]) -> bool:
 def _read_manifest(path: Path) -> Fields | None:
     if not path.is_file():
         return None
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise NirvanaError(_manifest_message(path, str(error))) from error
-    if not isinstance(loaded, dict):
-        raise NirvanaError(_manifest_message(path, f"a {type(loaded).__name__}"))
-    return Fields(loaded)
-
-
-def _manifest_message(path: Path, found: str) -> str:
-    return (
-        f"Expected a JSON object in {path}, found: {found}. "
-        f"Delete the folder {path.parent.name}/ of this run and run the recipe again."
-    )
+    remedy = f"Delete the folder {path.parent.name}/ of this run and run the recipe again."
+    return Fields(read_object(path, remedy=remedy, finite=False))
 
 
 def _state(name: str, manifest: Fields | None) -> StageState:

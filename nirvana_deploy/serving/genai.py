@@ -19,6 +19,7 @@ from nirvana_deploy.serving.package_manifest import check_package, write_manifes
 from nirvana_deploy.serving.package_result import PackageResult
 from nirvana_deploy.serving.package_sources import Sources
 from pruning.errors import MissingExtraError, NirvanaError
+from pruning.strict_json import read_object
 
 CONFIG_NAME = "genai_config.json"
 MODEL_NAME = "model.onnx"
@@ -209,10 +210,4 @@ def _check_tokenizer(package: Path, tokenizer: Any) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NirvanaError(
-            f"{path} cannot be read: {error}. Give an ONNX file in the folder of its export."
-        ) from error
-    return document if isinstance(document, dict) else {}
+    return read_object(path, remedy="Give an ONNX file in the folder of its export.", finite=False)

@@ -25,6 +25,7 @@ from nirvana_deploy.serving.vllm.per_layer import make_per_layer
 from nirvana_deploy.serving.vllm.served_form import ServedForm, name_stock
 from pruning.checkpoints.checkpoint_files import check_files
 from pruning.checkpoints.checkpoint_source import INDEX_FILE
+from pruning.checkpoints.config_file import read_config_file
 from pruning.errors import NirvanaError
 
 _WEIGHTS = ("*.safetensors", INDEX_FILE)
@@ -217,14 +218,8 @@ def _read_config(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint} is a file: vLLM and TensorRT-LLM read a checkpoint. Give the "
             "checkpoint's folder, dense or pruned."
         )
-    path = checkpoint / "config.json"
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NirvanaError(
-            f"{path} cannot be read: {error}. Expected the folder of a checkpoint, dense or pruned."
-        ) from error
-    return document
+    remedy = "Expected the folder of a checkpoint, dense or pruned."
+    return read_config_file(checkpoint, remedy=remedy)
 
 
 def _check_alike(document: dict[str, Any], stack: HubStack) -> None:

@@ -11,6 +11,7 @@ from nirvana_deploy.fingerprints import find_versions
 from nirvana_deploy.serving.package_config import PackageConfig
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
+from pruning.strict_json import convert_json, read_object
 
 MANIFEST_NAME = "package.json"
 _MANIFEST_VERSION = 1
@@ -91,16 +92,12 @@ def _read_manifest(folder: Path) -> PackageManifest:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise NirvanaError(f"{path} is missing: {folder} is no package of `nirvana package`.")
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = document.pop("manifest_version")
-        manifest = PackageManifest(**document)
-        is_readable = all(isinstance(value, str) for value in manifest.sha256.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NirvanaError(f"{path} is not a readable manifest: {error}") from error
-    if version != _MANIFEST_VERSION or not is_readable:
+    remedy = "Package the model again."
+    document = read_object(path, remedy=remedy)
+    version = document.pop("manifest_version", None)
+    if version != _MANIFEST_VERSION:
         raise NirvanaError(
-            f"{path} has manifest version {version}; this package reads {_MANIFEST_VERSION}. "
-            "Package the model again."
+            f"{path} has manifest version {version!r}; this package reads {_MANIFEST_VERSION}. "
+            f"{remedy}"
         )
-    return manifest
+    return convert_json(document, PackageManifest, name=str(path), remedy=remedy, exact=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature
-from pruning.errors import NirvanaError
+from pruning.strict_json import convert_json, read_object
 
 TEXT_FILE = "text.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -45,7 +45,6 @@ class TextModelFile:
 def read_text_model(version_dir: Path) -> TextModelFile:
     """Read the file back; raise NirvanaError where it is none."""
     path = version_dir / TEXT_FILE
-    try:
-        return TextModelFile(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise NirvanaError(f"{path} cannot be read: {error}. Package the model again.") from error
+    remedy = "Package the model again."
+    found = read_object(path, remedy=remedy)
+    return convert_json(found, TextModelFile, name=str(path), remedy=remedy, exact=True)

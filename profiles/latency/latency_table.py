@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pruning.errors import NirvanaError
 from pruning.plans.cost import dense_cost, plan_cost
 from pruning.plans.dense_dims import StackDims, require_keys
 from pruning.plans.plan import PruningPlan
+from pruning.strict_json import convert_json, read_value
 from pruning.write_aside import write_aside
 
 TABLE_FORMAT = "nirvana-latency-table-1"
@@ -130,20 +132,13 @@ class LatencyTable:
                 f"Expected a latency table ({TABLE_FORMAT}), got {came!r}. Measure it again."
             )
         require_keys(data, {"format"} | {f.name for f in fields(cls)}, "The latency table")
-        curves = [
-            LatencyCurve(kept=tuple(curve["kept"]), latency_ms=tuple(curve["latency_ms"]))
-            for curve in (data["attention"], data["mlp"])
-        ]
-        return cls(
-            stack=StackDims.from_json(data["stack"]),
-            attention=curves[0],
-            mlp=curves[1],
-            block_ms=data["block_ms"],
-            dense_ms=data["dense_ms"],
-            rest_ms=data["rest_ms"],
-            measured=data["measured"],
-            name=data["name"],
+        StackDims.from_json(data["stack"])
+        stack = {**data["stack"], "sizes": {"first_block_lacks": 0, **data["stack"]["sizes"]}}
+        table = convert_json(
+            {**data, "stack": stack}, cls, name="The latency table", remedy="Measure it again."
         )
+        table._check_latencies()
+        return table
 
     def save(self, path: Path) -> None:
         """Write the table as JSON; a reader finds the old file or the new one."""
@@ -159,10 +154,29 @@ class LatencyTable:
         """
         if not path.is_file():
             raise NirvanaError(f"Expected a latency table at {path}, found no file there.")
-        try:
-            return cls.from_json(json.loads(path.read_text()))
-        except json.JSONDecodeError as error:
-            raise NirvanaError(f"{path} is not JSON: {error}. Measure it again.") from error
+        return cls.from_json(read_value(path, remedy="Measure it again."))
+
+    def _check_latencies(self) -> None:
+        """Raise NirvanaError for what no measurement gives: a latency that falls or is negative."""
+        units = {"attention": self.stack.num_kv_heads, "mlp": self.stack.intermediate_size}
+        for name, num_units in units.items():
+            curve: LatencyCurve = getattr(self, name)
+            rises = all(a < b for a, b in pairwise(curve.kept))
+            falls = any(a > b for a, b in pairwise(curve.latency_ms))
+            spans = curve.kept[:1] == (0,) and curve.kept[-1:] == (num_units,)
+            if len(curve.kept) != len(curve.latency_ms) or not rises or falls or not spans:
+                raise NirvanaError(
+                    f"The latency table's {name} should rise from 0 to {num_units} kept units, "
+                    "each with a latency that does not fall. Measure it again."
+                )
+        alone = self.block_ms + self.attention.latency_ms[-1] + self.mlp.latency_ms[-1]
+        least = min(self.block_ms, self.rest_ms, *self.attention.latency_ms, *self.mlp.latency_ms)
+        if least < 0 or alone <= 0 or self.dense_ms <= self.rest_ms:
+            raise NirvanaError(
+                "The latency table should have no negative latency, blocks that take some time, "
+                f"and less before and after them ({self.rest_ms:g} ms) than in the whole model "
+                f"({self.dense_ms:g} ms). Measure it again."
+            )
 
     def _price(self, alone_ms: float) -> int:
         return round(self.in_place * alone_ms * _NANOSECONDS_A_MS)

@@ -44,6 +44,7 @@ from profiles.measuring.stationarity import find_drift
 from profiles.measuring.statistics import Samples
 from pruning.checkpoints.prunable_model import read_model
 from pruning.errors import NirvanaError
+from pruning.strict_json import read_json
 from pruning.write_aside import write_aside
 
 TABLE_FILE = "table.json"
@@ -162,7 +163,7 @@ def _measure(
     folder: Path, config: TableConfig, on_progress: OnProgress | None
 ) -> dict[str, Samples]:
     path = folder / SAMPLES_FILE
-    earlier = json.loads(path.read_text()) if path.is_file() else None
+    earlier = _read_samples(path) if path.is_file() else None
     timer = RotatingTimer(
         open_blocks(folder, config.num_threads or count_allowed_cpus()),
         clock=_CLOCKS[config.clock],
@@ -182,6 +183,10 @@ def _measure(
     samples = timer.measure(config.num_rounds, after_round)
     _save_samples(path, timer.samples_ms)
     return samples
+
+
+def _read_samples(path: Path) -> dict[str, list[float]]:
+    return read_json(path, dict[str, list[float]], remedy=f"Delete {path.parent}.")
 
 
 def _save_samples(path: Path, samples_ms: Mapping[str, list[float]]) -> None:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 from profiles.runners.runner import Tensors
 from profiles.targets.block_work import CallShape
 from pruning.checkpoints.prunable_model import read_model
+from pruning.strict_json import read_json
 from pruning.wirings.structure import find_stacks
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def open_blocks(folder: Path, num_threads: int) -> dict[str, Callable[[], Tensor
 
     A block that hands on what it gets has none.
     """
-    listed = json.loads((folder / SAMPLE_FILE).read_text())["blocks"]
+    listed = _read_listed(folder)
     blocks = (SampleBlock(part=e["part"], kept=e["kept"]) for e in listed if e["num_nodes"])
     paths = {block.name: folder / "blocks" / block.name for block in blocks}
     paths |= {name: folder / name for name in (BEFORE, AFTER, DENSE)}
@@ -85,8 +86,21 @@ def open_blocks(folder: Path, num_threads: int) -> dict[str, Callable[[], Tensor
 
 def list_traced(folder: Path) -> tuple[SampleBlock, ...]:
     """Return the blocks of a folder; those that compute nothing are among them."""
-    listed = json.loads((folder / SAMPLE_FILE).read_text())
-    return tuple(SampleBlock(part=e["part"], kept=e["kept"]) for e in listed["blocks"])
+    return tuple(SampleBlock(part=e["part"], kept=e["kept"]) for e in _read_listed(folder))
+
+
+class _Block(TypedDict):
+    part: Literal["none", "attention", "mlp"]
+    kept: int
+    num_nodes: int
+
+
+class _Sample(TypedDict):
+    blocks: list[_Block]
+
+
+def _read_listed(folder: Path) -> list[_Block]:
+    return read_json(folder / SAMPLE_FILE, _Sample, remedy=f"Delete {folder}.")["blocks"]
 
 
 class CutModule(nn.Module):

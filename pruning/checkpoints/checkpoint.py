@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 from pruning.checkpoints import modeling_pruned
 from pruning.checkpoints.checkpoint_files import check_files, is_pruned, keep_files, load_plan
 from pruning.checkpoints.checkpoint_folder import write_checkpoint_folder
+from pruning.checkpoints.config_file import read_config_file
 from pruning.checkpoints.model_source import load_model, quiet_transformers
 from pruning.checkpoints.prunable_model import PLAN_FILE, read_plan, refuse_adapters
 from pruning.errors import NirvanaError
@@ -63,8 +63,14 @@ def load_pruned(folder: Path | str, **kwargs: Any) -> PreTrainedModel:
     """
     path = Path(folder)
     check_files(path)
-    config = json.loads((path / "config.json").read_text())
-    stock = getattr(transformers, config["architectures"][0].removeprefix("Pruned"))
+    config = read_config_file(path, remedy="Copy or write the checkpoint again.")
+    named = (config.get("architectures") or [""])[0]
+    stock = getattr(transformers, named.removeprefix("Pruned"), None)
+    if stock is None:
+        raise NirvanaError(
+            f"The config of {path} should name a class of transformers in `architectures`, it has "
+            f"{named!r}. Copy or write the checkpoint again."
+        )
     loaded = modeling_pruned.pruned_class(stock) if "nirvana" in config else stock
     model: PreTrainedModel = load_model(loaded, str(path), **kwargs)
     keep_files(model, load_plan(path))

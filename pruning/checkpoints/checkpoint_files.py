@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import transformers
 from transformers.models.auto import modeling_auto
@@ -15,6 +15,12 @@ from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.prunable_model import PLAN_FILE
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
+from pruning.strict_json import read_json
+
+
+class _Manifest(TypedDict):
+    files: dict[str, str]
+
 
 MANIFEST_FILE = "manifest.json"
 CODE_FILE = "modeling_pruned.py"
@@ -85,12 +91,8 @@ def _write_code(stock_names: list[str]) -> Iterator[str]:
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads((folder / MANIFEST_FILE).read_text())["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise NirvanaError(
-            f"{folder / MANIFEST_FILE} is corrupt. Copy or write the checkpoint again."
-        ) from error
+    remedy = "Copy or write the checkpoint again."
+    return read_json(folder / MANIFEST_FILE, _Manifest, remedy=remedy)["files"]
 
 
 def keep_files(model: Any, plan: PruningPlan) -> None:

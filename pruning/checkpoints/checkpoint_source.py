@@ -5,12 +5,11 @@ Nothing is loaded at once: names, shapes and types come from the headers of the 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +23,12 @@ from transformers.core_model_loading import (
 )
 
 from pruning.errors import NirvanaError
+from pruning.strict_json import read_json
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]
+
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -77,10 +82,11 @@ def _list_shards(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
             f"Expected {SINGLE_FILE} or {INDEX_FILE} in {folder}, found neither. Weights in other "
             "formats are not read: load the model with transformers and save it again."
         )
-    try:
-        weight_map = dict(json.loads((folder / INDEX_FILE).read_text())["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise NirvanaError(f"{folder / INDEX_FILE} is corrupt. {_AGAIN}") from error
+    weight_map = read_json(folder / INDEX_FILE, _Index, remedy=_AGAIN)["weight_map"]
+    if outside := [name for name in weight_map.values() if Path(name).name != name]:
+        raise NirvanaError(
+            f"{folder / INDEX_FILE} names a file outside its folder: {outside[0]!r}. {_AGAIN}"
+        )
     shards = [folder / name for name in sorted(set(weight_map.values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from pruning.checkpoints import modeling_pruned
 from pruning.checkpoints.checkpoint_files import is_pruned, load_plan
+from pruning.checkpoints.config_file import list_architectures
 from pruning.checkpoints.model_source import load_stock_model, quiet_transformers
 from pruning.checkpoints.prunable_model import PLAN_FILE, refuse_quantised
 from pruning.errors import NirvanaError
@@ -49,7 +50,7 @@ def find_architecture(config: Any) -> Any:
     Raises:
         NirvanaError: transformers has no such class.
     """
-    name = ((config.architectures or [""])[0]).removeprefix("Pruned")
+    name = (list_architectures(config) or [""])[0].removeprefix("Pruned")
     if hasattr(transformers, name):
         return getattr(transformers, name)
     if name:

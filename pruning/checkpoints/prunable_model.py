@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import PruningPlan, hash_config
+from pruning.strict_json import parse_json
 from pruning.wirings.structure import find_stacks, read_dims
 from pruning.wirings.wiring import Wiring
 from pruning.wirings.wiring_inference import find_or_infer_wiring
@@ -56,7 +56,7 @@ def read_model(model: PreTrainedModel, wiring: Wiring | None = None) -> Prunable
     current = read_plan(model)
     described = getattr(model.config, "nirvana", None)
     if described is not None:
-        wiring = Wiring.from_json(described["wiring"])
+        wiring = Wiring.from_json(described.get("wiring") if isinstance(described, dict) else None)
         if current is None:
             raise NirvanaError(
                 "The model was pruned before, but its plan is not with it: load it by load_pruned "
@@ -87,7 +87,12 @@ def is_whole(plan: PruningPlan) -> bool:
 def read_plan(model: PreTrainedModel) -> PruningPlan | None:
     """Return the plan that a pruned model carries, None for a dense one."""
     text = getattr(model, FILES_ATTRIBUTE, {}).get(PLAN_FILE)
-    return None if text is None else PruningPlan.from_json(json.loads(text))
+    if text is None:
+        return None
+    remedy = "Load the model again from its whole folder."
+    return PruningPlan.from_json(
+        parse_json(text, dict[str, Any], name=f"The model's {PLAN_FILE}", remedy=remedy)
+    )
 
 
 def find_stock_class(model: PreTrainedModel) -> Any:

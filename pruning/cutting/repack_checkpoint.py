@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from transformers import PreTrainedModel
@@ -39,8 +39,10 @@ from pruning.checkpoints.prunable_model import PLAN_FILE, PrunableModel, read_mo
 from pruning.checkpoints.pruned_config import make_config, make_plain_config
 from pruning.cutting.tensor_cutter import Fate, TensorCutter
 from pruning.cutting.tensor_writer import TensorSpec, write_tensors
+from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_composition import check_within
+from pruning.strict_json import read_json
 
 # What goes along from the source: tokenizer, generation config, processor, licence, model card.
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")
@@ -234,12 +236,16 @@ def _write_shards(
     return hashes, nan_tensors
 
 
+class _Part(TypedDict):
+    path: str
+
+
 def _list_parts(folder: Path) -> list[str]:
     """Return the sub-folders that sentence-transformers puts behind the model: pooling and such."""
     try:
-        modules = json.loads((folder / "modules.json").read_text())
-        parts = [str(module["path"]) for module in modules]
-    except (OSError, ValueError, KeyError, TypeError):
+        modules = read_json(folder / "modules.json", list[_Part], remedy="")
+        parts = [module["path"] for module in modules]
+    except NirvanaError:
         return []
     return [part for part in parts if part and ".." not in part and (folder / part).is_dir()]
 

@@ -40,6 +40,7 @@ from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_scheduler import PruningScheduler
 from pruning.oneshot.pricing import Pricing
 from pruning.plans.plan import PruningPlan
+from pruning.strict_json import read_object
 from pruning.training.data_config import DataConfig
 from pruning.training.recipe_guard import RecipeGuard, checkpoint_folder
 
@@ -272,7 +273,9 @@ class PruningCallback(TrainerCallback):
             entries.setdefault(int(index), {})[name] = value
         whole = self._optimizer.state_dict()
         self._optimizer.load_state_dict({**whole, "state": entries})
-        progress = json.loads((folder / PROGRESS_FILE).read_text())
+        progress = read_object(
+            folder / PROGRESS_FILE, remedy="Train into another folder.", finite=False
+        )
         self.undecided_fraction = progress["undecided_before_projection"]
         self.collapse.restore(progress["collapsed"])
         if self.canary is not None:

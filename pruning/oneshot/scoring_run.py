@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,6 +28,7 @@ from pruning.oneshot.scoring_settings import read_scoring
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.sub_block import SubBlock
 from pruning.saliencies.saliency import Scores
+from pruning.strict_json import convert_json, read_json, read_value
 from pruning.write_aside import write_aside
 
 MANIFEST_FILE = "manifest.json"
@@ -36,6 +37,30 @@ HELD_OUT_FILE = "held_out.safetensors"
 SCORES_FILE = "scores.safetensors"
 CURVES_FILE = "curves.json"
 FORMAT = "nirvana-scoring-1"
+_REMEDY = "Copy the run again, or score the model again."
+
+
+class _Manifest(TypedDict):
+    finished: bool
+    settings: dict[str, Any]
+    model: str
+    config_hash: str
+
+
+class _Figures(TypedDict):
+    num_sequences: int
+    num_tokens: int
+    draw: int
+    seconds: float
+
+
+class _Finished(_Manifest):
+    """What is read of the manifest of a finished run."""
+
+    files: dict[str, str]
+    dims: dict[str, Any]
+    weights_hash: str
+    figures: _Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,16 +148,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise NirvanaError(f"{path} is damaged: {error}. Score the model again.") from error
+    found = read_value(path, remedy=_REMEDY, finite=False)
     came = found.get("format") if isinstance(found, dict) else None
     if came != FORMAT:
         raise NirvanaError(
             f"Expected a scoring run of this version ({FORMAT}) in {folder}, found "
             f"{came or 'another manifest'}. Score the model again with this version."
         )
+    convert_json(found, _Manifest, name=str(path), remedy=_REMEDY)
+    if found["finished"]:
+        convert_json(found, _Finished, name=str(path), remedy=_REMEDY)
     return dict(found)
 
 
@@ -166,11 +191,8 @@ def save_curves(path: Path, curves: Curves) -> None:
 
 def load_curves(path: Path) -> dict[SubBlock, DamageCurve]:
     """Read what `save_curves` wrote."""
-    plain = json.loads(path.read_text())
-    return {
-        SubBlock.from_name(name): DamageCurve(tuple(c["kept_counts"]), tuple(c["damage"]))
-        for name, c in plain.items()
-    }
+    plain = read_json(path, dict[str, DamageCurve], remedy=_REMEDY, finite=False)
+    return {SubBlock.from_name(name): curve for name, curve in plain.items()}
 
 
 def load_unfinished_scores(path: Path) -> tuple[Scores, dict[str, str]] | None:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from pruning.allocation.allocation_config import Allocation
 from pruning.errors import NirvanaError
 from pruning.flat_settings import flatten
 from pruning.oneshot.calibration_config import CalibrationConfig
 from pruning.oneshot.scoring_config import ScoringConfig
+from pruning.strict_json import convert_json
 
 _ALLOCATIONS = {kind.__name__: kind for kind in get_args(Allocation)}
+
+
+class _Settings(TypedDict):
+    saliency: str
+    allocation: dict[str, Any]
+    calibration: dict[str, Any]
+    dtype: str
+    damping: float
+    draw_budget: float
 
 
 def describe_scoring(config: ScoringConfig) -> dict[str, Any]:
@@ -23,11 +33,21 @@ def describe_scoring(config: ScoringConfig) -> dict[str, Any]:
 
 def read_scoring(plain: Mapping[str, Any]) -> ScoringConfig:
     """Make the settings of what `describe_scoring` returned."""
-    allocation = dict(plain["allocation"])
-    kind = _ALLOCATIONS[allocation.pop("kind")]
-    calibration = CalibrationConfig(**plain["calibration"])
-    given = {**plain, "allocation": kind(**allocation), "calibration": calibration}
-    return ScoringConfig(**given)
+    name, remedy = "The settings of the scoring run", "Score the model again."
+    given = convert_json(dict(plain), _Settings, name=name, remedy=remedy)
+    allocation = dict(given["allocation"])
+    kind = _ALLOCATIONS.get(str(allocation.pop("kind", None)))
+    if kind is None:
+        raise NirvanaError(f"{name} name no known allocation. {remedy}")
+    return ScoringConfig(
+        **{
+            **given,
+            "allocation": convert_json(allocation, kind, name=name, remedy=remedy, exact=True),
+            "calibration": convert_json(
+                given["calibration"], CalibrationConfig, name=name, remedy=remedy, exact=True
+            ),
+        }
+    )
 
 
 def refuse_difference(found: Mapping[str, Any], asked: Mapping[str, Any], what: str) -> None:

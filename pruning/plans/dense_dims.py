@@ -7,6 +7,10 @@ from typing import Any
 
 from pruning.errors import NirvanaError
 
+# No model has more; beyond, lists of all units do not fit into memory.
+_MOST_UNITS = 2**24
+_MOST_PARAMETERS = 2**48
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitSizes:
@@ -91,6 +95,7 @@ class DenseDims:
         """Read the dimensions from JSON values."""
         require_keys(data, {f.name for f in fields(cls)}, "The plan's dims")
         require_list(data["stacks"], "stacks of the plan's dims")
+        _require_text(data["model_type"], "model_type of the plan's dims")
         return cls(
             model_type=data["model_type"],
             stacks=tuple(_read_stack(stack, i) for i, stack in enumerate(data["stacks"])),
@@ -134,8 +139,13 @@ def _compare(name: str, expected: object, came: object, where: str = "") -> None
         )
 
 
-def _is_count(value: object, least: int) -> bool:
-    return type(value) is int and value >= least
+def _require_text(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise NirvanaError(f"The {what} should be text, got {type(value).__name__}.")
+
+
+def _is_count(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
 
 
 def _read_stack(data: Any, number: int) -> StackDims:
@@ -144,11 +154,16 @@ def _read_stack(data: Any, number: int) -> StackDims:
         data = {**data, "sizes": {"first_block_lacks": 0, **data["sizes"]}}
     require_keys(data["sizes"], {f.name for f in fields(UnitSizes)}, "The sizes in the plan's dims")
     counts = [f.name for f in fields(StackDims) if f.type == "int"]
-    wrong = [name for name in counts if not _is_count(data[name], least=1)]
-    wrong += [f"sizes.{name}" for name, n in data["sizes"].items() if not _is_count(n, least=0)]
+    wrong = [name for name in counts if not _is_count(data[name], 1, _MOST_UNITS)]
+    sizes = data["sizes"].items()
+    wrong += [f"sizes.{name}" for name, n in sizes if not _is_count(n, 0, _MOST_PARAMETERS)]
     if wrong or data["num_heads"] % data["num_kv_heads"]:
         raise NirvanaError(
             f"Stack {number} of the plan's dims: {', '.join(wrong) or 'num_kv_heads'} should be "
-            "whole numbers of at least 1 (sizes: 0), and num_kv_heads should divide num_heads."
+            f"whole numbers from 1 to {_MOST_UNITS} (sizes: from 0), and num_kv_heads should "
+            "divide num_heads."
         )
+    _require_text(data["name"], f"name of stack {number} of the plan's dims")
+    if type(data["cross_attention"]) is not bool:
+        raise NirvanaError(f"Stack {number} of the plan's dims: cross_attention is true or false.")
     return StackDims(**{**data, "sizes": UnitSizes(**data["sizes"])})

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims, StackDims, require_keys, require_list
+from pruning.strict_json import read_value
 
 PLAN_VERSION = 2
 
@@ -126,6 +128,10 @@ class PruningPlan:
             )
         require_keys(data, {"version"} | {f.name for f in fields(cls)}, "The plan")
         require_list(data["layers"], "layers of the plan")
+        for name, kind in (("config_hash", str), ("made_by", dict)):
+            if not isinstance(data[name], kind):
+                came = type(data[name]).__name__
+                raise NirvanaError(f"The plan's {name} should be a {kind.__name__}, got {came}.")
         return cls(
             dims=DenseDims.from_json(data["dims"]),
             layers=tuple(_read_layer(layer, i) for i, layer in enumerate(data["layers"])),
@@ -142,11 +148,7 @@ class PruningPlan:
         """Read a plan from a JSON file."""
         if not path.is_file():
             raise NirvanaError(f"Expected a pruning plan at {path}, found no file there.")
-        try:
-            data = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise NirvanaError(f"{path} is not JSON: {error}.") from error
-        return cls.from_json(data)
+        return cls.from_json(read_value(path, remedy="Write the plan again."))
 
 
 def hash_config(config: dict[str, Any]) -> str:
@@ -172,11 +174,12 @@ def _check_layer(layer: LayerPlan, dims: StackDims, number: int) -> None:
 def _check_kept(kept: Sequence[int] | None, num_dense: int, layer: int, unit: str) -> None:
     if kept is None:
         return
-    wrong = next((index for index in kept if type(index) is not int), None)
-    if wrong is not None:
-        raise NirvanaError(f"Layer {layer}: kept {unit}s are whole numbers, got {wrong!r}.")
-    if list(kept) != sorted(set(kept)):
-        twice = next((index for index in kept if list(kept).count(index) > 1), None)
+    wrong = [index for index in kept if type(index) is not int]
+    if wrong:
+        raise NirvanaError(f"Layer {layer}: kept {unit}s are whole numbers, got {wrong[0]!r}.")
+    if any(index >= after for index, after in pairwise(kept)):
+        ascending = sorted(kept)
+        twice = next((index for index, after in pairwise(ascending) if index == after), None)
         detail = "" if twice is None else f"; {unit} {twice} is there twice"
         raise NirvanaError(
             f"Layer {layer}: kept {unit}s must be ascending and without duplicates{detail}."

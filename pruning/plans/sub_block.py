@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims, StackDims
 from pruning.plans.plan import LayerPlan, kept_groups
 
@@ -34,9 +36,13 @@ class SubBlock:
     @classmethod
     def from_name(cls, name: str) -> SubBlock:
         """Read back what `name` gave."""
-        layer, part = name.split(".")
-        assert part in get_args(Part)
-        return cls(int(layer), cast(Part, part))
+        found = re.fullmatch(r"(\d{1,6})\.(\w+)", name, re.ASCII)
+        if found is None or found[2] not in get_args(Part):
+            raise NirvanaError(
+                f"Expected the name of a sub-block, such as 3.mlp, got {name!r}. Score the model "
+                "again."
+            )
+        return cls(int(found[1]), cast(Part, found[2]))
 
 
 def list_sub_blocks(dims: DenseDims) -> Iterator[SubBlock]:

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pruning.errors import NirvanaError
+from pruning.strict_json import read_object
 
 RECIPE_FILE = "recipe.json"
 
@@ -40,7 +41,8 @@ class RecipeGuard(TrainerCallback):
                 f"Expected {path} to resume from: gates go on only from a checkpoint of "
                 f"args.output_dir ({args.output_dir}) that was saved with this callback."
             )
-        differences = list(_compare(json.loads(path.read_text()), self._describe(args, state)))
+        was = read_object(path, remedy="Train into another folder.")
+        differences = list(_compare(was, self._describe(args, state)))
         if differences:
             raise NirvanaError(
                 f"The checkpoint {path.parent} was made by another recipe: "

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pruning.strict_json import convert_json
+
 Unit = Literal["query", "kv", "neuron"]
 Count = Literal["heads", "kv_heads", "groups", "width"]
 
@@ -156,45 +158,17 @@ class Wiring:
         return plain
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Wiring:
-        """Read back what `to_json` gave."""
-        return cls(
-            model_type=data["model_type"],
-            stacks=tuple(_read_stack(stack) for stack in data["stacks"]),
-            inferred_from=data["inferred_from"],
-        )
+    def from_json(cls, data: Any) -> Wiring:
+        """Read back what `to_json` gave.
+
+        Raises:
+            NirvanaError: it is another thing; the message names the place in it.
+        """
+        name = "nirvana.wiring of the model's config"
+        return convert_json(data, cls, name=name, remedy="Prune the model again.")
 
 
 def _to_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _to_plain(item) for key, item in value.items()}
     return [_to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _read_stack(data: dict[str, Any]) -> StackWiring:
-    cross = data["cross_attention"]
-    mlp = {**data["mlp"], "inputs": _read_inputs(data["mlp"])}
-    return StackWiring(
-        **{
-            **data,
-            "attention": _read_attention(data["attention"]),
-            "cross_attention": None if cross is None else _read_attention(cross),
-            "mlp": MlpWiring(**mlp),
-            "config": ConfigKeys(**data["config"]),
-            "left_alone": tuple(data["left_alone"]),
-        }
-    )
-
-
-def _read_attention(data: dict[str, Any]) -> AttentionWiring:
-    pairs = {
-        key: tuple((name, what) for name, what in data[key]) for key in ("counts", "config_counts")
-    }
-    per_head = tuple(data["per_head_inputs"])
-    return AttentionWiring(
-        **{**data, **pairs, "per_head_inputs": per_head, "inputs": _read_inputs(data)}
-    )
-
-
-def _read_inputs(data: dict[str, Any]) -> tuple[Projection, ...]:
-    return tuple(Projection(**{**p, "parts": tuple(p["parts"])}) for p in data["inputs"])

@@ -295,6 +295,8 @@ def test_a_partial_folder_that_is_not_ours_is_not_deleted(tmp_path: Path) -> Non
     (tmp_path / ".train.partial").mkdir(parents=True)
     (tmp_path / ".train.partial" / "thesis.txt").write_text("years of work")
     (tmp_path / "run.json").write_text('{"format": "nirvana-run"}')
-    with pytest.raises(NirvanaError, match=r"holds files but no key\.json: it is not ours"):
+    with pytest.raises(
+        NirvanaError, match=r"holds files but no readable key\.json: it is not ours"
+    ):
         run_fake(tmp_path)
     assert (tmp_path / ".train.partial" / "thesis.txt").exists()

@@ -420,7 +420,9 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NirvanaError, match=r"holds a manifest.json of something else"):
         draw(tmp_path, folder)
     (folder / "figures.json").write_text("[]")
-    with pytest.raises(NirvanaError, match=r"JSON object in .*figures.json, found a list"):
+    with pytest.raises(
+        NirvanaError, match=r"figures\.json cannot be read: .* an object, got a list"
+    ):
         draw(tmp_path, folder)
 
 

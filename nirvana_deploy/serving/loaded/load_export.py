@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from transformers import AutoConfig
 
@@ -14,8 +14,10 @@ from nirvana_deploy.serving.loaded.onnx_encoder import OnnxEncoder
 from nirvana_deploy.serving.loaded.onnx_encoder_decoder import PARTS, OnnxEncoderDecoder
 from nirvana_deploy.serving.loaded.onnx_model import OnnxModel
 from nirvana_deploy.serving.package_manifest import check_inside
+from pruning.checkpoints.config_file import list_architectures
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
+from pruning.strict_json import read_json
 
 
 def load_export(folder: Path) -> OnnxModel:
@@ -34,19 +36,19 @@ def load_export(folder: Path) -> OnnxModel:
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each type of model has failures of its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise NirvanaError(
-            f"{folder / 'config.json'} cannot be read: {str(error).splitlines()[0]} Export the "
-            "model again."
+            f"{folder / 'config.json'} cannot be read: {reason} Export the model again."
         ) from error
     kind = _choose_class(graphs)
     # By a class's name transformers' pipelines know what it does.
-    name = (config.architectures or [kind.__name__])[0].removeprefix("Pruned")
+    name = (list_architectures(config) or [kind.__name__])[0].removeprefix("Pruned")
     loaded: OnnxModel = type(name, (kind,), {})(folder, config)
     return loaded
 
 
-def _choose_class(graphs: dict[str, Any]) -> type[OnnxModel]:
+def _choose_class(graphs: Mapping[str, _Graph]) -> type[OnnxModel]:
     if set(graphs) == set(PARTS):
         return OnnxEncoderDecoder
     names = [tensor["name"] for tensor in graphs["model"]["inputs"]]
@@ -54,17 +56,27 @@ def _choose_class(graphs: dict[str, Any]) -> type[OnnxModel]:
     return OnnxDecoder if has_cache else OnnxEncoder
 
 
-def _check_export(folder: Path) -> dict[str, Any]:
+class _Tensor(TypedDict):
+    name: str
+
+
+class _Graph(TypedDict):
+    sha256: dict[str, str]
+    inputs: list[_Tensor]
+
+
+class _Export(TypedDict):
+    graphs: dict[str, _Graph]
+
+
+def _check_export(folder: Path) -> dict[str, _Graph]:
     """Return the graphs of an export whose files are as they were written."""
     path = folder / EXPORT_FILE
     if not path.is_file():
         raise NirvanaError(f"{path} is missing: {folder} is no folder of `nirvana export`.")
-    try:
-        graphs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["graphs"]
-        hashes = [item for graph in graphs.values() for item in graph["sha256"].items()]
-        unnamed = [name for name in graphs if f"{name}.onnx" not in graphs[name]["sha256"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NirvanaError(f"{path} cannot be read: {error}. Export the model again.") from error
+    graphs = read_json(path, _Export, remedy="Export the model again.")["graphs"]
+    hashes = [item for graph in graphs.values() for item in graph["sha256"].items()]
+    unnamed = [name for name in graphs if f"{name}.onnx" not in graphs[name]["sha256"]]
     for name, expected in hashes:
         file = folder / check_inside(name, folder)
         if not file.is_file():

@@ -24,6 +24,7 @@ from nirvana_deploy.serving.text_model_file import (
 from nirvana_deploy.serving.triton.triton_schema import CONFIG_NAME, add_tensor, load_schema
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
+from pruning.strict_json import read_object
 
 # Those of transformers, whose configs leave them out.
 _DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
@@ -211,8 +212,4 @@ def _find_token(tokenizer_path: Path, token: Any) -> int:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NirvanaError(f"{path} cannot be read: {error}. Save the checkpoint again.") from error
-    return document if isinstance(document, dict) else {}
+    return read_object(path, remedy="Save the checkpoint again.", finite=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from nirvana_deploy.serving.server.protocol_client import get_json
 from nirvana_deploy.serving.triton.triton_package import MODEL_NAME, list_versions
 from nirvana_deploy.serving.triton.triton_schema import CONFIG_NAME, read_config_file
 from pruning.errors import NirvanaError
+from pruning.strict_json import read_json
 
 # Probabilities of two sessions of one graph.
 _TOLERANCE = 1e-4
@@ -78,5 +78,7 @@ def _run(text: str, tokenizer_dir: Path, model_dir: Path, labels_dir: Path) -> t
     }
     logits = session.run(["logits"], feeds)[0].astype(np.float64)[0]
     powers = np.exp(logits - logits.max())
-    names = json.loads((labels_dir / "1" / "labels.json").read_text(encoding="utf-8"))
+    names = read_json(
+        labels_dir / "1" / "labels.json", list[str], remedy="Package the model again."
+    )
     return names[int(logits.argmax())], float(powers.max() / powers.sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -17,8 +16,10 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from pruning.errors import NirvanaError
+from pruning.strict_json import parse_json
 
 ENVIRONMENT_VARIABLE = "NIRVANA_TRITON"
 _INSTALL = (
@@ -70,6 +71,13 @@ class RunningServer:
         return f"http://127.0.0.1:{self.http_port}"
 
 
+class _Probed(TypedDict):
+    site: str
+    version: str
+    libdir: str
+    packages: list[str]
+
+
 def find_tritonserver(environment: Path | None = None) -> TritonHome:
     """Look for nvidia-pytriton in `environment`, by default in $NIRVANA_TRITON.
 
@@ -89,7 +97,9 @@ def find_tritonserver(environment: Path | None = None) -> TritonHome:
     asked = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=False)
     if asked.returncode:
         raise NirvanaError(f"{python} does not run: {asked.stderr.strip()}. Do: {_INSTALL}.")
-    found = json.loads(asked.stdout)
+    found = parse_json(
+        asked.stdout, _Probed, name=f"The answer of {python}", remedy=f"Do: {_INSTALL}."
+    )
     home = TritonHome(
         environment=Path(named).absolute(),
         site=Path(found["site"]),

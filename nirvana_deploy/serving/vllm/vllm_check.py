@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM
 from nirvana_deploy.serving.package_manifest import check_package
 from nirvana_deploy.serving.vllm import answer_prompts
 from pruning.checkpoints.checkpoint import is_pruned, load_pruned
+from pruning.checkpoints.config_file import read_config_file
 from pruning.errors import NirvanaError
+from pruning.strict_json import read_object
 
 ENVIRONMENT_VARIABLE = "NIRVANA_VLLM"
 _INSTALL = (
@@ -65,7 +67,9 @@ def check_with_vllm(package: Path, checkpoint: Path, *, trust_remote_code: bool)
     manifest = check_package(package)
     python = _find_python()
     folder = package / str(manifest.settings["model_name"])
-    vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    vocabulary = read_config_file(folder, remedy="Package the model again.").get("vocab_size")
+    if not vocabulary:
+        raise NirvanaError(f"The config of {folder} names no vocab_size. Package the model again.")
     generator = torch.Generator().manual_seed(0)
     prompts = [
         torch.randint(vocabulary, (length,), generator=generator).tolist() for length in _LENGTHS
@@ -119,8 +123,7 @@ def _ask(
             reason = _find_reason(ran.stderr)
             advice = f" {_INSTALL}." if "No module named" in reason else ""
             raise NirvanaError(f"vLLM did not serve {folder.name}: {reason}.{advice}")
-        found: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
-        return found
+        return read_object(answered, remedy="Try the package by hand.", finite=False)
 
 
 def _find_reason(log: str) -> str:

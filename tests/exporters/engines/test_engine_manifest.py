@@ -91,18 +91,22 @@ def test_an_engine_outside_the_folder_is_refused(folder: Path) -> None:
     ("field", "value", "message"),
     [
         ("flavour", "os", r"result\.flavour is 'os', which no build writes"),
-        ("flavour", 5, r"result\.flavour is 5"),
+        ("flavour", 5, r"result\.flavour: expected text, got 5"),
         ("compute_capabilities", ["8.9"], r"result\.compute_capabilities has '8\.9'"),
-        ("compute_capabilities", [89], r"result\.compute_capabilities is \(89,\)"),
-        ("engine_path", 5, r"result\.engine_path is 5"),
-        ("optimisation_profile", {"x": {"min": ["1"]}}, r"result\.optimisation_profile is "),
+        ("compute_capabilities", [89], r"result\.compute_capabilities\[0\]: expected text, got 89"),
+        ("engine_path", 5, r"result\.engine_path: expected text, got 5"),
+        (
+            "optimisation_profile",
+            {"x": {"min": ["1"]}},
+            r"result\.optimisation_profile\.x\.min\[0\]: expected a whole number",
+        ),
     ],
 )
 def test_what_no_build_writes_is_refused(
     folder: Path, field: str, value: object, message: str
 ) -> None:
     edit(folder, lambda document: document["result"].update({field: value}))
-    with pytest.raises(NirvanaError, match=rf"not a readable engine manifest: {message}"):
+    with pytest.raises(NirvanaError, match=message):
         check_engine(folder)
 
 
@@ -114,7 +118,9 @@ def test_a_folder_without_manifest_is_not_an_engine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"manifest_version": 1, "result": {}}'])
 def test_an_unreadable_manifest_is_refused(folder: Path, text: str) -> None:
     (folder / "engine.json").write_text(text, encoding="utf-8")
-    with pytest.raises(NirvanaError, match=r"engine\.json is not a readable engine manifest"):
+    with pytest.raises(
+        NirvanaError, match=r"engine\.json (cannot be read|has manifest version None)"
+    ):
         read_engine_manifest(folder)
 
 

@@ -73,9 +73,9 @@ def test_a_link_that_was_not_packaged_is_refused(package: Path, target: str) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("not json", "is not a readable manifest"),
-        ("[]", "is not a readable manifest"),
-        ('{"manifest_version": 1}', "is not a readable manifest"),
+        ("not json", r"package\.json cannot be read: it is not JSON"),
+        ("[]", "cannot be read: its top level: expected an object, got a list"),
+        ('{"manifest_version": 1}', "object missing required field `stack`"),
         (
             '{"manifest_version": 9, "stack": "triton", "sha256": {}, "versions": {}, '
             '"settings": {}}',

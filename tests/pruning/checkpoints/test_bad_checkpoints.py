@@ -112,7 +112,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "index that is no JSON": (
         lambda folder: (folder / INDEX).write_text("{"),
-        rf"source/{INDEX} is corrupt",
+        rf"source/{INDEX} cannot be read: it is not JSON",
         "",
     ),
     "tensor in two shards": (
@@ -229,7 +229,9 @@ def test_a_bad_manifest_is_refused(sources, plan, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(sources / "pruned", tmp_path / "source"))
     for text in ("{", "[]", '{"files": 3}'):
         (folder / "manifest.json").write_text(text)
-        assert_refused(folder, plan, *[r"source/manifest\.json is corrupt\. Copy or write"] * 2)
+        assert_refused(
+            folder, plan, *[r"source/manifest\.json cannot be read: .*\. Copy or write"] * 2
+        )
 
 
 def test_weights_in_other_formats_are_refused_from_disk_to_disk(dense, plan, tmp_path) -> None:

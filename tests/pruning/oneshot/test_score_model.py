@@ -192,7 +192,7 @@ def test_without_a_validation_split_nothing_is_held_out(tmp_path: Path, model: s
     ("damage", "message"),
     [
         (lambda run: (run / "manifest.json").unlink(), "found no manifest.json there"),
-        (lambda run: (run / "manifest.json").write_text("{"), "is damaged: "),
+        (lambda run: (run / "manifest.json").write_text("{"), "cannot be read: it is not JSON"),
         (lambda run: (run / "manifest.json").write_text("{}"), "found another manifest"),
         (lambda run: change_format(run), r"found nirvana-scoring-0\. Score the model again"),
         (lambda run: (run / "curves.json").unlink(), r"lacks curves\.json"),

@@ -168,7 +168,7 @@ def test_files_that_are_no_plan_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NirvanaError, match="found no file there"):
         PruningPlan.load(tmp_path / "plan.json")
     (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(NirvanaError, match=r"plan\.json is not JSON"):
+    with pytest.raises(NirvanaError, match=r"plan\.json cannot be read: it is not JSON"):
         PruningPlan.load(tmp_path / "plan.json")
     (tmp_path / "plan.json").write_text("[]")
     with pytest.raises(NirvanaError, match="Expected a pruning plan of version 2, got 'list'"):

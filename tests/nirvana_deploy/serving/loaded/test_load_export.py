@@ -125,7 +125,8 @@ def test_a_folder_that_was_changed_or_is_none_is_refused(encoder: Path, tmp_path
     (encoder / "export.json").write_text("{}")
     with pytest.raises(NirvanaError, match=r"export\.json cannot be read"):
         load_export(encoder)
-    (encoder / "export.json").write_text(json.dumps({"graphs": {"model": {"sha256": {}}}}))
+    unnamed = {"graphs": {"model": {"sha256": {}, "inputs": []}}}
+    (encoder / "export.json").write_text(json.dumps(unnamed))
     with pytest.raises(NirvanaError, match=r"export\.json has no hash of model\.onnx"):
         load_export(encoder)
     with pytest.raises(NirvanaError, match=r"export\.json is missing: .* no folder of `nirvana"):

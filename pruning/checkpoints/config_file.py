@@ -1,0 +1,53 @@
+"""Reads a checkpoint's config.json as far as we look into it ourselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypedDict
+
+from pruning.strict_json import convert_json, read_object
+
+CONFIG_FILE = "config.json"
+_REMEDY = "Fetch the model again, or save it by save_pretrained."
+
+
+class _Config(TypedDict, total=False):
+    """What is read here; a config holds much besides."""
+
+    architectures: list[str] | None
+    model_type: str
+    auto_map: dict[str, Any] | None
+    vocab_size: int | None
+    pad_token_id: int | None
+    max_position_embeddings: int | None
+    n_positions: int | None
+    max_sequence_length: int | None
+    nirvana: dict[str, Any] | None
+
+
+def read_config_file(folder: Path, *, remedy: str = _REMEDY) -> dict[str, Any]:
+    """Return the config of the checkpoint in `folder` as plain values.
+
+    Raises:
+        NirvanaError: it cannot be read, or what we read of it has another type.
+    """
+    path = folder / CONFIG_FILE
+    config = read_object(path, remedy=remedy, finite=False)  # some types write Infinity
+    check_config(config, name=str(path), remedy=remedy)
+    return config
+
+
+def check_config(config: dict[str, Any], *, name: str, remedy: str = _REMEDY) -> None:
+    """Raise NirvanaError where a value of a config that we read has another type."""
+    convert_json(config, _Config, name=name, remedy=remedy)
+
+
+def list_architectures(config: Any) -> list[str]:
+    """Return the classes that a config of transformers names.
+
+    Raises:
+        NirvanaError: `architectures` is no list of names.
+    """
+    named = {"architectures": getattr(config, "architectures", None)}
+    check_config(named, name="The model's config")
+    return named["architectures"] or []
