@@ -42,7 +42,7 @@ from pruning.oneshot.pricing import Pricing
 from pruning.plans.plan import PruningPlan
 from pruning.strict_json import read_object
 from pruning.training.data_config import DataConfig
-from pruning.training.recipe_guard import RecipeGuard, checkpoint_folder
+from pruning.training.recipe_guard import RecipeGuard, checkpoint_folder, log_before_save
 
 GATE_OPTIMIZER_FILE = "gate_optimizer.safetensors"
 PROGRESS_FILE = "pruning_progress.json"
@@ -144,6 +144,7 @@ class PruningCallback(TrainerCallback):
         step = state.global_step
         if self._is_judged(step):
             control.should_evaluate = True
+        log_before_save(args, state, control)
         if step == self.scheduler.num_learning_steps:
             self.undecided_fraction = self.registry.undecided_fraction()
             layers = project(self.registry, self.config.budget, self.config.constraints)
@@ -152,6 +153,12 @@ class PruningCallback(TrainerCallback):
             news = self.collapse.look(self.registry.kept_layers(), step)
             if news and state.is_world_process_zero:
                 warnings.warn(news, NirvanaWarning, stacklevel=2)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the loss curve begin anew where a training may resume."""
+        log_before_save(args, state, control, epoch_ends=True)
 
     def on_evaluate(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from pruning.errors import NirvanaError
 from pruning.strict_json import read_object
@@ -67,6 +68,22 @@ class RecipeGuard(TrainerCallback):
         }
         described: dict[str, Any] = json.loads(json.dumps({**self._recipe, "training": training}))
         return described
+
+
+def log_before_save(
+    args: TrainingArguments, state: TrainerState, control: TrainerControl, epoch_ends: bool = False
+) -> None:
+    """Have the loss logged, in place, wherever a checkpoint may be written.
+
+    The Trainer keeps the sum of the losses since the last log in memory only: a training that
+    resumes between two logs would give the mean of fewer steps than an uninterrupted one. A
+    validation may end in a checkpoint too.
+    """
+    every = state.save_steps if args.save_strategy == SaveStrategy.STEPS else 0
+    saves = every > 0 and (state.global_step % every == 0 or state.global_step >= state.max_steps)
+    saves |= epoch_ends and args.save_strategy == SaveStrategy.EPOCH
+    if saves or control.should_save or control.should_evaluate:
+        control.should_log = True
 
 
 def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:

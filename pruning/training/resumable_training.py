@@ -22,7 +22,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.training.loss_scale import settle_loss_scale
 from pruning.training.loss_watch import ROW_COLUMN, LossWatch, RowCollator
-from pruning.training.recipe_guard import checkpoint_folder
+from pruning.training.recipe_guard import checkpoint_folder, log_before_save
 from pruning.training.task import Task
 from pruning.training.text_data import LabelledText, collate
 from pruning.training.training_precision import has_native_bf16
@@ -68,6 +68,12 @@ class MarkComplete(TrainerCallback):
 
     Add it last: the other callbacks' files then belong to what is marked.
     """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the loss curve begin anew where a training may resume."""
+        log_before_save(args, state, control)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
