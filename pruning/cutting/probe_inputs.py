@@ -42,10 +42,8 @@ def _draw_tokens(
 ) -> torch.Tensor:
     """Return token ids that are none of the special ones, which steer some models."""
     config = model.config.get_text_config()
-    special = {value for name, value in vars(config).items() if name.endswith("_token_id")} | {
-        0,
-        1,
-        2,
-    }
+    named = [value for name, value in vars(config).items() if name.endswith("_token_id")]
+    # GLM has several ends of text.
+    special = {0, 1, 2}.union(*(v if isinstance(v, (list, tuple)) else (v,) for v in named))
     usable = torch.tensor([i for i in range(min(config.vocab_size, 4096)) if i not in special])
     return usable[torch.randint(len(usable), shape, generator=generator)]

@@ -16,7 +16,7 @@ from pruning.errors import NirvanaError
 from pruning.gates.expected_cost import PriceList
 from pruning.gates.gate_function import GateFunction
 from pruning.gates.gate_kinds import GateKind, GateUnits, HardConcrete, StraightThrough
-from pruning.gates.gate_tensor import GateTensor
+from pruning.gates.gate_tensor import GateTensor, any_open
 from pruning.gates.gated_projection import fold_scales
 from pruning.gates.hard_concrete import HardConcreteFunction
 from pruning.gates.prunable_head_attention import PrunableHeadAttention
@@ -117,7 +117,8 @@ class GateRegistry(nn.Module):
         self._handles.clear()
         for sub_block, gates in self.sub_block_gates():
             block_scale = self.block_gates(sub_block.part).scale[self.block_place(sub_block)]
-            fold_scales(self._sites[sub_block], gates.units.scale, block_scale)
+            units_scale = gates.units.joint_scale() if self.frozen else torch.ones_like(block_scale)
+            fold_scales(self._sites[sub_block], gates.units.scale, units_scale, block_scale)
         delattr(model, ATTRIBUTE)
 
     def sub_block_gates(self) -> Iterator[tuple[SubBlock, SubBlockGates]]:
@@ -275,8 +276,7 @@ class GateRegistry(nn.Module):
         dims = self._layers[sub_block.layer]
         if sub_block.part == "mlp":
             return kept_U.sum() * cost.neuron_cost(dims) + cost.mlp_bias_cost(dims)
-        any_open = 1 - (1 - kept_U).prod()
-        rest = any_open * cost.attention_rest_cost(dims) + cost.attention_bias_cost(dims)
+        rest = any_open(kept_U) * cost.attention_rest_cost(dims) + cost.attention_bias_cost(dims)
         return kept_U.sum() * group_cost(dims, cost) + rest
 
 

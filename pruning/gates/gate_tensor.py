@@ -12,6 +12,14 @@ from pruning.gates.gate_function import DECIDED, GateFunction
 # U gates.
 
 
+def any_open(mask_U: torch.Tensor) -> torch.Tensor:
+    """Return how open the most open gates are together, []: 1 where one is 1, 0 where all are 0.
+
+    `1 - prod(1 - m)`: a single gate's own mask; of several open ones it moves with none.
+    """
+    return 1 - (1 - mask_U).prod()
+
+
 class GateTensor(nn.Module):
     """The logits of gates [U], and what survivors are multiplied by once all is decided.
 
@@ -65,6 +73,15 @@ class GateTensor(nn.Module):
         self.scale[units] *= self._function.value(self.logit)[units]
         self.logit.fill_(-DECIDED)
         self.logit[units] = DECIDED
+
+    @torch.no_grad()
+    def joint_scale(self) -> torch.Tensor:
+        """Return what a norm behind the units leaves of the scale that survivors share, [].
+
+        1 where there is no survivor, which scales nothing.
+        """
+        units = list(self.list_open())
+        return any_open(self.scale[units]) if units else self.scale.new_ones(())
 
     @torch.no_grad()
     def constrain(self) -> None:

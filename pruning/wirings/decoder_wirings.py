@@ -42,6 +42,18 @@ _LLAMA = Wiring(
     ),
 )
 
+_LLAMA_STACK = _LLAMA.stacks[0]
+_GEMMA2 = Wiring(
+    model_type="gemma2",
+    stacks=(
+        replace(
+            _LLAMA_STACK,
+            attention=replace(_LLAMA_STACK.attention, residual_norm="post_attention_layernorm"),
+            mlp=replace(_LLAMA_STACK.mlp, residual_norm="post_feedforward_layernorm"),
+        ),
+    ),
+)
+
 _PHI3 = Wiring(
     model_type="phi3",
     stacks=(
@@ -177,8 +189,8 @@ DECODERS = (
     replace(_LLAMA, model_type="mistral"),
     replace(_LLAMA, model_type="qwen2"),
     replace(_LLAMA, model_type="qwen3"),
-    replace(_LLAMA, model_type="gemma2"),
-    replace(_LLAMA, model_type="gemma3_text"),
+    _GEMMA2,
+    replace(_GEMMA2, model_type="gemma3_text"),
     _PHI3,
     _GPT2,
     _GPT_NEOX,

@@ -28,6 +28,7 @@ class Site:
             in the order of the units.
         inputs: the linear maps whose output rows belong to units, with what their rows hold.
         transposed: weights are [in, out], as in transformers' Conv1D.
+        residual_norm: the norm between `output` and the residual stream, where there is one.
     """
 
     sub_block: SubBlock
@@ -38,6 +39,7 @@ class Site:
     num_units: int
     unit_width: int
     transposed: bool
+    residual_norm: nn.Module | None = None
 
     def output_weight(self) -> torch.Tensor:
         """Return the output projection's weight as [O, C]: a view, also of a transposed one."""
@@ -92,4 +94,5 @@ def _find_site(
         num_units=count_units(sub_block, source.dims),
         unit_width=width,
         transposed=stack.transposed,
+        residual_norm=block.get_submodule(wiring.residual_norm) if wiring.residual_norm else None,
     )

@@ -133,6 +133,8 @@ def _list_missing(block: nn.Module, stack: StackWiring) -> Iterator[str]:
                 yield projection.path
         if find_module(block, part.output) is None:
             yield part.output
+        if part.residual_norm and find_module(block, part.residual_norm) is None:
+            yield part.residual_norm
         if not present_inputs(block, part):
             yield " or ".join(projection.path for projection in part.inputs)
     for attention in stack.attentions:

@@ -59,6 +59,8 @@ class AttentionWiring:
         shared_bias: the argument in which a position bias goes from layer to layer. It is made
             with all dense heads by the core that has the table, and each layer takes its own.
         bias_table: the module of the core with that table; it keeps its size.
+        residual_norm: the norm that the output goes through before it is added to the residual
+            stream, where there is one (Gemma 2).
     """
 
     core: str
@@ -70,6 +72,7 @@ class AttentionWiring:
     per_head_inputs: tuple[str, ...] = ()
     shared_bias: str = ""
     bias_table: str = ""
+    residual_norm: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +84,13 @@ class MlpWiring:
         output: the linear map whose input columns are neurons.
         core: the module from hidden states to hidden states, where the type has one: a dropped
             MLP replaces it. Otherwise `inputs` and `output` are replaced each by itself.
+        residual_norm: as of an attention.
     """
 
     inputs: tuple[Projection, ...]
     output: str
     core: str = ""
+    residual_norm: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

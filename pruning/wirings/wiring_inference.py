@@ -17,6 +17,7 @@ from pruning.checkpoints.model_source import quiet_transformers
 from pruning.errors import NirvanaError
 from pruning.plans.plan import hash_config
 from pruning.wirings.known_wirings import WIRINGS, explain_unwired, refuse_unsupported
+from pruning.wirings.residual_norms import find_residual_norms
 from pruning.wirings.structure import find_module, is_linear
 from pruning.wirings.wiring import AttentionWiring, ConfigKeys, MlpWiring, StackWiring, Wiring
 from pruning.wirings.wiring_patterns import (
@@ -57,18 +58,21 @@ def find_or_infer_wiring(model: PreTrainedModel) -> Wiring:
 
 
 def _infer(model: PreTrainedModel) -> Wiring:
-    from pruning.cutting.proof import prove  # it repacks, which asks for the wiring: this one
+    # They repack and probe, which asks for the wiring: this one.
+    from pruning.cutting.probe_inputs import draw_inputs
+    from pruning.cutting.proof import prove
 
     reasons = []
     for wiring in _guess(model):
         try:
-            proof = prove(_build_short(model, wiring), wiring)
+            short = _build_short(model, wiring)
+            proof = prove(short, wiring)
         except Exception as error:  # a guess may be wrong in any way
             reasons.append(f"{wiring.inferred_from}: {error}".splitlines()[0])
             continue
         failed = next((check for check in proof.checks if not check.passed), None)
         if failed is None:
-            return wiring
+            return find_residual_norms(short, wiring, draw_inputs(short, "right", 0))
         reasons.append(f"{wiring.inferred_from}: {failed.what} ({failed.note})")
     model_type = model.config.model_type
     if not reasons:
