@@ -16,6 +16,7 @@ from pruning.checkpoints.model_source import load_stock_model, quiet_transformer
 from pruning.checkpoints.prunable_model import PLAN_FILE, refuse_quantised
 from pruning.errors import NirvanaError
 from pruning.wirings.known_wirings import refuse_unsupported
+from pruning.wirings.structure import has_experts
 
 
 def build_skeleton(source: str) -> PreTrainedModel:
@@ -27,7 +28,7 @@ def build_skeleton(source: str) -> PreTrainedModel:
     """
     config = load_stock_model(AutoConfig, source)
     refuse_quantised(config)
-    refuse_unsupported(config)
+    refuse_unsupported(config, experts=False)
     stock = find_architecture(config)
     built = modeling_pruned.pruned_class(stock) if hasattr(config, "nirvana") else stock
     try:
@@ -38,6 +39,7 @@ def build_skeleton(source: str) -> PreTrainedModel:
             f"The config of {source} makes no {stock.__name__}: {str(error).splitlines()[0]} "
             "Expected the config of a model that transformers can build."
         ) from error
+    refuse_unsupported(config, experts=has_experts(model))
     if is_pruned(source):
         plan = load_plan(source)
         model.nirvana_files = {PLAN_FILE: json.dumps(plan.to_json())}  # type: ignore[assignment]

@@ -37,14 +37,19 @@ class Proof:
         return {**asdict(self), "holds": self.holds}
 
 
-def prove(model: PreTrainedModel, wiring: Wiring | None = None, seed: int = 0) -> Proof:
+def prove(
+    model: PreTrainedModel,
+    wiring: Wiring | None = None,
+    seed: int = 0,
+    errors: list[Exception] | None = None,
+) -> Proof:
     """Hold random repacked versions of a dense model against the model with their masks.
 
     The plans differ in each layer: odd widths, one head, one KV group, empty and dropped
     sub-blocks, dropped blocks, and one that is the same in each layer. Compared are outputs (fp32,
     left and right padding, each attention implementation that the model has), gradients, and
     greedy tokens with a dynamic and a static cache. `model` is left as it was. `wiring` is for
-    trying a record.
+    trying a record; what then ends a check is added to `errors`.
 
     Raises:
         NirvanaError: the model was pruned before, is not in float32, or cannot be pruned.
@@ -58,14 +63,16 @@ def prove(model: PreTrainedModel, wiring: Wiring | None = None, seed: int = 0) -
             "would hide errors. Load it with dtype=torch.float32."
         )
     checks: list[Check] = []
+    errors = [] if errors is None else errors
     with _evaluating(model), quiet_transformers():
         for name, plan in draw_plans(source.dims, source.wiring, seed).items():
             try:
                 smaller = repack(model, plan, source.wiring)
             except Exception as error:  # a wiring that is tried may be wrong in any way
                 checks.append(fail(name, "repack", error))
+                errors.append(error)
                 continue
-            checks += check_pair(Pair(name, model, smaller, plan, source), seed)
+            checks += check_pair(Pair(name, model, smaller, plan, source, errors), seed)
     return Proof(
         model_type=source.wiring.model_type,
         inferred_from=source.wiring.inferred_from,

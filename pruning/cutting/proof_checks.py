@@ -42,13 +42,14 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A dense model, and what `plan` makes of it."""
+    """A dense model, and what `plan` makes of it; `errors` takes up what ends a check."""
 
     name: str
     model: PreTrainedModel
     smaller: PreTrainedModel
     plan: PruningPlan
     source: PrunableModel
+    errors: list[Exception]
 
     def masked(self) -> Any:
         """Mask the dense model while the context lasts."""
@@ -66,16 +67,16 @@ def check_pair(pair: Pair, seed: int) -> Iterator[Check]:
         for side in _SIDES if takes_tokens else _SIDES[:1]:
             inputs = draw_inputs(pair.model, side, seed)
             what = f"outputs, {attention}" + (f", padded {side}" if takes_tokens else "")
-            yield _make(pair.name, what, partial(_compare_outputs, pair, inputs))
+            yield _make(pair, what, partial(_compare_outputs, pair, inputs))
     for each in (pair.model, pair.smaller):
         _set_attention(each, original)
     inputs = draw_inputs(pair.model, "left", seed)
     what = "gradients of every weight"
-    yield _make(pair.name, what, partial(_compare_gradients, pair, inputs))
+    yield _make(pair, what, partial(_compare_gradients, pair, inputs))
     if pair.model.can_generate():
         for cache in ("dynamic", "static"):
             what = f"greedy tokens and their logits, {cache} cache"
-            yield _make(pair.name, what, partial(_compare_tokens, pair, inputs, cache))
+            yield _make(pair, what, partial(_compare_tokens, pair, inputs, cache))
 
 
 def fail(plan: str, what: str, error: Exception) -> Check:
@@ -83,12 +84,13 @@ def fail(plan: str, what: str, error: Exception) -> Check:
     return Check(plan=plan, what=what, passed=False, note=_describe(error))
 
 
-def _make(plan: str, what: str, compare: Callable[[], Outcome]) -> Check:
+def _make(pair: Pair, what: str, compare: Callable[[], Outcome]) -> Check:
     try:
         passed, difference, note = compare()
     except Exception as error:  # a wiring that is tried may be wrong in any way
-        return fail(plan, what, error)
-    return Check(plan=plan, what=what, passed=passed, max_abs_difference=difference, note=note)
+        pair.errors.append(error)
+        return fail(pair.name, what, error)
+    return Check(plan=pair.name, what=what, passed=passed, max_abs_difference=difference, note=note)
 
 
 @torch.no_grad()

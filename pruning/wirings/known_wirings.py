@@ -43,11 +43,19 @@ def explain_unwired(model_type: str, why: str = "") -> str:
     )
 
 
-def refuse_unsupported(config: object) -> None:
-    """Raise NirvanaError, with the reason, for an architecture that no record can describe."""
+def refuse_unsupported(config: object, *, experts: bool = True) -> None:
+    """Raise NirvanaError, with the reason, for an architecture that no record can describe.
+
+    `experts`: whether numbers of experts count. They stand in configs of models without any, too.
+    """
     model_type = str(getattr(config, "model_type", ""))
     reason = UNSUPPORTED.get(model_type) or next(
-        (why for name, why in _TELLTALES.items() if _is_set(config, name)), None
+        (
+            why
+            for name, why in _TELLTALES.items()
+            if _is_set(config, name) and (experts or why != _EXPERTS)
+        ),
+        None,
     )
     if reason and model_type not in WIRINGS:
         raise NirvanaError(f"Model type {model_type!r} cannot be pruned: {reason}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,8 +37,9 @@ def find_residual_norms(
             if key[0] == stack and is_same and torch.equal(args[0], out):
                 found.setdefault(key, path)
 
+    stacks = find_stacks(model, wiring)
     try:
-        for number, (stack, blocks) in enumerate(find_stacks(model, wiring)):
+        for number, (stack, blocks) in enumerate(stacks):
             block = blocks[-1]
             for part in stack.parts:
                 hook = partial(note_output, (number, part.output))
@@ -51,14 +53,16 @@ def find_residual_norms(
     finally:
         for handle in handles:
             handle.remove()
-    names = [stack.name for stack, _ in find_stacks(model, wiring)]
-    by_name = {(names[number], output): norm for (number, output), norm in found.items()}
-    return replace(wiring, stacks=tuple(_with_norms(stack, by_name) for stack in wiring.stacks))
+    by_stack: dict[str, dict[str, str]] = {stack.name: {} for stack in wiring.stacks}
+    for (number, output), norm in found.items():
+        by_stack[stacks[number][0].name][output] = norm
+    with_norms = (_with_norms(stack, by_stack[stack.name]) for stack in wiring.stacks)
+    return replace(wiring, stacks=tuple(with_norms))
 
 
-def _with_norms(stack: StackWiring, found: dict[tuple[str, str], str]) -> StackWiring:
+def _with_norms(stack: StackWiring, found: Mapping[str, str]) -> StackWiring:
     def norm_of(part: AttentionWiring | MlpWiring) -> str:
-        return found.get((stack.name, part.output), "")
+        return found.get(part.output, "")
 
     cross = stack.cross_attention
     return replace(

@@ -92,6 +92,14 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D))
 
 
+def has_experts(root: nn.Module) -> bool:
+    """Tell whether a model has experts; a type that may have them may be dense all the same."""
+    return any(
+        "expert" in f"{path.rpartition('.')[2]} {type(module).__name__}".lower()
+        for path, module in root.named_modules()
+    )
+
+
 def _check_claims(block: nn.Module, stack: StackWiring, place: str) -> None:
     """Refuse a block with a linear map that no part of the record claims, or two parts do."""
     claims = [path for part in stack.parts for path in _list_linears(part)]

@@ -17,8 +17,14 @@ from pruning.checkpoints.model_source import quiet_transformers
 from pruning.errors import NirvanaError
 from pruning.plans.plan import hash_config
 from pruning.wirings.known_wirings import WIRINGS, explain_unwired, refuse_unsupported
+from pruning.wirings.obstacles import (
+    explain_failure,
+    explain_names,
+    find_place,
+    list_obstacles,
+)
 from pruning.wirings.residual_norms import find_residual_norms
-from pruning.wirings.structure import find_module, is_linear
+from pruning.wirings.structure import find_module, has_experts, is_linear
 from pruning.wirings.wiring import AttentionWiring, ConfigKeys, MlpWiring, StackWiring, Wiring
 from pruning.wirings.wiring_patterns import (
     Match,
@@ -32,6 +38,7 @@ from pruning.wirings.wiring_patterns import (
 _PROVEN: dict[tuple[str, str], Wiring] = {}
 _NUM_LAYERS = 2  # of the model on which a guess is proven
 _LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+_UNCLAIMED = "its blocks hold linear maps beside"
 _STACK_LAYER_KEYS = {
     "encoder": ("encoder_layers", "num_encoder_layers", *_LAYER_KEYS),
     "decoder": ("decoder_layers", "num_decoder_layers", *_LAYER_KEYS),
@@ -48,7 +55,7 @@ def find_or_infer_wiring(model: PreTrainedModel) -> Wiring:
         NirvanaError: no record can describe the type (with the reason), nothing fits its blocks,
             or the proof failed.
     """
-    refuse_unsupported(model.config)
+    refuse_unsupported(model.config, experts=has_experts(model))
     if model.config.model_type in WIRINGS:
         return WIRINGS[model.config.model_type]
     key = (type(model).__name__, hash_config(model.config.to_dict()))
@@ -62,23 +69,74 @@ def _infer(model: PreTrainedModel) -> Wiring:
     from pruning.cutting.probe_inputs import draw_inputs
     from pruning.cutting.proof import prove
 
-    reasons = []
+    reasons: list[str] = []
+    cause: Exception | None = None
     for wiring in _guess(model):
+        errors: list[Exception] = []
         try:
             short = _build_short(model, wiring)
-            proof = prove(short, wiring)
+            proof = prove(short, wiring, errors=errors)
         except Exception as error:  # a guess may be wrong in any way
-            reasons.append(f"{wiring.inferred_from}: {error}".splitlines()[0])
+            reasons.append(_explain_error(model, wiring, error))
+            cause = cause or error
             continue
         failed = next((check for check in proof.checks if not check.passed), None)
         if failed is None:
             return find_residual_norms(short, wiring, draw_inputs(short, "right", 0))
-        reasons.append(f"{wiring.inferred_from}: {failed.what} ({failed.note})")
-    model_type = model.config.model_type
-    if not reasons:
-        raise NirvanaError(explain_unwired(model_type, ", and its blocks are like none known"))
-    why = f"; what its blocks look like did not pass the proof: {'; '.join(reasons[:2])}"
-    raise NirvanaError(explain_unwired(model_type, why))
+        error_of_it = errors[0] if errors and failed.max_abs_difference is None else None
+        reasons.append(explain_failure(failed.plan, failed.what, error_of_it))
+        cause = cause or error_of_it
+    # Whatever torch or Python said is in the traceback, which --debug shows.
+    raise NirvanaError(_explain_refusal(model, reasons)) from cause
+
+
+def _explain_refusal(model: PreTrainedModel, reasons: list[str]) -> str:
+    lists = list(_list_block_lists(model))
+    lasts = [blocks[-1] for _, blocks in lists]
+    obstacles = list_obstacles(model, lasts)
+    if not obstacles and not reasons:
+        named = []
+        for path, blocks in lists:
+            block, name = blocks[-1], _name_stack(model, path)
+            attention = _list_claimed(match_attentions(block, name))
+            named.append((block, attention, _list_claimed(match_mlps(block, name))))
+        obstacles = [explain_names(named)]
+    why = [*obstacles, *(reason for reason in reasons if reason.startswith(_UNCLAIMED))]
+    why = list(dict.fromkeys(why or reasons))[:2]
+    return explain_unwired(model.config.model_type, f": {'; '.join(why)}")
+
+
+def _list_claimed(matches: list[Match]) -> set[str]:
+    return {path for match in matches for path in _paths_of(match.part)}
+
+
+def _explain_error(model: PreTrainedModel, wiring: Wiring, error: Exception) -> str:
+    unclaimed = list(_list_unclaimed(model, wiring))
+    if unclaimed:
+        known = f"an attention and an MLP like those of {wiring.inferred_from}"
+        return f"{_UNCLAIMED} {known} that no record accounts for ({', '.join(unclaimed)})"
+    if isinstance(error, NirvanaError):  # said of the architecture, by `read_dims`
+        return f"unlike in {wiring.inferred_from}, {str(error).rstrip('.')}"
+    place = find_place(error) or type(model).__name__
+    return (
+        f"`{place}` does not build or run a version of {_NUM_LAYERS} layers, on which a guess is "
+        "proven"
+    )
+
+
+def _list_unclaimed(model: PreTrainedModel, wiring: Wiring) -> Iterator[str]:
+    for stack in wiring.stacks:
+        blocks = find_module(model.base_model, stack.blocks)
+        if not isinstance(blocks, nn.ModuleList):
+            continue
+        claimed = {path for part in stack.parts for path in _paths_of(part)}
+        for name, module in blocks[-1].named_modules():
+            if is_linear(module) and name not in claimed:
+                yield name
+
+
+def _paths_of(part: AttentionWiring | MlpWiring) -> list[str]:
+    return [part.output, *(p.path for p in part.inputs)]
 
 
 def _guess(model: PreTrainedModel) -> Iterator[Wiring]:
@@ -117,7 +175,7 @@ def _guess_stack(
     block = blocks[-1]  # the first may be special
     name = _name_stack(model, path)
     attentions = match_attentions(block, name)
-    crossing = [m for m in attentions if any(word in m.root for word in ("cross", "enc"))]
+    crossing = [m for m in attentions if any(word in m.root.lower() for word in ("cross", "enc"))]
     plain = [m for m in attentions if m not in crossing]
     config = _find_keys(model.config, name, len(blocks))
     linears = [module for module in block.modules() if is_linear(module)]
