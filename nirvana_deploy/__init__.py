@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from pruning.gates.canary_config import CanaryConfig as CanaryConfig
     from pruning.gates.gate_kinds import GateUnits as GateUnits
     from pruning.gates.gate_kinds import HardConcrete as HardConcrete
+    from pruning.gates.gate_kinds import SoftSigmoid as SoftSigmoid
     from pruning.gates.gate_kinds import StraightThrough as StraightThrough
     from pruning.gates.prune_config import BudgetConstraint as BudgetConstraint
     from pruning.gates.prune_config import FixedPenalty as FixedPenalty
@@ -130,7 +131,7 @@ _HOMES = {
     "pruning.errors": ("MissingExtraError", "NirvanaError"),
     "pruning.plans.plan": ("LayerPlan", "PruningPlan"),
     "pruning.gates.canary_config": ("CanaryConfig",),
-    "pruning.gates.gate_kinds": ("GateUnits", "HardConcrete", "StraightThrough"),
+    "pruning.gates.gate_kinds": ("GateUnits", "HardConcrete", "SoftSigmoid", "StraightThrough"),
     "pruning.gates.prune_config": (
         "BudgetConstraint",
         "FixedPenalty",

@@ -54,12 +54,17 @@ def list_items(dims: DenseDims, cost: CostModel, constraints: Constraints) -> tu
     return tuple(_make_item(group, dims, cost, constraints) for group in groups.values())
 
 
-def sub_block_cost(sub_block: SubBlock, count: int, dims: DenseDims, cost: CostModel) -> int:
-    """Return the cost of a sub-block that keeps `count` units."""
+def sub_block_cost(
+    sub_block: SubBlock, count: int, dims: DenseDims, cost: CostModel, heads: int | None = None
+) -> int:
+    """Return the cost of a sub-block that keeps `count` units.
+
+    `heads`: query heads that each KV group keeps; all by default.
+    """
     stack = dims.layers[sub_block.layer]
     if sub_block.part == "mlp":
         return cost.mlp_cost(stack, count)
-    return cost.attention_cost(stack, count * stack.heads_per_group, count)
+    return cost.attention_cost(stack, count * (heads or stack.heads_per_group), count)
 
 
 def find_capacity(dims: DenseDims, cost: CostModel, budget: float) -> int:

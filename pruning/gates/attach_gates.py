@@ -11,13 +11,13 @@ from pruning.activations.block_walk import Batch
 from pruning.checkpoints.dense_source import read_dense
 from pruning.cutting.repack import plan_for
 from pruning.errors import NirvanaError
-from pruning.gates.gate_kinds import HardConcrete
+from pruning.gates.gate_kinds import HardConcrete, SoftSigmoid
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.one_shot_start import find_one_shot_start, start_at_budget
 from pruning.gates.projection import check_projectable
 from pruning.gates.prune_config import BudgetConstraint, PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
-from pruning.gates.start_scores import make_start_task
+from pruning.gates.start_scores import make_start_task, score_query_heads
 from pruning.gates.warm_start import warm_start
 from pruning.oneshot.pricing import Pricing
 from pruning.plans.cost import CostModel, make_cost_model
@@ -60,10 +60,12 @@ def attach_gates(
     source = read_dense(model)
     cost = cost_of(config, pricing)
     check_projectable(source.dims, cost, config.budget, config.constraints, config.units)
-    scores = start = None
+    scores = start = query_scores = None
     if batches is not None and config.warm_start is not None:
         task = make_start_task(model, list(batches))
         scores = score_units(find_saliency(config.warm_start), task)
+        if config.units.query_heads:
+            query_scores = score_query_heads(task)
         if at_budget and not resumes:
             budget, constraints = config.budget, config.constraints
             with leave_as_found(model):
@@ -73,7 +75,7 @@ def attach_gates(
     if start is not None:
         start_at_budget(registry, start)
     elif scores is not None:
-        warm_start(registry, scores)
+        warm_start(registry, scores, query_scores)
     return PruningCallback(registry, config, source.current, data, pricing)
 
 
@@ -108,11 +110,11 @@ def describe_making(config: PruneConfig, pricing: Pricing | None = None) -> dict
     """Return what a plan says of how gates made it."""
     cost_name = cost_of(config, pricing).name
     constrained = isinstance(config.objective, BudgetConstraint)
-    hard_concrete = isinstance(config.gate_kind, HardConcrete)
+    kinds = {HardConcrete: "hard_concrete", SoftSigmoid: "soft_sigmoid"}
     return {
         "method": "gates",
         "objective": "budget_constraint" if constrained else "fixed_penalty",
-        "gates": "hard_concrete" if hard_concrete else "straight_through",
+        "gates": kinds.get(type(config.gate_kind), "straight_through"),
         "budget": config.budget,
         "cost": cost_name,
         "sequence_length": config.sequence_length if cost_name == "macs" else None,

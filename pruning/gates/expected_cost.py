@@ -50,16 +50,33 @@ class PriceList:
     def __init__(self, dims: DenseDims, cost: CostModel) -> None:
         self._dims = dims
         self._cost = cost
-        self._prices: dict[tuple[Part, StackDims], CountPrices] = {}
+        self._prices: dict[tuple[Part, StackDims, int | None], CountPrices] = {}
 
-    def find(self, sub_block: SubBlock) -> CountPrices:
-        """Return the prices of a sub-block."""
-        key = (sub_block.part, self._dims.layers[sub_block.layer])
+    def find(self, sub_block: SubBlock, heads: int | None = None) -> CountPrices:
+        """Return the prices of a sub-block; of an attention with `heads` in each KV group."""
+        key = (sub_block.part, self._dims.layers[sub_block.layer], heads)
         if key not in self._prices:
             counts = range(count_units(sub_block, self._dims) + 1)
-            prices = [sub_block_cost(sub_block, n, self._dims, self._cost) for n in counts]
+            prices = [sub_block_cost(sub_block, n, self._dims, self._cost, heads) for n in counts]
             self._prices[key] = make_prices(prices)
         return self._prices[key]
+
+    def expect_heads(
+        self, sub_block: SubBlock, kept_U: torch.Tensor, kept_Q: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the expected price of KV groups, kept with `kept_U`, and query heads, `kept_Q`.
+
+        Groups are priced at the number of heads that they keep on the average; heads feel the
+        mean slope between one head in each group and all.
+        """
+        size = len(kept_Q) // len(kept_U)
+        groups = float(kept_U.detach().sum())
+        mean = float(kept_Q.detach().sum()) / max(groups, 1e-6)
+        value = self.find(sub_block, min(size, max(1, round(mean)))).expect(kept_U)
+        number = max(1, round(groups))
+        dearest, cheapest = (float(self.find(sub_block, n).prices[number]) for n in (size, 1))
+        felt = (dearest - cheapest) / (number * (size - 1)) * kept_Q.sum()
+        return value + (felt - felt.detach())
 
 
 def make_prices(prices: list[int]) -> CountPrices:

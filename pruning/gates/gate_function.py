@@ -30,6 +30,9 @@ class GateFunction(Protocol):
     def mask(self, logit_U: torch.Tensor, training: bool) -> torch.Tensor:
         """Return what the forward pass multiplies by; 0 where a unit is cut."""
 
+    def is_open(self, logit_U: torch.Tensor) -> torch.Tensor:
+        """Tell which gates are open outside of training, as booleans."""
+
     def kept(self, logit_U: torch.Tensor) -> torch.Tensor:
         """Return what counts as kept: 0 or 1, or the probability of not being cut."""
 
@@ -41,3 +44,8 @@ class GateFunction(Protocol):
 
     def constrain(self, logit_U: torch.Tensor) -> None:
         """Put logits back, in place, into the range in which they can learn."""
+
+
+def decide(logit_U: torch.Tensor, undecided_U: torch.Tensor) -> torch.Tensor:
+    """Return 0 or 1 for the gates that are decided for good, what is given for the others."""
+    return torch.where(logit_U.abs() < DECIDED, undecided_U, (logit_U > 0).to(undecided_U.dtype))

@@ -30,8 +30,26 @@ class HardConcrete:
         require_positive(self, "temperature", "stretch")
 
 
-# In a recipe {} is StraightThrough, {temperature: ...} HardConcrete.
-GateKind = StraightThrough | HardConcrete
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoftSigmoid:
+    """Masks of sigmoid(gate), not rounded before the gates are projected onto the budget.
+
+    Its density is the sum of the masks. What survives goes on being scaled by its mask, which is
+    worked into the weights at the end.
+    """
+
+    start_logit: float = field(
+        default=4.0,
+        metadata={"help": "logit at which gates start without a ranking; 4 scales by 0.98"},
+    )
+
+    def __post_init__(self) -> None:
+        require_positive(self, "start_logit")
+
+
+# In a recipe {} is StraightThrough, {temperature: ...} HardConcrete, and {start_logit: ...}
+# SoftSigmoid. The names do as well: gate_kind: soft_sigmoid.
+GateKind = StraightThrough | HardConcrete | SoftSigmoid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +64,22 @@ class GateUnits:
     attention_blocks: bool = field(
         default=True, metadata={"help": "each attention as a whole, cross-attentions too"}
     )
+    query_heads: bool = field(
+        default=False,
+        metadata={
+            "help": "with grouped queries, each query head too, besides its KV group; every group "
+            "of an attention then keeps equally many"
+        },
+    )
 
     def __post_init__(self) -> None:
         names = [f.name for f in fields(self)]
         if not any(getattr(self, name) for name in names):
             raise NirvanaError(
                 f"Nothing gets a gate: all of {', '.join(names)} are false. Set one to true."
+            )
+        if self.query_heads and not self.heads:
+            raise NirvanaError(
+                "units.query_heads adds gates to those of the KV groups, which units.heads=false "
+                "leaves out. Set units.heads to true as well."
             )

@@ -15,12 +15,20 @@ from pruning.checkpoints.dense_source import read_dense
 from pruning.errors import NirvanaError
 from pruning.gates.expected_cost import PriceList
 from pruning.gates.gate_function import GateFunction
-from pruning.gates.gate_kinds import GateKind, GateUnits, HardConcrete, StraightThrough
+from pruning.gates.gate_kinds import (
+    GateKind,
+    GateUnits,
+    HardConcrete,
+    SoftSigmoid,
+    StraightThrough,
+)
 from pruning.gates.gate_tensor import GateTensor, any_open
 from pruning.gates.gated_projection import fold_scales
 from pruning.gates.hard_concrete import HardConcreteFunction
 from pruning.gates.prunable_head_attention import PrunableHeadAttention
 from pruning.gates.prunable_mlp import PrunableMLP
+from pruning.gates.query_heads import keep_heads
+from pruning.gates.soft_sigmoid import SoftSigmoidFunction
 from pruning.gates.straight_through import StraightThroughFunction
 from pruning.plans.cost import CostModel, LinearCostModel, dense_cost, group_cost, is_linear
 from pruning.plans.dense_dims import DenseDims, StackDims
@@ -44,7 +52,8 @@ class GateRegistry(nn.Module):
     """All gates of a model, as logits: a gate is open where its logit is above 0.
 
     Attached, the registry is a submodule of the model, so the gates are saved, restored and moved
-    with it. Gates: per KV group [num_kv_heads] of each attention, per neuron [intermediate_size] in
+    with it. Gates: per KV group [num_kv_heads] of each attention, where asked per query head
+    [num_heads] besides, per neuron [intermediate_size] in
     each layer, per MLP block [num_layers], per attention [num_layers] and per cross-attention
     [num_layers of the decoder]. `units` says which of them learn; the others stay open.
     """
@@ -117,8 +126,10 @@ class GateRegistry(nn.Module):
         self._handles.clear()
         for sub_block, gates in self.sub_block_gates():
             block_scale = self.block_gates(sub_block.part).scale[self.block_place(sub_block)]
-            units_scale = gates.units.joint_scale() if self.frozen else torch.ones_like(block_scale)
-            fold_scales(self._sites[sub_block], gates.units.scale, units_scale, block_scale)
+            joint_scale = torch.ones_like(block_scale)
+            if self.frozen and bool(gates.mask().any()):
+                joint_scale = any_open(gates.mask())
+            fold_scales(self._sites[sub_block], gates.scale(), joint_scale, block_scale)
         delattr(model, ATTRIBUTE)
 
     def sub_block_gates(self) -> Iterator[tuple[SubBlock, SubBlockGates]]:
@@ -193,12 +204,17 @@ class GateRegistry(nn.Module):
                 no gate can say.
         """
         for number, layer in enumerate(layers):
-            _check_layer(layer, self._layers[number], number)
+            _check_layer(layer, self._layers[number], number, self.units.query_heads)
         open_blocks: dict[Part, list[int]] = {"attention": [], "cross_attention": [], "mlp": []}
         for sub_block, gates in self.sub_block_gates():
             layer, dims = layers[sub_block.layer], self._layers[sub_block.layer]
             units = kept_units(layer, sub_block.part, dims)
             gates.units.decide(units or ())
+            if isinstance(gates, PrunableHeadAttention) and gates.gate_Q is not None:
+                is_cross = sub_block.part == "cross_attention"
+                gates.gate_Q.decide(
+                    (layer.kept_cross_heads if is_cross else layer.kept_heads) or ()
+                )
             if units is not None:
                 open_blocks[sub_block.part].append(self.block_place(sub_block))
         for part, places in open_blocks.items():
@@ -219,7 +235,7 @@ class GateRegistry(nn.Module):
             sub_block: None if sub_block in shut else gates.units.list_open()
             for sub_block, gates in self.sub_block_gates()
         }
-        return tuple(
+        layers = tuple(
             make_layer(
                 dims,
                 attention=kept[SubBlock(number, "attention")],
@@ -228,6 +244,15 @@ class GateRegistry(nn.Module):
             )
             for number, dims in enumerate(self._layers)
         )
+        return keep_heads(layers, self.query_logits(), self.dims)
+
+    def query_logits(self) -> dict[SubBlock, list[float]]:
+        """Return the logits of the query heads' gates, for each attention that has them."""
+        return {
+            sub_block: gates.gate_Q.logit.detach().double().tolist()
+            for sub_block, gates in self.sub_block_gates()
+            if isinstance(gates, PrunableHeadAttention) and gates.gate_Q is not None
+        }
 
     def _make_blocks(self, num_blocks: int, learn: bool) -> GateTensor:
         start = self._function.block_start if learn and num_blocks else None
@@ -240,7 +265,11 @@ class GateRegistry(nn.Module):
     def _make_attention(self, layer: int, part: Part) -> PrunableHeadAttention:
         sub_block = SubBlock(layer, part)
         units = self._make_units(sub_block, self.units.heads)
-        return PrunableHeadAttention(units, partial(self._block_mask, sub_block))
+        dims = self._layers[layer]
+        gates_heads = self.units.query_heads and dims.heads_per_group > 1
+        start = self._function.unit_start
+        heads = GateTensor(dims.num_heads, self._function, start) if gates_heads else None
+        return PrunableHeadAttention(units, partial(self._block_mask, sub_block), heads)
 
     def _make_mlp(self, layer: int) -> PrunableMLP:
         sub_block = SubBlock(layer, "mlp")
@@ -251,7 +280,9 @@ class GateRegistry(nn.Module):
         return self.block_gates(sub_block.part).mask()[self.block_place(sub_block)]
 
     def _sum_open(self, gates: list[GateTensor], mlps: bool) -> torch.Tensor:
-        gates += [g.units for s, g in self.sub_block_gates() if (s.part == "mlp") == mlps]
+        for sub_block, sub_gates in self.sub_block_gates():
+            if (sub_block.part == "mlp") == mlps:
+                gates += [m for m in sub_gates.children() if isinstance(m, GateTensor)]
         learning = [gate.probability().sum() for gate in gates if gate.learns]
         return torch.stack(learning).sum() if learning else self.multiplier.new_zeros(())
 
@@ -262,31 +293,50 @@ class GateRegistry(nn.Module):
             return self._price_list.find(sub_block).mean_price
         return cost.neuron_cost(dims) if sub_block.part == "mlp" else group_cost(dims, cost)
 
+    def price_query_head(self, sub_block: SubBlock) -> float:
+        """Return what one query head of an attention costs, without its KV group."""
+        dims = self._layers[sub_block.layer]
+        if is_linear(self.cost):
+            return self.cost.query_head_cost(dims)
+        return self.price_unit(sub_block) / dims.heads_per_group
+
     def _price_kept(self, sub_block: SubBlock, gates: SubBlockGates) -> torch.Tensor:
         """Return the cost of what is open in a sub-block."""
         block = self.block_gates(sub_block.part).kept()[self.block_place(sub_block)]
         kept_U = gates.units.kept()
+        kept_Q = gates.kept_heads() if isinstance(gates, PrunableHeadAttention) else None
         if is_linear(self.cost):
-            return block * self._sum_prices(sub_block, kept_U, self.cost)
-        return block * self._price_list.find(sub_block).expect(kept_U)
+            return block * self._sum_prices(sub_block, kept_U, kept_Q, self.cost)
+        if kept_Q is None:
+            return block * self._price_list.find(sub_block).expect(kept_U)
+        return block * self._price_list.expect_heads(sub_block, kept_U, kept_Q)
 
     def _sum_prices(
-        self, sub_block: SubBlock, kept_U: torch.Tensor, cost: LinearCostModel
+        self,
+        sub_block: SubBlock,
+        kept_U: torch.Tensor,
+        kept_Q: torch.Tensor | None,
+        cost: LinearCostModel,
     ) -> torch.Tensor:
         dims = self._layers[sub_block.layer]
         if sub_block.part == "mlp":
             return kept_U.sum() * cost.neuron_cost(dims) + cost.mlp_bias_cost(dims)
         rest = any_open(kept_U) * cost.attention_rest_cost(dims) + cost.attention_bias_cost(dims)
-        return kept_U.sum() * group_cost(dims, cost) + rest
+        if kept_Q is None:
+            return kept_U.sum() * group_cost(dims, cost) + rest
+        heads = kept_Q.sum() * cost.query_head_cost(dims)
+        return heads + kept_U.sum() * cost.kv_head_cost(dims) + rest
 
 
 def _make_function(kind: GateKind) -> GateFunction:
     if isinstance(kind, HardConcrete):
         return HardConcreteFunction(kind)
+    if isinstance(kind, SoftSigmoid):
+        return SoftSigmoidFunction(kind)
     return StraightThroughFunction()
 
 
-def _check_layer(layer: LayerPlan, dims: StackDims, number: int) -> None:
+def _check_layer(layer: LayerPlan, dims: StackDims, number: int, has_query_gates: bool) -> None:
     """Raise NirvanaError for what no gate can say."""
     if layer.dropped:
         raise NirvanaError(
@@ -295,8 +345,10 @@ def _check_layer(layer: LayerPlan, dims: StackDims, number: int) -> None:
         )
     for heads in (layer.kept_heads, layer.kept_cross_heads):
         size = dims.heads_per_group
-        if heads is not None and any(
-            head - head % size + i not in heads for head in heads for i in range(size)
+        if (
+            heads is not None
+            and not has_query_gates
+            and any(head - head % size + i not in heads for head in heads for i in range(size))
         ):
             raise NirvanaError(
                 f"Layer {number}: gates keep whole KV groups of {size} query heads, got the heads "

@@ -59,9 +59,8 @@ class GateTensor(nn.Module):
 
     @torch.no_grad()
     def list_open(self) -> tuple[int, ...]:
-        """Return the gates whose mask is above 0 outside of training."""
-        mask = self._function.mask(self.logit, training=False)
-        return tuple(mask.nonzero().flatten().tolist())
+        """Return the gates that are open outside of training."""
+        return tuple(self._function.is_open(self.logit).nonzero().flatten().tolist())
 
     @torch.no_grad()
     def decide(self, kept: Sequence[int]) -> None:
@@ -73,15 +72,6 @@ class GateTensor(nn.Module):
         self.scale[units] *= self._function.value(self.logit)[units]
         self.logit.fill_(-DECIDED)
         self.logit[units] = DECIDED
-
-    @torch.no_grad()
-    def joint_scale(self) -> torch.Tensor:
-        """Return what a norm behind the units leaves of the scale that survivors share, [].
-
-        1 where there is no survivor, which scales nothing.
-        """
-        units = list(self.list_open())
-        return any_open(self.scale[units]) if units else self.scale.new_ones(())
 
     @torch.no_grad()
     def constrain(self) -> None:

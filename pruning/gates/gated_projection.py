@@ -32,11 +32,12 @@ Mask = Callable[[], torch.Tensor]
 def gate_projection(site: Site, unit_mask: Mask, block_mask: Mask) -> list[RemovableHandle]:
     """Scale the units [U] at the projection's input, and what is added to the residual, in place.
 
+    Of an attention, U may be its query heads, or KV groups with as many channels as their heads.
+
     Raises:
         NirvanaError: the norm before the residual has no weight that could take up a mask.
     """
-    scale_units = partial(_scale_units, unit_mask, site.unit_width)
-    handles = [site.output.register_forward_pre_hook(scale_units)]
+    handles = [site.output.register_forward_pre_hook(partial(_scale_units, unit_mask))]
     if site.residual_norm is None:
         handles.append(site.output.register_forward_hook(partial(_scale_block, block_mask)))
         return handles
@@ -65,14 +66,14 @@ def fold_scales(
 ) -> None:
     """Work into weights, in place, what masks scale by: units, all of them together, the block."""
     bias = _bias_of(site.output)
-    scale_C = unit_scale_U.repeat_interleave(site.unit_width)
+    weight = site.output_weight()
+    scale_C = unit_scale_U.repeat_interleave(weight.shape[1] // len(unit_scale_U))
     if site.residual_norm is None:
         scale_C = scale_C * block_scale
         if bias is not None:
             bias.mul_(block_scale.to(bias))
     else:
         _fold_into_norm(site.residual_norm, block_scale * (joint_scale if bias is None else 1))
-    weight = site.output_weight()
     weight.mul_(scale_C.to(weight))
 
 
@@ -92,11 +93,11 @@ def _bias_of(module: nn.Module) -> torch.Tensor | None:
     return cast(torch.Tensor | None, getattr(module, "bias", None))
 
 
-def _scale_units(
-    mask: Mask, width: int, _: nn.Module, args: tuple[torch.Tensor, ...]
-) -> tuple[torch.Tensor]:
+def _scale_units(mask: Mask, _: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
     (x_BSC,) = args
-    mask_C = mask().repeat_interleave(width) if width > 1 else mask()
+    mask_U = mask()
+    width = x_BSC.shape[-1] // len(mask_U)
+    mask_C = mask_U.repeat_interleave(width) if width > 1 else mask_U
     return (x_BSC * mask_C.to(x_BSC.dtype),)
 
 

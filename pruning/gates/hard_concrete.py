@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from pruning.gates.gate_function import DECIDED
+from pruning.gates.gate_function import decide
 from pruning.gates.gate_kinds import HardConcrete
 
 _EDGE = 1e-6  # u keeps away from 0 and 1, where its logarithms are infinite
@@ -39,6 +39,10 @@ class HardConcreteFunction:
         """Return a draw, or outside of training the mask that is expected."""
         return self._draw(logit_U) if training else self._expect(logit_U)
 
+    def is_open(self, logit_U: torch.Tensor) -> torch.Tensor:
+        """Tell which masks are above 0."""
+        return self._expect(logit_U) > 0
+
     def kept(self, logit_U: torch.Tensor) -> torch.Tensor:
         """Return the probability of not being 0."""
         return self.probability(logit_U)
@@ -46,11 +50,11 @@ class HardConcreteFunction:
     def probability(self, logit_U: torch.Tensor) -> torch.Tensor:
         """Return `P(z > 0)`."""
         shift = self._temperature * math.log(-self._low / self._high)
-        return _decide(logit_U, torch.sigmoid(logit_U - shift))
+        return decide(logit_U, torch.sigmoid(logit_U - shift))
 
     def value(self, logit_U: torch.Tensor) -> torch.Tensor:
         """Return `sigmoid(0.8 a / b)`."""
-        return _decide(logit_U, torch.sigmoid(logit_U / self._temperature * _SHARPEN))
+        return decide(logit_U, torch.sigmoid(logit_U / self._temperature * _SHARPEN))
 
     def constrain(self, logit_U: torch.Tensor) -> None:
         """Clamp to [log 0.01, log 100], in place."""
@@ -61,15 +65,10 @@ class HardConcreteFunction:
         noise_U = u_U.log() - (1 - u_U).log()
         soft_U = torch.sigmoid((noise_U + logit_U) / self._temperature)
         stretched_U = (self._high - self._low) * soft_U + self._low
-        return _decide(logit_U, stretched_U.clamp(0, 1))
+        return decide(logit_U, stretched_U.clamp(0, 1))
 
     def _expect(self, logit_U: torch.Tensor) -> torch.Tensor:
         value_U = self.value(logit_U)
         num_zeros = (1 - self.probability(logit_U)).sum().round()
         rank_U = value_U.argsort(stable=True).argsort()
         return value_U * (rank_U >= num_zeros)
-
-
-def _decide(logit_U: torch.Tensor, undecided_U: torch.Tensor) -> torch.Tensor:
-    """Return 0 or 1 for the gates that are decided for good, what is given for the others."""
-    return torch.where(logit_U.abs() < DECIDED, undecided_U, (logit_U > 0).to(undecided_U.dtype))

@@ -20,6 +20,7 @@ from pruning.allocation.levels import (
 from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import GateUnits
 from pruning.gates.gate_registry import GateRegistry
+from pruning.gates.query_heads import QueryHeads, keep_heads
 from pruning.plans.cost import CostModel, dense_cost
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan
@@ -41,9 +42,13 @@ def project(
     """
     dims, cost, units = registry.dims, registry.cost, registry.units
     check_projectable(dims, cost, budget, constraints, units)
-    items = _list_items(dims, cost, constraints, units)
     capacity = find_capacity(dims, cost, budget)
     ranking = _Ranking(registry)
+    heads = QueryHeads(registry.query_logits(), dims, constraints)
+    items = _list_items(dims, cost, constraints, units, heads)
+    while total_cost(items, [0] * len(items)) > capacity:
+        heads.lower()  # nothing may be emptied, and the groups that must stay are too wide
+        items = _list_items(dims, cost, constraints, units, heads)
     shut = ranking.list_shut(registry) if _may_drop_one(constraints) else []
     while True:
         choices = [_drop(item) if item.sub_blocks[0] in shut else item for item in items]
@@ -55,6 +60,8 @@ def project(
             break
         shut.remove(reopened)
     layers = keep_best(choices, levels, ranking.logits, dims)
+    heads.fill(choices, levels, cost, left)
+    layers = keep_heads(layers, heads.logits, dims, heads.counts)
     emptied = {
         sub_block
         for item, level in zip(choices, levels, strict=True)
@@ -68,10 +75,11 @@ def check_projectable(
     dims: DenseDims, cost: CostModel, budget: float, constraints: Constraints, units: GateUnits
 ) -> None:
     """Raise NirvanaError when a budget cannot be reached; the message has the least that can."""
-    if units.heads and units.neurons:
+    if units.heads and units.neurons and not units.query_heads:
         check_reachable(dims, cost, budget, constraints)
         return
-    least = sum(item.costs[0] for item in _list_items(dims, cost, constraints, units))
+    narrowest = QueryHeads.narrowest(dims, constraints) if units.query_heads else None
+    least = sum(item.costs[0] for item in _list_items(dims, cost, constraints, units, narrowest))
     capacity = find_capacity(dims, cost, budget)
     if least > capacity:
         dense = dense_cost(dims, cost)
@@ -137,11 +145,19 @@ class _Ranking:
 
 
 def _list_items(
-    dims: DenseDims, cost: CostModel, constraints: Constraints, units: GateUnits
+    dims: DenseDims,
+    cost: CostModel,
+    constraints: Constraints,
+    units: GateUnits,
+    heads: QueryHeads | None = None,
 ) -> list[Item]:
-    """Return what there is to choose; a sub-block without gates for its units is whole or gone."""
+    """Return what there is to choose; a sub-block without gates for its units is whole or gone.
+
+    With `heads` KV groups are priced with as many query heads as they keep.
+    """
     items = []
     for item in list_items(dims, cost, constraints):
+        item = item if heads is None else heads.price(item, cost)
         if not _has_unit_gates(item, units):
             num_units = count_units(item.sub_blocks[0], dims)
             whole = sum(_price_whole(sub_block, dims, cost) for sub_block in item.sub_blocks)

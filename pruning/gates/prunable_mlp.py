@@ -32,6 +32,14 @@ class PrunableMLP(nn.Module):
         """The gates of the neurons."""
         return self.gate_N
 
+    def mask(self) -> torch.Tensor:
+        """Return what each neuron is scaled by, [N]."""
+        return self.gate_N.mask()
+
+    def scale(self) -> torch.Tensor:
+        """Return what each neuron is scaled by where its gate is open, [N]."""
+        return self.gate_N.scale
+
     def attach(self, site: Site) -> list[RemovableHandle]:
         """Gate the output projection of `site`, in place."""
-        return gate_projection(site, self.gate_N.mask, self.block_mask)
+        return gate_projection(site, self.mask, self.block_mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from transformers import PreTrainedModel
 
 from pruning.activations.block_walk import Batch
 from pruning.checkpoints.dense_source import read_dense
-from pruning.saliencies.saliency import ScoringTask
+from pruning.saliencies.fisher import Fisher
+from pruning.saliencies.known_saliencies import score_units
+from pruning.saliencies.saliency import Scores, ScoringTask
 from pruning.training.text_data import LabelledText, collate
 from pruning.wirings.sites import find_sites
 
@@ -21,6 +24,21 @@ def make_start_task(model: PreTrainedModel, batches: Sequence[Batch]) -> Scoring
     Batches hold labels, and no padding.
     """
     return ScoringTask(model, find_sites(model, read_dense(model)), batches)
+
+
+def score_query_heads(task: ScoringTask) -> Scores:
+    """Return the Fisher information of each query head, [num_heads], where KV groups share keys.
+
+    Saliencies score KV groups; Fisher's masks stand at the output projection, where heads part.
+    """
+    sites = {
+        sub_block: replace(site, num_units=site.dims.num_heads, unit_width=site.dims.head_dim)
+        for sub_block, site in task.sites.items()
+        if sub_block.part != "mlp" and site.dims.heads_per_group > 1
+    }
+    if not sites:
+        return {}
+    return score_units(Fisher(), ScoringTask(task.model, sites, task.batches))
 
 
 def draw_start_batches(

@@ -29,6 +29,10 @@ class StraightThroughFunction:
         """Return 0 or 1."""
         return harden(logit_U)
 
+    def is_open(self, logit_U: torch.Tensor) -> torch.Tensor:
+        """Tell which masks are 1."""
+        return harden(logit_U) > 0
+
     def kept(self, logit_U: torch.Tensor) -> torch.Tensor:
         """Return the mask."""
         return harden(logit_U)

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 import torch
 
 from pruning.gates.gate_registry import GateRegistry
+from pruning.gates.prunable_head_attention import PrunableHeadAttention
 from pruning.plans.sub_block import SubBlock
 
 
 @torch.no_grad()
-def warm_start(registry: GateRegistry, scores: Mapping[SubBlock, torch.Tensor]) -> None:
+def warm_start(
+    registry: GateRegistry,
+    scores: Mapping[SubBlock, torch.Tensor],
+    query_scores: Mapping[SubBlock, torch.Tensor] | None = None,
+) -> None:
     """Set every head and neuron gate that learns by its rank in score per cost, in place.
 
     The logit is the gate kind's spread times the share of the whole cost that ranks below the unit:
@@ -19,16 +24,24 @@ def warm_start(registry: GateRegistry, scores: Mapping[SubBlock, torch.Tensor]) 
 
     Args:
         scores: any saliency's, [num_units] for each sub-block; the higher, the more is lost.
+        query_scores: the same of query heads, [num_heads], for each attention that gates them.
     """
-    learning = {s: g.units.logit for s, g in registry.sub_block_gates() if g.units.learns}
+    learning: list[tuple[torch.Tensor, torch.Tensor, float]] = []  # logits, scores, price
+    for sub_block, gates in registry.sub_block_gates():
+        if gates.units.learns:
+            price = float(registry.price_unit(sub_block))
+            learning.append((gates.units.logit, scores[sub_block], price))
+        heads = gates.gate_Q if isinstance(gates, PrunableHeadAttention) else None
+        if heads is not None and query_scores is not None:
+            price = float(registry.price_query_head(sub_block))
+            learning.append((heads.logit, query_scores[sub_block], price))
     if not learning:
         return
-    prices = {s: float(registry.price_unit(s)) for s in learning}
-    worth = torch.cat([scores[s].to(logit) / prices[s] for s, logit in learning.items()])
-    costs = torch.cat([torch.full_like(logit, prices[s]) for s, logit in learning.items()])
+    worth = torch.cat([score.to(logit) / price for logit, score, price in learning])
+    costs = torch.cat([torch.full_like(logit, price) for logit, _, price in learning])
     order = worth.argsort(stable=True)
     below = torch.empty_like(costs)
     below[order] = costs[order].cumsum(0) / costs.sum()
-    shares = below.split([len(logit) for logit in learning.values()])
-    for logit, share in zip(learning.values(), shares, strict=True):
+    shares = below.split([len(logit) for logit, _, _ in learning])
+    for (logit, _, _), share in zip(learning, shares, strict=True):
         logit.copy_(registry.spread * share)

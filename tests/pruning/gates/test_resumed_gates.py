@@ -5,7 +5,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from pruning.checkpoints.prunable_model import read_model
-from pruning.gates.gate_kinds import GateKind, HardConcrete, StraightThrough
+from pruning.gates.gate_kinds import GateKind, HardConcrete, SoftSigmoid, StraightThrough
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
@@ -15,7 +15,11 @@ from pruning.training.resumable_training import make_trainer, train_resumably
 from pruning.training.text_data import load_text
 from tests.pruning.training.tiny_tasks import make_headed, make_tokenizer, write_rows
 
-KINDS = {"straight-through": StraightThrough(), "hard-concrete": HardConcrete()}
+KINDS = {
+    "straight-through": StraightThrough(),
+    "hard-concrete": HardConcrete(),
+    "soft-sigmoid": SoftSigmoid(),
+}
 
 
 class KilledError(Exception):

@@ -3,7 +3,7 @@ import torch
 
 from pruning.checkpoints.prunable_model import read_model
 from pruning.errors import NirvanaError
-from pruning.gates.gate_kinds import GateUnits, HardConcrete, StraightThrough
+from pruning.gates.gate_kinds import GateUnits, HardConcrete, SoftSigmoid, StraightThrough
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.start_scores import draw_start_batches, make_start_task
 from pruning.gates.warm_start import warm_start
@@ -19,7 +19,9 @@ from tests.pruning.training.tiny_tasks import make_headed, make_tokenizer, write
 
 # A plain encoder, grouped queries, a cross-attention.
 FAMILIES = pytest.mark.parametrize("name", ["bert", "llama", "bart"])
-KINDS = pytest.mark.parametrize("kind", [StraightThrough(), HardConcrete()], ids=["ste", "hc"])
+KINDS = pytest.mark.parametrize(
+    "kind", [StraightThrough(), HardConcrete(), SoftSigmoid()], ids=["ste", "hc", "soft"]
+)
 
 
 def score_start(model, saliency: str, batches: list) -> dict:
