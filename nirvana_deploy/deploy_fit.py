@@ -169,9 +169,9 @@ def _check_build(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
 
 
 def _check_positions(what: str, asked: int, model: Any) -> None:
-    from exporters.trace.token_inputs import find_max_length
+    from pruning.training.position_limit import count_positions
 
-    limit = find_max_length(model)
+    limit = count_positions(model)
     if limit is not None and asked > limit:
         raise NirvanaError(
             f"{what} is {asked}, and {model.config.model_type} here has {limit} positions. Ask for "

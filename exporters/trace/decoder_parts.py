@@ -12,7 +12,8 @@ from transformers import DynamicCache, PreTrainedModel
 from exporters.trace.graph_cache import CacheEntry, find_entries, make_cache, read_cache
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from exporters.trace.part_outputs import describe_outputs, is_live
-from exporters.trace.token_inputs import cache_argument, describe_tokens, find_max_length
+from exporters.trace.token_inputs import cache_argument, describe_tokens
+from pruning.training.position_limit import count_positions
 
 
 def list_decoder_parts(model: PreTrainedModel, *, merged: bool) -> tuple[GraphPart, ...]:
@@ -60,7 +61,7 @@ def _make_part(model: PreTrainedModel, name: str, *, with_past: bool) -> GraphPa
     length = "total_sequence" if with_past else "sequence"
     inputs = [*describe_tokens(model, length)]
     if "position_ids" in inspect.signature(model.forward).parameters:
-        limit = find_max_length(model)
+        limit = count_positions(model)
         positions = GraphTensor(
             name="position_ids", dtype=torch.int64, shape=("batch", "sequence"), limit=limit
         )
@@ -78,7 +79,7 @@ def _make_part(model: PreTrainedModel, name: str, *, with_past: bool) -> GraphPa
         module=module,
         inputs=tuple(inputs),
         outputs=describe_outputs(module, inputs, outputs),
-        max_length=find_max_length(model),
+        max_length=count_positions(model),
     )
 
 

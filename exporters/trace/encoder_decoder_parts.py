@@ -17,8 +17,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from exporters.trace.graph_cache import CacheEntry, find_entries, make_cache, read_cache
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from exporters.trace.part_outputs import describe_outputs
-from exporters.trace.token_inputs import cache_argument, describe_tokens, find_max_length
+from exporters.trace.token_inputs import cache_argument, describe_tokens
 from pruning.errors import NirvanaError
+from pruning.training.position_limit import count_positions
 
 
 def list_encoder_decoder_parts(model: PreTrainedModel) -> tuple[GraphPart, ...]:
@@ -130,7 +131,7 @@ def _make_encoder(model: PreTrainedModel) -> GraphPart:
         module=module,
         inputs=inputs,
         outputs=describe_outputs(module, inputs, ("last_hidden_state",)),
-        max_length=find_max_length(model),
+        max_length=count_positions(model),
     )
 
 
@@ -168,7 +169,7 @@ def _make_decoder(
         module=module,
         inputs=tuple(inputs),
         outputs=describe_outputs(module, inputs, outputs),
-        max_length=find_max_length(model),
+        max_length=count_positions(model),
     )
 
 

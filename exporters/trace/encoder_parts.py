@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from exporters.trace.part_outputs import describe_outputs, is_live
-from exporters.trace.token_inputs import describe_tokens, find_max_length
+from exporters.trace.token_inputs import describe_tokens
 from pruning.errors import NirvanaError
+from pruning.training.position_limit import count_positions
 
 # What heads return, and what is left out: the first row of which a model's output has all.
 _OUTPUTS = (("start_logits", "end_logits"), ("logits",), ("last_hidden_state",))
@@ -43,7 +44,7 @@ def list_encoder_parts(model: PreTrainedModel) -> tuple[GraphPart, ...]:
             module=module,
             inputs=tuple(inputs),
             outputs=describe_outputs(module, inputs, names),
-            max_length=find_max_length(model),
+            max_length=count_positions(model),
         ),
     )
 

@@ -24,16 +24,6 @@ def describe_tokens(
     )
 
 
-def find_max_length(model: PreTrainedModel) -> int | None:
-    """Return the number of positions that a model has; None without a limit."""
-    config = model.config.get_text_config()
-    found = getattr(config, "max_position_embeddings", None)
-    # RoBERTa's kind numbers positions from the padding token's id on, behind it.
-    table = next((m for n, m in model.named_modules() if n.endswith("position_embeddings")), None)
-    skipped = getattr(table, "padding_idx", None)
-    return found if found is None or skipped is None else int(found) - skipped - 1
-
-
 def cache_argument(model: PreTrainedModel) -> str:
     """Return the name of the argument that takes a cache; transformers 5.24 gave it another."""
     names = inspect.signature(model.forward).parameters

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from exporters.engines.engine_profiles import read_max_length
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.graph_decoder import DecoderInputs, GraphDecoder, read_decoder
 from nirvana_deploy.serving.onnx_signature import read_signature
@@ -52,7 +53,7 @@ def package_genai(sources: Sources, out_dir: Path, config: PackageConfig) -> Pac
             "package each on its own."
         )
     source_dir = sources.checkpoint or sources.onnx.parent
-    document = _make_config(read_decoder(sources.onnx), source_dir)
+    document = _make_config(read_decoder(sources.onnx), sources.onnx, source_dir)
     refuse_used_folder(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(sources.onnx, out_dir / MODEL_NAME)
@@ -123,7 +124,15 @@ def generate(model: Any, prompt: list[int], num_new: int) -> list[int]:
     return [int(token) for token in generator.get_sequence(0)]
 
 
-def _make_config(decoder: DecoderInputs, source_dir: Path) -> dict[str, Any]:
+def _find_context(onnx_path: Path, source_dir: Path) -> int:
+    """Return the most tokens of a prompt and what is generated: of graph, model and tokenizer."""
+    from pruning.training.position_limit import find_usable_length
+
+    limits = [find_usable_length(source_dir), read_max_length(onnx_path)]
+    return min((limit for limit in limits if limit is not None), default=_DEFAULT_CONTEXT)
+
+
+def _make_config(decoder: DecoderInputs, onnx_path: Path, source_dir: Path) -> dict[str, Any]:
     config = _read_json(source_dir / "config.json")
     if not (source_dir / "tokenizer.json").is_file():
         raise NirvanaError(
@@ -138,9 +147,9 @@ def _make_config(decoder: DecoderInputs, source_dir: Path) -> dict[str, Any]:
     }
     ends = ids["eos_token_id"]
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    length = int(config.get("max_position_embeddings") or _DEFAULT_CONTEXT)
+    length = _find_context(onnx_path, source_dir)
     first = decoder.cache[0]
-    heads = int(config.get("num_attention_heads") or first.num_heads)
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or first.num_heads)
     has_positions = "position_ids" in decoder.tokens
     return {
         "model": {
@@ -153,7 +162,9 @@ def _make_config(decoder: DecoderInputs, source_dir: Path) -> dict[str, Any]:
             "decoder": {
                 "filename": MODEL_NAME,
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "hidden_size": int(config.get("hidden_size") or heads * first.head_dim),
+                "hidden_size": int(
+                    config.get("hidden_size") or config.get("n_embd") or heads * first.head_dim
+                ),
                 "head_size": first.head_dim,
                 "num_attention_heads": heads,
                 "num_key_value_heads": first.num_heads,

@@ -208,7 +208,8 @@ def _describe_text(text: ServedText) -> dict[str, Any]:
     """Return what the text model's process reads, as JSON takes it."""
     return {
         "tokenizer_path": str(text.tokenizer_path),
-        "labels_path": str(text.labels_path),
+        "labels": list(text.labels),
+        "score_kind": text.score_kind,
         "max_length": text.max_length,
         "pad_id": text.pad_id,
         "pad_token": text.pad_token,

@@ -14,8 +14,9 @@ from nirvana_deploy.serving.package_manifest import (
 from nirvana_deploy.serving.text_model_file import (
     LABELS_FILE,
     TEXT_FILE,
-    TEXT_SIGNATURE,
     TOKENIZER_FILE,
+    ScoreKind,
+    read_labels,
     read_text_model,
 )
 from nirvana_deploy.serving.triton.triton_package import MODEL_NAME, REPOSITORY_NAME, list_versions
@@ -27,7 +28,8 @@ class ServedText:
     """What makes tokens of a text before a graph, and a label of its logits behind it."""
 
     tokenizer_path: Path
-    labels_path: Path
+    labels: tuple[str, ...]
+    score_kind: ScoreKind
     max_length: int
     pad_id: int
     pad_token: str
@@ -109,11 +111,12 @@ def _read_text(version_dir: Path, max_batch_size: int) -> ServedGraph:
         name=version_dir.parent.name,
         version=version_dir.name,
         path=list_versions(repository / parts.classifier)[-1] / MODEL_NAME,
-        signature=TEXT_SIGNATURE,
+        signature=parts.signature,
         max_batch_size=max_batch_size,
         text=ServedText(
             tokenizer_path=repository / parts.tokenizer / "1" / TOKENIZER_FILE,
-            labels_path=repository / parts.labels / "1" / LABELS_FILE,
+            labels=read_labels(repository / parts.labels / "1" / LABELS_FILE, parts),
+            score_kind=parts.score_kind,
             max_length=parts.max_length,
             pad_id=parts.pad_id,
             pad_token=parts.pad_token,

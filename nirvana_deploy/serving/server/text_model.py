@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlserver.codecs import NumpyCodec, StringCodec
+from mlserver.codecs import NumpyCodec
 from mlserver.types import ResponseOutput
 
 from nirvana_deploy.serving.server.mlserver_model import OnnxModel
-from nirvana_deploy.serving.text_model_file import LENGTH_STEP
+from nirvana_deploy.serving.text_model_file import find_length_step, score_labels
 
 
 class TextModel(OnnxModel):
@@ -30,20 +28,19 @@ class TextModel(OnnxModel):
         self._tokenizer.enable_padding(
             pad_id=int(text["pad_id"]),
             pad_token=text["pad_token"],
-            pad_to_multiple_of=LENGTH_STEP,
+            pad_to_multiple_of=find_length_step(int(text["max_length"])),
         )
-        self._labels = json.loads(Path(text["labels_path"]).read_text(encoding="utf-8"))
+        self._labels = list(text["labels"])
+        self._score_kind = text["score_kind"]
         return await super().load()
 
     def answer(self, feeds: dict[str, Any]) -> list[ResponseOutput]:
-        """Return the likeliest label of each text, and its probability."""
+        """Return the labels of each text and their scores."""
         logits_BC = self._classify(feeds["text"].reshape(-1).tolist())
-        powers_BC = np.exp(logits_BC - logits_BC.max(axis=-1, keepdims=True))
-        shares_BC = powers_BC / powers_BC.sum(axis=-1, keepdims=True)
-        labels = [self._labels[index] for index in shares_BC.argmax(axis=-1)]
-        scores = shares_BC.max(axis=-1, keepdims=True).astype(np.float32)
+        labels, scores = score_labels(logits_BC, self._labels, self._score_kind)
+        names = [name for row in labels for name in row]
         return [
-            StringCodec.encode_output("label", labels),
+            ResponseOutput(name="label", shape=list(scores.shape), datatype="BYTES", data=names),
             NumpyCodec.encode_output("score", scores),
         ]
 
@@ -60,4 +57,4 @@ class TextModel(OnnxModel):
             for node in self.session.get_inputs()
         }
         (logits_BC,) = self.session.run(["logits"], feeds)
-        return logits_BC.astype(np.float64)
+        return logits_BC

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from exporters.engines.engine_profiles import read_max_length
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.kubernetes_files import write_manifests
 from nirvana_deploy.serving.onnx_signature import read_signature
@@ -15,9 +16,10 @@ from nirvana_deploy.serving.package_manifest import write_manifest
 from nirvana_deploy.serving.package_result import PackageResult
 from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.rollout_files import write_ray_app, write_rollout
+from nirvana_deploy.serving.text_parts import read_text_parts
 from nirvana_deploy.serving.triton import triton_engine
 from nirvana_deploy.serving.triton.placed_models import PlacedModel, arrange_models
-from nirvana_deploy.serving.triton.triton_pipeline import read_text_parts, write_pipeline
+from nirvana_deploy.serving.triton.triton_pipeline import write_pipeline
 from nirvana_deploy.serving.triton.triton_readme import REQUEST_NAME, format_request, write_readme
 from nirvana_deploy.serving.triton.triton_schema import (
     CONFIG_NAME,
@@ -54,7 +56,11 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
         raise NirvanaError("ray_app.py serves ONNX, not engines: leave out ray, or the engine.")
     if config.profiles and sources.engine is None:
         raise NirvanaError("profiles are those of an engine: give --engine, or leave them out.")
-    parts = None if sources.checkpoint is None else read_text_parts(sources.checkpoint)
+    parts = None
+    if sources.checkpoint is not None:
+        lengths = [read_max_length(graph) for graph in sources.graphs]
+        known = [length for length in lengths if length is not None]
+        parts = read_text_parts(sources.checkpoint, min(known, default=None))
     refuse_used_folder(out_dir)
 
     repository = out_dir / REPOSITORY_NAME

@@ -6,70 +6,24 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.text_model_file import (
-    LABEL,
     LABELS_FILE,
-    LENGTH_STEP,
-    SCORE,
     TEXT,
     TOKENIZER_FILE,
     TextModelFile,
+    describe_answers,
 )
+from nirvana_deploy.serving.text_parts import TextParts
 from nirvana_deploy.serving.triton.triton_schema import CONFIG_NAME, add_tensor, load_schema
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
-from pruning.strict_json import read_object
 
-# Those of transformers, whose configs leave them out.
-_DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
 _MODELS_DIR = Path(__file__).parent / "models"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextParts:
-    """What a checkpoint folder says of text: its tokenizer's file and the classes' names.
-
-    Attributes:
-        max_length: in tokens; longer text is cut.
-    """
-
-    tokenizer_path: Path
-    pad_id: int
-    pad_token: str
-    max_length: int
-    labels: tuple[str, ...]
-
-
-def read_text_parts(checkpoint: Path) -> TextParts:
-    """Read a checkpoint folder; raise NirvanaError for what text needs and is not in it."""
-    tokenizer_path = checkpoint / TOKENIZER_FILE
-    if not tokenizer_path.is_file():
-        raise NirvanaError(
-            f"{tokenizer_path} is missing: text needs a tokenizer. Give the checkpoint's folder, "
-            "saved with its (fast) tokenizer, or package the model without text."
-        )
-    config = _read_json(checkpoint / "config.json")
-    settings = _read_json(checkpoint / "tokenizer_config.json")
-    pad_token = settings.get("pad_token")
-    pad_token = pad_token["content"] if isinstance(pad_token, dict) else pad_token
-    pad_id = _find_token(tokenizer_path, pad_token)
-    lengths = [settings.get("model_max_length"), config.get("max_position_embeddings")]
-    known = [length for length in lengths if isinstance(length, int)]
-    longest = min(known, default=512)
-    labels = config.get("id2label") or _DEFAULT_LABELS
-    return TextParts(
-        tokenizer_path=tokenizer_path,
-        pad_id=pad_id,
-        pad_token=str(pad_token),
-        max_length=max(LENGTH_STEP, longest // LENGTH_STEP * LENGTH_STEP),
-        labels=tuple(labels[str(index)] for index in range(len(labels))),
-    )
 
 
 def write_pipeline(
@@ -95,20 +49,24 @@ def write_pipeline(
     )
     shutil.copyfile(parts.tokenizer_path, folder / TOKENIZER_FILE)
     names = (json.dumps(list(parts.labels)) + "\n").encode()
-    settings = {"file_sha256": hashlib.sha256(names).hexdigest()}
+    settings = {"file_sha256": hashlib.sha256(names).hexdigest(), "score_kind": parts.score_kind}
+    answers = describe_answers(parts.num_answers)
     folder = _write_python_model(
-        repository, labels, "name_label.py", (logits,), (LABEL, SCORE), settings, config
+        repository, labels, "name_label.py", (logits,), answers, settings, config
     )
     (folder / LABELS_FILE).write_bytes(names)
-    _write_ensemble(repository, whole, (tokenizer, labels), signature, config)
-    TextModelFile(
+    text_model = TextModelFile(
         tokenizer=tokenizer,
         classifier=config.model_name,
         labels=labels,
         max_length=parts.max_length,
         pad_id=parts.pad_id,
         pad_token=parts.pad_token,
-    ).write(repository / whole / "1")
+        score_kind=parts.score_kind,
+        num_answers=parts.num_answers,
+    )
+    _write_ensemble(repository, whole, text_model, signature, config)
+    text_model.write(repository / whole / "1")
 
 
 def _write_python_model(
@@ -143,22 +101,21 @@ def _write_python_model(
 def _write_ensemble(
     repository: Path,
     name: str,
-    parts: tuple[str, str],
+    parts: TextModelFile,
     signature: OnnxSignature,
     config: PackageConfig,
 ) -> None:
     schema = load_schema()
-    tokenizer, labels = parts
     message = schema.ModelConfig(
         name=name, platform="ensemble", max_batch_size=config.max_batch_size
     )
-    _add_tensors(message, (TEXT,), (LABEL, SCORE))
+    _add_tensors(message, parts.signature.inputs, parts.signature.outputs)
     tokens = {tensor.name: tensor.name for tensor in signature.inputs}
     # -1: the newest version of the classifier, so that a rollout reaches the text model too.
     steps = (
-        (tokenizer, {"text": "text"}, tokens),
-        (config.model_name, tokens, {"logits": "logits"}),
-        (labels, {"logits": "logits"}, {"label": "label", "score": "score"}),
+        (parts.tokenizer, {"text": "text"}, tokens),
+        (parts.classifier, tokens, {"logits": "logits"}),
+        (parts.labels, {"logits": "logits"}, {"label": "label", "score": "score"}),
     )
     for model, inputs, outputs in steps:
         message.ensemble_scheduling.step.add(
@@ -197,19 +154,3 @@ def _write_config(model_dir: Path, message: Any) -> None:
 
     text = text_format.MessageToString(message)
     (model_dir / CONFIG_NAME).write_text(text, encoding="utf-8")
-
-
-def _find_token(tokenizer_path: Path, token: Any) -> int:
-    from tokenizers import Tokenizer
-
-    number = Tokenizer.from_file(str(tokenizer_path)).token_to_id(str(token))
-    if number is None:
-        raise NirvanaError(
-            f"{tokenizer_path.parent} names no pad token that its tokenizer knows (found "
-            f"{token!r}), and rows of a batch must be padded. Set one and save the tokenizer."
-        )
-    return int(number)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_object(path, remedy="Save the checkpoint again.", finite=False)

@@ -70,7 +70,8 @@ _TWO_MODELS = """
 other sizes, and Triton wants the same inputs of all versions.
 """
 _TEXT_MODEL = """
-`{name}_text` takes text and gives its label and the label's probability:
+`{name}_text` takes text and gives the likeliest label and its probability. A multi-label model
+gives every label with its own probability, a regression the value that it predicts:
 
 ```sh
 curl --fail -H 'Content-Type: application/json' \\

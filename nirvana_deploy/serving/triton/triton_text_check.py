@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 
 from nirvana_deploy.serving.server.protocol_client import get_json
+from nirvana_deploy.serving.text_model_file import (
+    LABELS_FILE,
+    read_labels,
+    read_text_model,
+    score_labels,
+)
 from nirvana_deploy.serving.triton.triton_package import MODEL_NAME, list_versions
 from nirvana_deploy.serving.triton.triton_schema import CONFIG_NAME, read_config_file
 from pruning.errors import NirvanaError
-from pruning.strict_json import read_json
 
-# Probabilities of two sessions of one graph.
+# Scores of two sessions of one graph; a regression's by their size.
 _TOLERANCE = 1e-4
 # Short and long rows in one request: padding must change nothing.
 _TEXTS = (
@@ -26,25 +31,36 @@ _TEXTS = (
 def compare_text(url: str, repository: Path, name: str) -> Iterator[float]:
     """Yield how far each answer's score is from that of its row alone, without padding.
 
-    Raises NirvanaError for another label, or a score that is further off than rounding is.
+    Raises NirvanaError for other labels, or a score that is further off than rounding is.
     """
     tokenizer, model, labels = (
         repository / step.model_name
         for step in read_config_file(repository / name / CONFIG_NAME).ensemble_scheduling.step
     )
+    text_model = read_text_model(list_versions(repository / name)[-1])
+    names = read_labels(labels / "1" / LABELS_FILE, text_model)
     for texts in _TEXTS:
         answers = _ask(url, name, texts)
         for text, label, score in zip(texts, *answers, strict=True):
-            expected, highest = _run(text, tokenizer, model, labels)
-            if label != expected or not abs(score - highest) <= _TOLERANCE:
+            (expected,), (scores,) = score_labels(
+                _run(text, tokenizer, model), names, text_model.score_kind
+            )
+            off = float(np.abs(np.array(score) - scores).max())
+            if label != expected or not off <= _TOLERANCE * max(1.0, float(np.abs(scores).max())):
                 raise NirvanaError(
-                    f"Served, {name} gives {label!r} ({score:.4f}) for {text[:30]!r}; its parts "
-                    f"give {expected!r} ({highest:.4f}). Do not serve this package."
+                    f"Served, {name} gives {_list(label, score)} for {text[:30]!r}; its parts "
+                    f"give {_list(expected, scores)}. Do not serve this package."
                 )
-            yield abs(score - highest)
+            yield off
 
 
-def _ask(url: str, name: str, texts: tuple[str, ...]) -> tuple[list[str], list[float]]:
+def _list(labels: list[str], scores: Any) -> str:
+    return ", ".join(
+        f"{label!r} ({float(score):.4f})" for label, score in zip(labels, scores, strict=True)
+    )
+
+
+def _ask(url: str, name: str, texts: tuple[str, ...]) -> tuple[list[list[str]], list[list[float]]]:
     request = {
         "name": "text",
         "shape": [len(texts), 1],
@@ -52,11 +68,14 @@ def _ask(url: str, name: str, texts: tuple[str, ...]) -> tuple[list[str], list[f
         "data": list(texts),
     }
     answer = get_json(f"{url}/v2/models/{name}/infer", {"inputs": [request]})
-    outputs = {output["name"]: output["data"] for output in answer["outputs"]}
-    return outputs["label"], outputs["score"]
+    rows = {
+        output["name"]: np.array(output["data"], dtype=object).reshape(len(texts), -1).tolist()
+        for output in answer["outputs"]
+    }
+    return rows["label"], rows["score"]
 
 
-def _run(text: str, tokenizer_dir: Path, model_dir: Path, labels_dir: Path) -> tuple[str, float]:
+def _run(text: str, tokenizer_dir: Path, model_dir: Path) -> Any:
     import onnxruntime
     from tokenizers import Tokenizer
 
@@ -76,9 +95,4 @@ def _run(text: str, tokenizer_dir: Path, model_dir: Path, labels_dir: Path) -> t
     feeds = {
         node.name: np.array([columns[node.name]], types[node.type]) for node in session.get_inputs()
     }
-    logits = session.run(["logits"], feeds)[0].astype(np.float64)[0]
-    powers = np.exp(logits - logits.max())
-    names = read_json(
-        labels_dir / "1" / "labels.json", list[str], remedy="Package the model again."
-    )
-    return names[int(logits.argmax())], float(powers.max() / powers.sum())
+    return session.run(["logits"], feeds)[0]

@@ -43,7 +43,7 @@ def test_tokens_are_known_by_the_config_or_the_table(bert: Exported, tmp_path: P
     shutil.copy(bert.onnx / "model.onnx", tmp_path)
     shutil.copy(bert.checkpoint / "config.json", tmp_path)
     facts = open_onnx(tmp_path / "model.onnx").facts
-    assert facts == TokenFacts(num_tokens=99, pad_token=0, max_length=158)
+    assert facts == TokenFacts(num_tokens=99, pad_token=0, max_length=160)
 
 
 def test_a_corrupt_config_is_refused(bert: Exported, tmp_path: Path) -> None:

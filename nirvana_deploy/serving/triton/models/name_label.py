@@ -1,4 +1,4 @@
-"""Turns logits into the likeliest label and its probability in Triton's Python backend."""
+"""Turns logits into labels and their scores in Triton's Python backend."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import triton_python_backend_utils as triton  # type: ignore[import-not-found]
 
 
 class TritonPythonModel:
-    """Softmax, then the largest."""
+    """The likeliest label by a softmax, or every label by its sigmoid or its logit."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the labels that lie beside this file, in the order of the logits."""
@@ -23,6 +23,11 @@ class TritonPythonModel:
                 "again."
             )
         self._labels = np.array(json.loads(content), dtype=np.object_)
+        self._kind = parameters["score_kind"]["string_value"]
+        if self._kind not in ("softmax", "sigmoid", "raw"):
+            raise triton.TritonModelException(
+                f"config.pbtxt has score_kind {self._kind!r}; expected softmax, sigmoid or raw."
+            )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request, in their order."""
@@ -30,12 +35,17 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         logits = triton.get_input_tensor_by_name(request, "logits").as_numpy().astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        shares = powers / powers.sum(axis=-1, keepdims=True)
-        best = shares.argmax(axis=-1)
+        if self._kind != "softmax":
+            scores = logits if self._kind == "raw" else 0.5 * (1 + np.tanh(logits / 2))
+            names = np.broadcast_to(self._labels, scores.shape)
+        else:
+            powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            shares = powers / powers.sum(axis=-1, keepdims=True)
+            names = self._labels[shares.argmax(axis=-1)][:, None]
+            scores = shares.max(axis=-1, keepdims=True)
         return triton.InferenceResponse(
             [
-                triton.Tensor("label", self._labels[best][:, None]),
-                triton.Tensor("score", shares.max(axis=-1, keepdims=True).astype(np.float32)),
+                triton.Tensor("label", np.ascontiguousarray(names)),
+                triton.Tensor("score", np.ascontiguousarray(scores.astype(np.float32))),
             ]
         )

@@ -28,11 +28,13 @@ class TritonPythonModel:
                 "again."
             )
         self._tokenizer = Tokenizer.from_str(content.decode("utf-8"))
-        self._tokenizer.enable_truncation(int(parameters["max_length"]))
+        max_length = int(parameters["max_length"])
+        self._tokenizer.enable_truncation(max_length)
         self._tokenizer.enable_padding(
             pad_id=int(parameters["pad_id"]),
             pad_token=parameters["pad_token"],
-            pad_to_multiple_of=_LENGTH_STEP,
+            # A row is never filled up beyond the model's positions.
+            pad_to_multiple_of=1 if max_length % _LENGTH_STEP else _LENGTH_STEP,
         )
         self._outputs = {
             output["name"]: triton.triton_string_to_numpy(output["data_type"])

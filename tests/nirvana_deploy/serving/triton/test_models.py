@@ -134,7 +134,10 @@ def test_a_label_is_that_of_the_largest_logit(
 ) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "labels.json").write_text('["no", "yes"]')
-    found = {"file_sha256": hash_file(tmp_path / "1" / "labels.json")}
+    found = {
+        "file_sha256": hash_file(tmp_path / "1" / "labels.json"),
+        "score_kind": "softmax",
+    }
     model = load("name_label", tmp_path, found, monkeypatch)
     logits = np.array([[0.0, np.log(3.0)], [1000.0, 0.0]], np.float32)
     (response,) = model.execute([{"logits": logits}])
