@@ -9,6 +9,7 @@ from typing import Any, NotRequired, TypedDict
 
 from exporters.export_config import EXPORT_FILE
 from exporters.graphs.graph_structure import GraphStructure, inspect_onnx
+from exporters.graphs.onnx_files import check_export
 from pruning.errors import NirvanaError
 from pruning.strict_json import convert_json, read_object
 
@@ -57,8 +58,11 @@ def inspect_export(folder: Path) -> ExportStructure:
     """Describe every ONNX file in `folder`, whoever wrote them.
 
     Raises:
-        NirvanaError: `export.json` is corrupt, or nothing is known of any graph.
+        NirvanaError: `export.json` is corrupt or of other files, or nothing is known of any graph.
     """
+    told = _read_told(folder / EXPORT_FILE)
+    if told:
+        check_export(folder)
     graphs: dict[str, GraphStructure] = {}
     unknown: dict[str, str] = {}
     for path in sorted(folder.glob("*.onnx")):
@@ -66,7 +70,6 @@ def inspect_export(folder: Path) -> ExportStructure:
             graphs[path.name] = inspect_onnx(path)
         except NirvanaError as error:
             unknown[path.name] = str(error)
-    told = _read_told(folder / EXPORT_FILE)
     if not graphs and not told:
         raise NirvanaError(" ".join(unknown.values()) or f"{folder} has no *.onnx.")
     return ExportStructure(told=told, graphs=graphs, unknown=unknown)

@@ -80,9 +80,11 @@ def load_rounded(path: Path) -> onnx.ModelProto | None:
     """Return a half-precision graph as one that a CPU runs; None for any other graph."""
     import onnx_ir
 
+    from exporters.graphs.read_onnx import load_ir
+
     if not _has_half_weights(path):
         return None
-    model = onnx_ir.load(path)
+    model = load_ir(path)
     try:
         round_in_float(model)
     except NirvanaError as error:
@@ -115,7 +117,7 @@ def open_session(model: Path | bytes, name: str) -> Any:
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = False
     if isinstance(model, bytes):
-        folder = str(Path(name).resolve().parent)
+        folder = str(Path(name).absolute().parent)
         options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
     source = model if isinstance(model, bytes) else str(model)
     try:

@@ -27,6 +27,9 @@ def load_graph(onnx_path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
+    from exporters.graphs.load_graph import check_proto
+    from exporters.graphs.onnx_files import check_whole
+
     if onnx_path.is_dir():
         graphs = ", ".join(sorted(path.name for path in onnx_path.glob("*.onnx"))) or "none"
         raise NirvanaError(
@@ -37,12 +40,13 @@ def load_graph(onnx_path: Path) -> onnx.ModelProto:
         raise NirvanaError(f"{onnx_path} is missing: expected an ONNX file to build from.")
     try:
         model = onnx.load(str(onnx_path), load_external_data=False, format="protobuf")
-        onnx.checker.check_model(str(onnx_path))
+        check_proto(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         raise NirvanaError(
             f"{onnx_path} is not a valid ONNX file: {' '.join(str(error).split()).rstrip('.')}. "
             "Export it again."
         ) from error
+    check_whole(onnx_path, model)
     return model
 
 

@@ -46,11 +46,11 @@ def convert_types(onnx_path: Path, model: onnx.ModelProto, precision: str) -> by
     if precision not in _HALVES or read_graph_precision(model) == precision:
         return None
     import onnx_ir as ir
-    from onnx.external_data_helper import load_external_data_for_model
 
+    from exporters.graphs.onnx_files import load_external
     from exporters.precision.half_precision import convert_graph
 
-    load_external_data_for_model(model, str(onnx_path.parent))
+    load_external(onnx_path, model)
     graph = ir.from_proto(model)
     in_place = any(node.op_type == "TensorScatter" for node in model.graph.node)
     dtype = ir.DataType.FLOAT16 if precision == "fp16" else ir.DataType.BFLOAT16

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.export_config import GraphPrecision
+from exporters.graphs.onnx_files import check_whole
 from exporters.graphs.read_structure import is_skipped, read_structure
 from pruning.errors import NirvanaError
 
@@ -17,57 +18,36 @@ def load_graph(path: Path) -> onnx.ModelProto:
     """Read a graph without its weights, and check it with them.
 
     Raises:
-        NirvanaError: it is no ONNX file, or weights beside it are missing, cut short, or lie
-            elsewhere.
+        NirvanaError: it is no ONNX file, or its files are not whole (see `check_whole`).
     """
     if not path.is_file():
         raise NirvanaError(f"{path} is no valid ONNX file: there is no such file.")
     try:
         model = read_structure(path)
-        _check(path, model)
+        check_proto(model)
     except Exception as error:  # the checker's, protobuf's and the file system's have no one base
         # The checker breaks its sentence where it names a node; then it prints the node.
         sentence = " ".join(str(error).split("==> Context")[0].split()) or type(error).__name__
         raise NirvanaError(f"{path} is no valid ONNX file: {sentence}") from error
+    check_whole(path, model)
     return model
 
 
-def _check(path: Path, model: onnx.ModelProto) -> None:
-    """Have onnx check a model; weights outside the file are looked for, from its folder."""
+def check_proto(model: onnx.ModelProto) -> None:
+    """Have onnx check a model; weights that were not read, or lie beside it, count as inputs."""
     import onnx
 
-    if any(tensor.external_data for tensor in model.graph.initializer):
-        onnx.checker.check_model(str(path))
-        _check_lengths(path, model)
-        return
     checked = onnx.ModelProto()
     checked.CopyFrom(model)
     known = {value.name for value in checked.graph.input}
     for number, tensor in reversed(list(enumerate(model.graph.initializer))):
-        if not is_skipped(tensor):
+        if not (is_skipped(tensor) or tensor.external_data):
             continue
         del checked.graph.initializer[number]  # an input has a type and a shape, which is enough
         if tensor.name not in known:
             value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             checked.graph.input.append(value)
     onnx.checker.check_model(checked)
-
-
-def _check_lengths(path: Path, model: onnx.ModelProto) -> None:
-    """Refuse files of weights that end before a weight does; onnx looks for the files only."""
-    from onnx.external_data_helper import ExternalDataInfo
-
-    for tensor in model.graph.initializer:
-        if not tensor.external_data:
-            continue
-        info = ExternalDataInfo(tensor)
-        end = (info.offset or 0) + (info.length or 0)
-        size = (path.parent / info.location).stat().st_size
-        if size < end:
-            raise NirvanaError(
-                f"the data of {tensor.name} should end at byte {end:,} of {info.location}, which "
-                f"has {size:,}. It was cut short, or is of another graph; copy it again."
-            )
 
 
 def read_precision(model: onnx.ModelProto) -> GraphPrecision:

@@ -5,10 +5,12 @@ External data is not mapped and not read here; where it lies is checked.
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import onnx_ir as ir
 
+from exporters.graphs.onnx_files import check_whole, resolve_beside
+from exporters.graphs.read_structure import read_structure
 from pruning.errors import NirvanaError
 
 # Older opsets say axes and sizes otherwise (Squeeze, Split, Softmax).
@@ -25,7 +27,9 @@ def read_onnx(path: Path) -> ir.Model:
     if not path.is_file():
         raise NirvanaError(f"Expected an ONNX file at {path}, found none.")
     try:
-        model = ir.load(path)
+        model = load_ir(path)
+    except NirvanaError:
+        raise
     except Exception as error:  # whatever the parser meets in a file of any kind
         first_line = "".join(str(error).strip().splitlines()[:1]).rstrip(".")
         raise NirvanaError(
@@ -34,9 +38,36 @@ def read_onnx(path: Path) -> ir.Model:
     if not len(model.graph):
         raise NirvanaError(f"{path} is not a valid ONNX file: it has no nodes. Export it again.")
     _check_structure(model, path)
+    return model
+
+
+def load_ir(path: Path) -> ir.Model:
+    """Load a graph whose files are whole; external data behind a link is found where it is.
+
+    Raises:
+        NirvanaError: see `check_whole`.
+    """
+    try:
+        structure = read_structure(path)
+    except NirvanaError as error:
+        raise NirvanaError(f"{path} is not a valid ONNX file: {error} Export it again.") from error
+    check_whole(path, structure)
+    model = ir.load(path)
     for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            _check_external(value.const_value, path)
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        file = resolve_beside(path, str(tensor.location), str(tensor.name))
+        if file != path.parent.resolve() / str(tensor.location):  # which onnx_ir would refuse
+            value.const_value = ir.ExternalTensor(
+                file.name,
+                tensor.offset,
+                tensor.length,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=str(tensor.name),
+                base_dir=file.parent,
+            )
     return model
 
 
@@ -65,27 +96,3 @@ def _check_structure(model: ir.Model, path: Path) -> None:
 
 
 _GRAPHS = frozenset((ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS))
-
-
-def _check_external(tensor: ir.ExternalTensor, path: Path) -> None:
-    location = PurePosixPath(str(tensor.location).replace("\\", "/"))
-    folder = path.parent.resolve()
-    file = folder / location
-    inside = file.resolve().is_relative_to(folder)
-    if location.is_absolute() or ".." in location.parts or not inside:
-        raise NirvanaError(
-            f"{path}: the data of {tensor.name} is said to be in {tensor.location}, outside of the "
-            "file's folder. Such files are not read; put the data beside the graph."
-        )
-    if not file.is_file():
-        raise NirvanaError(
-            f"{path}: expected the data of {tensor.name} in {file}, found no file there. Copy it "
-            "beside the graph."
-        )
-    need = (tensor.offset or 0) + tensor.nbytes
-    size = file.stat().st_size
-    if size < need or (tensor.length is not None and tensor.length != tensor.nbytes):
-        raise NirvanaError(
-            f"{path}: the data of {tensor.name} should end at byte {need:,} of {file.name}, which "
-            f"has {size:,}: it was cut short, or is of another graph. Copy it again."
-        )

@@ -64,7 +64,7 @@ def prune_onnx(
             known; `out` is there or cannot be written.
     """
     model = read_onnx(dense)
-    beside = _list_data(model, dense)
+    beside = _list_data(model)
     graph = prune_graph(model, plan)
     take_in_constants(model.graph)
     check_graph(model)
@@ -77,7 +77,7 @@ def prune_onnx(
     )
 
 
-def _list_data(model: ir.Model, path: Path) -> list[Path]:
+def _list_data(model: ir.Model) -> list[Path]:
     """Return the files beside a graph that hold its weights."""
     weights = (value.const_value for value in model.graph.initializers.values())
-    return sorted({path.parent / w.location for w in weights if isinstance(w, ir.ExternalTensor)})
+    return sorted({Path(w.path) for w in weights if isinstance(w, ir.ExternalTensor)})

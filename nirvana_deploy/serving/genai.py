@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.engines.engine_profiles import read_max_length
+from exporters.graphs.onnx_files import check_hashes
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.graph_decoder import DecoderInputs, GraphDecoder, read_decoder
 from nirvana_deploy.serving.onnx_signature import read_signature
@@ -52,6 +53,7 @@ def package_genai(sources: Sources, out_dir: Path, config: PackageConfig) -> Pac
             f"A GenAI folder holds one ONNX model, and --{extra[0]} is another. Leave it out, or "
             "package each on its own."
         )
+    check_hashes(sources.onnx, fresh=True)
     source_dir = sources.checkpoint or sources.onnx.parent
     document = _make_config(read_decoder(sources.onnx), sources.onnx, source_dir)
     refuse_used_folder(out_dir)

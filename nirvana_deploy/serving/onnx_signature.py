@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.engines.engine_graph import list_external_data
+from exporters.graphs.load_graph import check_proto
+from exporters.graphs.onnx_files import check_whole
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
@@ -82,8 +84,9 @@ def fill_dims(name: str, dims: Iterable[int], length: int, names: Iterable[str])
 def read_signature(onnx_path: Path) -> OnnxSignature:
     """Read an ONNX file whose tensors all begin with a free batch dimension.
 
-    Raises NirvanaError for a missing or corrupt file, external data that is missing or lies
-    elsewhere, and a graph that cannot be batched.
+    Raises NirvanaError for a missing or corrupt file, external data that is not whole or lies
+    elsewhere, files that are not the ones that the export beside them wrote, and a graph that
+    cannot be batched.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -97,35 +100,20 @@ def read_signature(onnx_path: Path) -> OnnxSignature:
         raise NirvanaError(f"{onnx_path} is missing: expected an ONNX file to package.")
     try:
         model = onnx.load(str(onnx_path), load_external_data=False)
-        data_files = list_external_data(model)
-        _check_data_files(onnx_path, data_files)
-        onnx.checker.check_model(str(onnx_path))
+        check_proto(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         reason = str(error).strip().rstrip(".")
         raise NirvanaError(
             f"{onnx_path} is not a valid ONNX file: {reason}. Export it again."
         ) from error
+    check_whole(onnx_path, model)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     return OnnxSignature(
         inputs=_read_tensors(inputs),
         outputs=_read_tensors(model.graph.output),
-        data_files=data_files,
+        data_files=list_external_data(model),
     )
-
-
-def _check_data_files(onnx_path: Path, data_files: Iterable[str]) -> None:
-    for name in data_files:
-        parts = PurePosixPath(name)
-        if parts.is_absolute() or ".." in parts.parts:
-            raise NirvanaError(
-                f"{onnx_path} keeps weights outside its folder, in {name}. Export it again."
-            )
-        if not (onnx_path.parent / name).is_file():
-            raise NirvanaError(
-                f"{onnx_path.parent / name} is missing: {onnx_path.name} keeps its weights there. "
-                "Put the two together, or export the model again."
-            )
 
 
 def _read_tensors(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSignature, ...]:

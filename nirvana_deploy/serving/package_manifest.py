@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from nirvana_deploy.fingerprints import find_versions
 from nirvana_deploy.serving.package_config import PackageConfig
-from pruning.checkpoints.file_hash import hash_file
+from pruning.checkpoints.file_hash import check_inside, hash_file
 from pruning.errors import NirvanaError
 from pruning.strict_json import convert_json, read_object
 
@@ -78,14 +78,6 @@ def check_package(folder: Path) -> PackageManifest:
             "or package the model again."
         )
     return manifest
-
-
-def check_inside(name: str, folder: Path) -> str:
-    """Return a relative path that stays in its folder; raise NirvanaError for any other."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise NirvanaError(f"{folder} names a file outside its folder: {name}.")
-    return name
 
 
 def _read_manifest(folder: Path) -> PackageManifest:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nirvana_deploy.serving.text_model_file import LENGTH_STEP, TOKENIZER_FILE, ScoreKind
+from pruning.checkpoints.config_file import read_config_file, read_tokenizer_file
 from pruning.errors import NirvanaError
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -60,7 +60,7 @@ def read_text_parts(checkpoint: Path, max_length: int | None = None) -> TextPart
             f"{tokenizer_path} is missing: text needs a tokenizer. Give the checkpoint's folder, "
             "saved with its (fast) tokenizer, or package the model without text."
         )
-    config = _read_json(checkpoint / "config.json")
+    config = read_config_file(checkpoint, remedy="Save the checkpoint again.")
     labels = _read_labels(checkpoint / "config.json", config)
     pad_id, pad_token = _find_pad(checkpoint, config)
     limits = [find_usable_length(checkpoint), max_length]
@@ -151,8 +151,8 @@ def _find_pad(checkpoint: Path, config: dict[str, Any]) -> tuple[int, str]:
 
 def _list_pad_tokens(checkpoint: Path, tokenizer: Any) -> Iterator[str]:
     """Yield what the files of a tokenizer call its pad token, the newest place first."""
-    settings = _read_json(checkpoint / _TOKENIZER_CONFIG, needed=False)
-    special = _read_json(checkpoint / _SPECIAL_TOKENS, needed=False)
+    settings = read_tokenizer_file(checkpoint / _TOKENIZER_CONFIG)
+    special = read_tokenizer_file(checkpoint / _SPECIAL_TOKENS)
     for pad in (settings.get("pad_token"), special.get("pad_token")):
         text = pad.get("content") if isinstance(pad, dict) else pad
         if isinstance(text, str):
@@ -164,13 +164,3 @@ def _list_pad_tokens(checkpoint: Path, tokenizer: Any) -> Iterator[str]:
     ]
     # By name only where no file says which one it is.
     yield from (text for text in added if text.strip("<>[]|").lower() == "pad")
-
-
-def _read_json(path: Path, *, needed: bool = True) -> dict[str, Any]:
-    if not needed and not path.is_file():
-        return {}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NirvanaError(f"{path} cannot be read: {error}. Save the checkpoint again.") from error
-    return document if isinstance(document, dict) else {}

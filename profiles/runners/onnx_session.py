@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.engines.engine_graph import list_external_data
+from exporters.graphs.onnx_files import check_hashes
 from exporters.graphs.read_structure import read_structure
 from profiles.runners.execution_providers import ExecutionProvider, find_provider
 from pruning.checkpoints.file_hash import hash_file
@@ -60,6 +61,7 @@ def open_session(onnx_path: Path, settings: SessionSettings) -> Any:
     _require(onnxruntime, provider)
     if not onnx_path.is_file():
         raise NirvanaError(f"{onnx_path} is missing: expected an ONNX file to profile.")
+    check_hashes(onnx_path)
     session_options = _make_options(onnxruntime, settings)
     with _keep_context(onnx_path, provider, settings, session_options) as path:
         session = _create(onnxruntime, path, session_options, (provider, options))

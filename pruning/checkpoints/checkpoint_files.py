@@ -11,7 +11,8 @@ import transformers
 from transformers.models.auto import modeling_auto
 
 from pruning.checkpoints import modeling_pruned
-from pruning.checkpoints.file_hash import hash_file
+from pruning.checkpoints.checkpoint_source import INDEX_FILE, SINGLE_FILE
+from pruning.checkpoints.file_hash import check_inside, hash_file
 from pruning.checkpoints.prunable_model import PLAN_FILE
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
@@ -43,7 +44,15 @@ def check_files(folder: Path) -> None:
             f"Expected a pruned checkpoint in {folder}, found no {PLAN_FILE} and {MANIFEST_FILE}. "
             "`save_pruned` or `nirvana prune` writes one."
         )
-    for name, sha256 in _read_manifest(folder).items():
+    manifest = _read_manifest(folder)
+    unnamed = [name for name in _list_needed(folder) if name not in manifest]
+    if unnamed:
+        raise NirvanaError(
+            f"{folder / MANIFEST_FILE} has no hash of {unnamed[0]}, which is loaded from it. Copy "
+            "or write the checkpoint again."
+        )
+    for name, sha256 in manifest.items():
+        check_inside(name, folder)
         if not (folder / name).is_file():
             raise NirvanaError(f"The checkpoint {folder} lacks {name}. Copy or write it again.")
         if hash_file(folder / name) != sha256:
@@ -93,6 +102,13 @@ def _write_code(stock_names: list[str]) -> Iterator[str]:
 def _read_manifest(folder: Path) -> dict[str, str]:
     remedy = "Copy or write the checkpoint again."
     return read_json(folder / MANIFEST_FILE, _Manifest, remedy=remedy)["files"]
+
+
+def _list_needed(folder: Path) -> list[str]:
+    """Return the files that loading reads or runs: config, plan, weights, code."""
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    there = [name for name in (INDEX_FILE, CODE_FILE) if (folder / name).is_file()]
+    return ["config.json", PLAN_FILE, *(weights or [SINGLE_FILE]), *there]
 
 
 def keep_files(model: Any, plan: PruningPlan) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+from pruning.errors import NirvanaError
 from pruning.strict_json import convert_json, read_object
 
 CONFIG_FILE = "config.json"
@@ -51,3 +53,25 @@ def list_architectures(config: Any) -> list[str]:
     named = {"architectures": getattr(config, "architectures", None)}
     check_config(named, name="The model's config")
     return named["architectures"] or []
+
+
+def read_tokenizer_file(path: Path) -> dict[str, Any]:
+    """Return a JSON file that is saved with a tokenizer; empty where there is none.
+
+    Python's own reader takes it: transformers writes 1e30 there as an integer, for no limit.
+
+    Raises:
+        NirvanaError: it cannot be read, or is no object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise NirvanaError(
+            f"{path} cannot be read: {str(error) or 'it is nested too deeply'}. Save the tokenizer "
+            "again."
+        ) from error
+    if not isinstance(document, dict):
+        raise NirvanaError(f"{path} cannot be read: it holds no object. Save the tokenizer again.")
+    return document

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from pruning.checkpoints.config_file import CONFIG_FILE, read_config_file, read_tokenizer_file
 from pruning.checkpoints.model_source import quiet_transformers
 from pruning.errors import NirvanaError
 
@@ -82,8 +82,9 @@ def find_usable_length(folder: Path) -> int | None:
     Raises:
         NirvanaError: one of the two files is there and cannot be read.
     """
-    config, tokenizer = (_read(folder / n) for n in ("config.json", "tokenizer_config.json"))
-    longest = tokenizer.get("model_max_length")
+    is_there = (folder / CONFIG_FILE).is_file()
+    config = read_config_file(folder, remedy="Save the checkpoint again.") if is_there else {}
+    longest = read_tokenizer_file(folder / "tokenizer_config.json").get("model_max_length")
     limits = [count_config_positions(config)]
     # transformers writes 1e30 where a tokenizer has no limit.
     if _is_number(longest) and 1 <= longest < 1e9:
@@ -143,13 +144,3 @@ def _read_stated(config: Mapping[str, Any]) -> int | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise NirvanaError(f"{path} cannot be read: {error}. Save the checkpoint again.") from error
-    return document if isinstance(document, dict) else {}

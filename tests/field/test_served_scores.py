@@ -176,7 +176,7 @@ def test_a_text_file_that_fits_no_version_or_no_labels_is_refused(tmp_path: Path
     with pytest.raises(NirvanaError, match=r"names 3 labels, and text\.json has num_answers 2"):
         list_served_graphs(made)
     rewrite_text_file(made, num_answers=3, score_kind="hinge")
-    with pytest.raises(NirvanaError, match="score_kind 'hinge'; this version knows softmax"):
+    with pytest.raises(NirvanaError, match=r"score_kind.*hinge"):
         list_served_graphs(made)
 
 

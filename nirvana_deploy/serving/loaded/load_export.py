@@ -9,13 +9,12 @@ from typing import TypedDict
 from transformers import AutoConfig
 
 from exporters.export_config import EXPORT_FILE
+from exporters.graphs.onnx_files import check_export
 from nirvana_deploy.serving.loaded.onnx_decoder import OnnxDecoder
 from nirvana_deploy.serving.loaded.onnx_encoder import OnnxEncoder
 from nirvana_deploy.serving.loaded.onnx_encoder_decoder import PARTS, OnnxEncoderDecoder
 from nirvana_deploy.serving.loaded.onnx_model import OnnxModel
-from nirvana_deploy.serving.package_manifest import check_inside
 from pruning.checkpoints.config_file import list_architectures
-from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
 from pruning.strict_json import read_json
 
@@ -27,7 +26,9 @@ def load_export(folder: Path) -> OnnxModel:
         NirvanaError: a file is missing or not the one that was exported, or the model is of a kind
             that is not loaded.
     """
-    graphs = _check_export(folder)
+    check_export(folder)
+    remedy = "Export the model again."
+    graphs = read_json(folder / EXPORT_FILE, _Export, remedy=remedy)["graphs"]
     if set(graphs) not in ({"model"}, set(PARTS)):
         raise NirvanaError(
             f"{folder} holds the graphs {', '.join(graphs)}; `load` takes one graph, model, or the "
@@ -67,24 +68,3 @@ class _Graph(TypedDict):
 
 class _Export(TypedDict):
     graphs: dict[str, _Graph]
-
-
-def _check_export(folder: Path) -> dict[str, _Graph]:
-    """Return the graphs of an export whose files are as they were written."""
-    path = folder / EXPORT_FILE
-    if not path.is_file():
-        raise NirvanaError(f"{path} is missing: {folder} is no folder of `nirvana export`.")
-    graphs = read_json(path, _Export, remedy="Export the model again.")["graphs"]
-    hashes = [item for graph in graphs.values() for item in graph["sha256"].items()]
-    unnamed = [name for name in graphs if f"{name}.onnx" not in graphs[name]["sha256"]]
-    for name, expected in hashes:
-        file = folder / check_inside(name, folder)
-        if not file.is_file():
-            raise NirvanaError(f"{file} is missing. Export the model again.")
-        if hash_file(file) != expected:
-            raise NirvanaError(
-                f"{file} is not the file that {EXPORT_FILE} vouches for. Export the model again."
-            )
-    if unnamed:
-        raise NirvanaError(f"{path} has no hash of {unnamed[0]}.onnx. Export the model again.")
-    return graphs

@@ -8,7 +8,6 @@ from pathlib import Path
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
 from nirvana_deploy.serving.package_manifest import (
     MANIFEST_NAME,
-    check_inside,
     check_package,
 )
 from nirvana_deploy.serving.text_model_file import (
@@ -20,6 +19,7 @@ from nirvana_deploy.serving.text_model_file import (
     read_text_model,
 )
 from nirvana_deploy.serving.triton.triton_package import MODEL_NAME, REPOSITORY_NAME, list_versions
+from pruning.checkpoints.file_hash import check_inside
 from pruning.errors import NirvanaError
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.engines.engine_profiles import read_max_length
+from exporters.graphs.onnx_files import check_hashes
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.kubernetes_files import write_manifests
 from nirvana_deploy.serving.onnx_signature import read_signature
@@ -51,6 +52,8 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
         sources = Sources(onnx=sources)
     load_schema()
     models = arrange_models(sources, config)
+    for graph in sources.graphs:
+        check_hashes(graph, fresh=True)
     signature = models[-1].signature
     if config.ray and sources.engine is not None:
         raise NirvanaError("ray_app.py serves ONNX, not engines: leave out ray, or the engine.")

@@ -45,7 +45,7 @@ def test_external_weights_stay_named(tmp_path: Path) -> None:
     onnx.save(make_model(), path, save_as_external_data=True, location="model.onnx.data")
     assert load_graph(path) == onnx.load(path, load_external_data=False)
     (tmp_path / "model.onnx.data").unlink()
-    with pytest.raises(NirvanaError, match=r"model.onnx is no valid ONNX file: .*model.onnx.data"):
+    with pytest.raises(NirvanaError, match=r"model\.onnx\.data is missing: model\.onnx keeps"):
         load_graph(path)
 
 
@@ -54,7 +54,7 @@ def test_external_weights_that_were_cut_short_are_refused(tmp_path: Path) -> Non
     onnx.save(make_model(), path, save_as_external_data=True, location="model.onnx.data")
     weights = tmp_path / "model.onnx.data"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(NirvanaError, match=r"should end at byte .* of model.onnx.data, which has"):
+    with pytest.raises(NirvanaError, match=r"up to byte .* of model\.onnx\.data, which has"):
         load_graph(path)
 
 

@@ -129,7 +129,7 @@ def test_a_graph_in_a_graph(plan, tmp_path):
 
 def test_missing_weights(split, plan, tmp_path):
     (split.parent / "weights.bin").unlink()
-    refuse(split, plan, tmp_path, match="expected the data of .*weights.bin, found no file there")
+    refuse(split, plan, tmp_path, match=r"weights\.bin is missing: .* keeps the data of")
 
 
 def test_weights_that_were_cut_short(split, plan, tmp_path):
