@@ -6,11 +6,11 @@ import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pruning.checkpoints.config_file import CONFIG_FILE, read_config_file, read_tokenizer_file
 from pruning.checkpoints.model_source import quiet_transformers
@@ -66,7 +66,7 @@ def count_config_positions(config: Mapping[str, Any]) -> int | None:
         config = nested
     model_type = config.get("model_type")
     stated = _read_stated(config)
-    if isinstance(model_type, str) and model_type in CONFIG_MAPPING_NAMES:
+    if isinstance(model_type, str) and model_type in CONFIG_MAPPING:
         pad = config.get("pad_token_id")
         keys = (*_LENGTHS, "pad_token_id") if _is_number(pad) and pad >= 0 else _LENGTHS
         given = {key: config[key] for key in keys if _is_number(config.get(key))}
@@ -138,9 +138,12 @@ def _count_skipped(table: torch.nn.Module) -> int:
 
 
 def _read_stated(config: Mapping[str, Any]) -> int | None:
-    numbers = (config.get(name) for name in _LENGTHS)
-    return next((int(number) for number in numbers if _is_number(number) and number >= 1), None)
+    for name in _LENGTHS:
+        number = config.get(name)
+        if _is_number(number) and number >= 1:
+            return int(number)
+    return None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

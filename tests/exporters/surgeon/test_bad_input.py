@@ -135,7 +135,7 @@ def test_missing_weights(split, plan, tmp_path):
 def test_weights_that_were_cut_short(split, plan, tmp_path):
     data = split.parent / "weights.bin"
     data.write_bytes(data.read_bytes()[:-10])
-    refuse(split, plan, tmp_path, match="it was cut short, or is of another graph")
+    refuse(split, plan, tmp_path, match="It was cut short, or is of another graph")
 
 
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "inside/../../weights.bin"])
