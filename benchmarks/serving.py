@@ -229,7 +229,16 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=6.0, help="requests a second")
     args = parser.parse_args()
     package, pruned_onnx = make_packages(args.work, MODEL)
-    names = ("torch", "transformers", "onnxruntime", "onnxruntime-genai", "mlserver", "hypothesis")
+    names = (
+        "torch",
+        "transformers",
+        "onnxruntime",
+        "onnxruntime-genai",
+        "starlette",
+        "uvicorn",
+        "grpcio",
+        "hypothesis",
+    )
     result: dict[str, Any] = {
         "benchmark": "serving",
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),

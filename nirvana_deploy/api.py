@@ -475,7 +475,7 @@ def serve(folder: Path | str, config: ServeConfig | None = None, *, say: Say | N
     `say` gets a line when all models are loaded; by default it goes to the standard error.
 
     Raises:
-        MissingExtraError: MLServer or ONNX Runtime is not installed.
+        MissingExtraError: a part of the server, or ONNX Runtime, is not installed.
         NirvanaError: the folder is no package or was changed, or a port is in use.
     """
     from nirvana_deploy.serving.server.serve import serve_package

@@ -25,7 +25,7 @@ class PackageManifest:
         stack: the server that it is for, such as `triton`.
         sha256: by file, relative to the package; all files but the manifest itself.
         versions: of the libraries that took part.
-        settings: of the package.
+        settings: of the package; also `max_positions`, the most tokens per row, where it is known.
     """
 
     stack: str
@@ -35,15 +35,20 @@ class PackageManifest:
 
 
 def write_manifest(
-    folder: Path, config: PackageConfig, packages: tuple[str, ...]
+    folder: Path,
+    config: PackageConfig,
+    packages: tuple[str, ...],
+    *,
+    max_positions: int | None = None,
 ) -> PackageManifest:
     """Write the manifest of the files that are in `folder` now."""
+    limits = {} if max_positions is None else {"max_positions": max_positions}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = PackageManifest(
         stack=config.to,
         sha256={path.relative_to(folder).as_posix(): hash_file(path) for path in files},
         versions=find_versions(("nirvana-deploy", *packages)),
-        settings=asdict(config),
+        settings={**asdict(config), **limits},
     )
     document = {"manifest_version": _MANIFEST_VERSION, **asdict(manifest)}
     text = json.dumps(document, indent=2) + "\n"

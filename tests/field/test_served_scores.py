@@ -180,7 +180,7 @@ def test_a_text_file_that_fits_no_version_or_no_labels_is_refused(tmp_path: Path
         list_served_graphs(made)
 
 
-@pytest.mark.skipif(find_spec("mlserver") is None, reason="the extra serve is missing")
+@pytest.mark.skipif(find_spec("uvicorn") is None, reason="the extra serve is missing")
 def test_a_multi_label_model_is_served_with_every_label(tmp_path: Path) -> None:
     made = package(tmp_path, "multi_label_classification", 3)
     ports = find_free_ports(3)

@@ -1,227 +1,186 @@
-"""MLServer with what strangers make necessary: limits, readiness that is true, and a drain."""
+"""Serves a fixed set of models: what HTTP and gRPC share, and the run from start to end."""
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
 import signal
-import threading
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NoReturn
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from mlserver import MLServer, ModelSettings, Settings
-from mlserver.errors import InferenceError, MLServerError
-from mlserver.handlers import ModelRepositoryHandlers
-from mlserver.parallel.errors import WorkerError
-from mlserver.settings import ModelParameters
-from mlserver.types import InferenceRequest, InferenceResponse
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from nirvana_deploy.serving.onnx_signature import TensorSignature
-from nirvana_deploy.serving.server.inference_request import RequestReader
-from nirvana_deploy.serving.server.mlserver_model import OnnxModel
-from nirvana_deploy.serving.server.request_limits import RequestLimits
+from nirvana_deploy.serving.server.inference_request import (
+    InferRequest,
+    RefusedError,
+    RequestReader,
+)
 from nirvana_deploy.serving.server.serve_config import ServeConfig
-from nirvana_deploy.serving.server.served_models import ServedGraph, ServedText
-from nirvana_deploy.serving.server.text_model import TextModel
+from nirvana_deploy.serving.server.served_models import ServedGraph
+from nirvana_deploy.serving.server.worker_pool import WorkerPool
 from profiles.measuring.environment import count_allowed_cpus
-from pruning.errors import NirvanaError
 
-# Of MLServer's routes: those of the protocol. The others load models, or stream.
-_UNSERVED = ("repository", "stream", "generate", "docs")
-_POLL_SECONDS = 0.1
-# How long workers may take to end when all is answered.
-_CLOSE_SECONDS = 10
+_POLL_SECONDS = 0.05
 
 
-class ModelServer(MLServer):
-    """Serves a fixed set of models until it is told to stop. Make it within an event loop."""
+class ModelServer:
+    """Checks, counts and runs requests; the protocols' own servers call it.
 
-    def __init__(
-        self, graphs: tuple[ServedGraph, ...], config: ServeConfig, scratch_dir: Path
-    ) -> None:
-        self._config = config
-        self._graphs = graphs
+    Make it within an event loop.
+    """
+
+    def __init__(self, graphs: tuple[ServedGraph, ...], config: ServeConfig) -> None:
+        self.config = config
+        self.graphs = {(graph.name, graph.version): graph for graph in graphs}
+        self.metrics = CollectorRegistry()
+        self._pool = WorkerPool(
+            graphs,
+            num_workers=config.num_workers,
+            num_threads=config.num_threads or count_allowed_cpus(),
+            request_seconds=config.request_seconds,
+        )
+        self._readers = {key: _make_reader(graph, config) for key, graph in self.graphs.items()}
         self._num_open = 0
         self._is_stopping = False
-        self._readers = {
-            (graph.name, graph.version): RequestReader(
-                inputs={tensor.name: tensor for tensor in graph.signature.inputs},
-                max_batch_size=graph.max_batch_size,
-            )
-            for graph in graphs
-        }
-        super().__init__(_make_settings(config, scratch_dir))
-
-    def _create_servers(self) -> None:
-        """Put our own parts in the places that the servers are about to take them from."""
-        self._run_inference = self._data_plane.infer
-        self._data_plane.ready = self._is_ready
-        self._data_plane.infer = self._infer
-        self._model_repository_handlers = _FixedRepository(
-            repository=self._model_repository, model_registry=self._model_registry
+        labels = ("model", "version")
+        self._succeeded = Counter(
+            "model_infer_request_success", "Answered requests", labels, registry=self.metrics
         )
-        super()._create_servers()
-        app = self._rest_server._app
-        app.router.routes = [
-            route
-            for route in app.router.routes
-            if not any(word in route.path for word in _UNSERVED)
-        ]
-        app.add_exception_handler(RequestValidationError, _refuse_malformed)
-        app.add_middleware(RequestLimits, max_body_bytes=self._config.max_body_bytes)
+        self._failed = Counter(
+            "model_infer_request_failure", "Refused requests", labels, registry=self.metrics
+        )
+        self._took = Histogram(
+            "model_infer_request_duration", "Seconds per answer", labels, registry=self.metrics
+        )
 
-    async def serve(self, say: Callable[[str], None]) -> None:
-        """Load the models and serve them; return when all is answered after SIGTERM or SIGINT.
+    @property
+    def is_ready(self) -> bool:
+        """Whether every model is open in every worker, and requests are taken."""
+        return self._pool.is_ready and not self._is_stopping
 
-        Raises NirvanaError when a model does not load.
+    def find(self, name: str, version: str = "") -> ServedGraph:
+        """Return a model by name and version; the newest without one.
+
+        Raises:
+            RefusedError: there is none; its status is 404.
         """
-        models = [_make_model_settings(graph, self._config) for graph in self._graphs]
-        serving = asyncio.create_task(self.start(models))
-        while not serving.done() and not await self._is_ready():
-            await asyncio.sleep(_POLL_SECONDS)
-        if not serving.done():
-            say(_describe(self._graphs, self._config))
-        await serving
-        if not self._is_stopping:
-            raise NirvanaError("The server ended by itself; its log above says why.")
+        versions = [int(graph.version) for graph in self.graphs.values() if graph.name == name]
+        if not versions:
+            names = ", ".join(sorted({graph.name for graph in self.graphs.values()}))
+            raise RefusedError(f"There is no model {name}; this server has {names}.", 404)
+        if version and (name, version) not in self.graphs:
+            have = ", ".join(map(str, sorted(versions)))
+            raise RefusedError(f"Model {name} has no version {version}; it has {have}.", 404)
+        return self.graphs[name, version or str(max(versions))]
 
-    async def stop(self, sig: int | None = None) -> None:
-        """Turn away what is new, answer what is open, then end the workers."""
+    async def infer(
+        self, name: str, version: str, request: InferRequest
+    ) -> tuple[ServedGraph, Mapping[str, Any]]:
+        """Return the model that answered, and the outputs that were asked for, by name.
+
+        Raises:
+            RefusedError: the request does not fit, or cannot be run now.
+        """
+        graph = self.find(name, version)
+        started = time.perf_counter()
+        try:
+            outputs = await self._run(graph, request)
+        except RefusedError:
+            self._failed.labels(graph.name, graph.version).inc()
+            raise
+        self._succeeded.labels(graph.name, graph.version).inc()
+        self._took.labels(graph.name, graph.version).observe(time.perf_counter() - started)
+        wanted = request.outputs or tuple(outputs)
+        return graph, {output: outputs[output] for output in wanted}
+
+    async def _run(self, graph: ServedGraph, request: InferRequest) -> dict[str, Any]:
         if self._is_stopping:
-            return
-        self._is_stopping = sig is not None
-        deadline = asyncio.get_running_loop().time() + self._config.drain_seconds
-        while self._num_open and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(_POLL_SECONDS)
-        forced_end = threading.Timer(_CLOSE_SECONDS, _end_by_force)
-        forced_end.daemon = True
-        forced_end.start()
-        await self._rest_server.stop(sig or signal.SIGTERM)
-        await self._grpc_server._server.stop(grace=1)
-        await self._metrics_server.stop(sig or signal.SIGTERM)
-        await self._inference_pool_registry.close()
-        forced_end.cancel()
-
-    async def _is_ready(self) -> bool:
-        """Tell whether all is loaded and runs: MLServer itself is ready before it has a model."""
-        models = await self._model_registry.get_models()
-        loaded = sum(model.ready for model in models)
-        workers = self._inference_pool_registry._default_pool._workers
-        are_up = loaded == len(self._graphs) and len(workers) == self._config.num_workers
-        return are_up and not self._is_stopping
-
-    async def _infer(
-        self, payload: InferenceRequest, name: str, version: str | None = None
-    ) -> InferenceResponse:
-        if self._is_stopping:
-            raise MLServerError("The server is stopping.", 503)
-        if self._num_open >= self._config.max_waiting:
-            raise MLServerError(f"{self._num_open} requests are waiting already. Try later.", 503)
+            raise RefusedError("The server is stopping.", 503)
+        if self._num_open >= self.config.max_waiting:
+            raise RefusedError(f"{self._num_open} requests are waiting already. Try later.", 503)
+        key = (graph.name, graph.version)
         self._num_open += 1
         try:
-            # Here, too: a worker is not kept busy with it, and its errors come without a status.
-            model = await self._model_registry.get_model(name, version)
-            if not model.ready:
-                raise MLServerError(f"Model {name} is being loaded. Try later.", 503)
-            self._readers[(model.name, model.version)].read(payload)
-            return await self._run_inference(payload, name, version)
-        except WorkerError as error:
-            kind, _, reason = str(error).partition(": ")
-            status = 400 if kind.endswith(InferenceError.__name__) else 500
-            raise MLServerError(reason if status == 400 else str(error), status) from error
-        except RuntimeError as error:  # what MLServer makes of an empty list of workers
-            raise MLServerError("A worker is being started again. Try later.", 503) from error
+            return await self._pool.run(key, self._readers[key].read(request))
         finally:
             self._num_open -= 1
 
+    async def serve(self, say: Callable[[str], None]) -> None:
+        """Serve until SIGTERM or SIGINT; return when all is answered.
 
-def _end_by_force() -> None:
-    """End what hangs: MLServer waits without an end for a worker that does not answer.
+        Raises:
+            NirvanaError: a model does not open.
+        """
+        from nirvana_deploy.serving.server.grpc_service import GrpcServer
+        from nirvana_deploy.serving.server.http_service import HttpServer, make_app, make_metrics
 
-    A worker that was killed while it wrote an answer leaves the lock of all answers taken.
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_Throttle())
+        told = asyncio.Event()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, told.set)
+        http = HttpServer(make_app(self), self.config, self.config.http_port)
+        metrics = HttpServer(make_metrics(self.metrics), self.config, self.config.metrics_port)
+        grpc = GrpcServer(self)
+        await self._start_pool(told)
+        try:
+            if not told.is_set():
+                await asyncio.gather(http.start(), metrics.start(), grpc.start())
+                say(_describe(self))
+                await told.wait()
+            self._is_stopping = True
+            deadline = loop.time() + self.config.drain_seconds
+            while self._num_open and loop.time() < deadline:
+                await asyncio.sleep(_POLL_SECONDS)
+        finally:
+            await asyncio.gather(http.stop(), metrics.stop(), grpc.stop())
+            await self._pool.close()
+
+    async def _start_pool(self, told: asyncio.Event) -> None:
+        """Open the models, unless the server is told to stop before they are."""
+        starting = asyncio.create_task(self._pool.start())
+        stopping = asyncio.create_task(told.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done():
+            starting.result()
+        else:
+            starting.cancel()
+
+
+class _Throttle:
+    """Writes an event loop's errors to the log, each kind once per minute.
+
+    Clients provoke them: without a file descriptor left, every waiting connection is one.
     """
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    os._exit(1)
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        kind = f"{context.get('message')} ({error!r})"[:300]
+        now = loop.time()
+        if now - self._last.get(kind, -60.0) >= 60 and len(self._last) < 1000:
+            self._last[kind] = now
+            loop.default_exception_handler({"message": kind})
 
 
-async def _refuse_malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Name the first mistake; FastAPI's own answer gives the whole body back."""
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    reason = f"{place}: {first['msg']}"
-    if "json" not in request.headers.get("content-type", ""):
-        reason += ". Send the body as Content-Type: application/json."
-    return JSONResponse({"error": reason}, status_code=400)
-
-
-class _FixedRepository(ModelRepositoryHandlers):
-    """Lets no client load or unload a model."""
-
-    async def load(self, name: str) -> NoReturn:
-        raise MLServerError("The models of this server are fixed.", 403)
-
-    async def unload(self, name: str) -> NoReturn:
-        raise MLServerError("The models of this server are fixed.", 403)
-
-
-def _make_settings(config: ServeConfig, scratch_dir: Path) -> Settings:
-    return Settings(
-        host=config.host,
-        http_port=config.http_port,
-        grpc_port=config.grpc_port,
-        metrics_port=config.metrics_port,
-        grpc_max_message_length=config.max_body_bytes,
-        parallel_workers=config.num_workers,
-        metrics_dir=str(scratch_dir / "metrics"),
-        environments_dir=str(scratch_dir / "environments"),
-        model_repository_root=str(scratch_dir),
-        load_models_at_startup=False,
-        debug=False,
-        server_name="nirvana-deploy",
+def _make_reader(graph: ServedGraph, config: ServeConfig) -> RequestReader:
+    return RequestReader(
+        inputs={tensor.name: tensor for tensor in graph.signature.inputs},
+        outputs=[tensor.name for tensor in graph.signature.outputs],
+        max_batch_size=graph.max_batch_size,
+        max_tokens=config.max_tokens,
+        max_text_chars=config.max_text_chars,
+        max_positions=graph.max_positions,
+        id_limits=graph.id_limits,
     )
 
 
-def _make_model_settings(graph: ServedGraph, config: ServeConfig) -> ModelSettings:
-    text = {} if graph.text is None else {"text": _describe_text(graph.text)}
-    extra: dict[str, Any] = {
-        **text,
-        "max_batch_size": graph.max_batch_size,
-        "num_threads": config.num_threads or count_allowed_cpus(),
-        "inputs": _list_tensors(graph.signature.inputs),
-        "outputs": _list_tensors(graph.signature.outputs),
-    }
-    return ModelSettings(
-        name=graph.name,
-        implementation=OnnxModel if graph.text is None else TextModel,
-        platform="onnxruntime_onnx",
-        parameters=ModelParameters(uri=str(graph.path), version=graph.version, extra=extra),
-    )
-
-
-def _describe_text(text: ServedText) -> dict[str, Any]:
-    """Return what the text model's process reads, as JSON takes it."""
-    return {
-        "tokenizer_path": str(text.tokenizer_path),
-        "labels": list(text.labels),
-        "score_kind": text.score_kind,
-        "max_length": text.max_length,
-        "pad_id": text.pad_id,
-        "pad_token": text.pad_token,
-    }
-
-
-def _list_tensors(tensors: tuple[TensorSignature, ...]) -> list[list[Any]]:
-    return [[tensor.name, tensor.data_type, list(tensor.dims)] for tensor in tensors]
-
-
-def _describe(graphs: tuple[ServedGraph, ...], config: ServeConfig) -> str:
-    models = ", ".join(f"{graph.name} version {graph.version}" for graph in graphs)
+def _describe(server: ModelServer) -> str:
+    config = server.config
+    models = ", ".join(f"{name} version {version}" for name, version in server.graphs)
     return (
         f"Ready: {models}. HTTP http://{config.host}:{config.http_port}, gRPC "
         f"{config.host}:{config.grpc_port}, metrics http://{config.host}:{config.metrics_port}"

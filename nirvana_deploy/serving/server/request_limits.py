@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -13,6 +14,9 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _BODY_SECONDS = 30.0
+# How much of a refused body is read and thrown away, so that the client gets to read why.
+_DRAIN_SECONDS = 5.0
+_DRAIN_BYTES = 2**26
 
 
 class RequestLimits:
@@ -29,20 +33,21 @@ class RequestLimits:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         if b"content-encoding" in headers:  # a small body may unpack to a large one
-            await _refuse(send, 415, "Send the body uncompressed.")
+            await _refuse(send, 415, "Send the body uncompressed.", receive)
             return
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > self._limit:
-            await self._refuse_size(send)
+            await self._refuse_size(send, receive)
             return
         try:
             async with asyncio.timeout(_BODY_SECONDS):
                 body = await self._read_body(receive)
         except TimeoutError:
-            await _refuse(send, 408, f"The body did not come within {_BODY_SECONDS:.0f} seconds.")
+            reason = f"The body did not come within {_BODY_SECONDS:.0f} seconds."
+            await _refuse(send, 408, reason, receive)
             return
         except _TooLargeError:
-            await self._refuse_size(send)
+            await self._refuse_size(send, receive)
             return
         except ConnectionError:  # the client went away; nobody is there to answer
             return
@@ -60,8 +65,8 @@ class RequestLimits:
             if not message.get("more_body", False):
                 return bytes(body)
 
-    async def _refuse_size(self, send: Send) -> None:
-        await _refuse(send, 413, f"The body is larger than {self._limit} bytes.")
+    async def _refuse_size(self, send: Send, receive: Receive) -> None:
+        await _refuse(send, 413, f"The body is larger than {self._limit} bytes.", receive)
 
 
 class _TooLargeError(Exception):
@@ -82,7 +87,12 @@ class _Replay:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-async def _refuse(send: Send, status: int, reason: str) -> None:
+async def _refuse(send: Send, status: int, reason: str, receive: Receive) -> None:
+    """Answer, and read on for a while before the connection is closed.
+
+    Closed with bytes unread, it would be reset, and a client that still writes would find the
+    reset in place of the answer.
+    """
     body = json.dumps({"error": reason}).encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -90,4 +100,13 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
         (b"connection", b"close"),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    drained = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            more = True
+            while more and drained < _DRAIN_BYTES:
+                message = await receive()
+                drained += len(message.get("body", b""))
+                more = message["type"] == "http.request" and message.get("more_body", False)
+    await send({"type": "http.response.body", "body": b""})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,11 +19,15 @@ def serve_package(package: Path, config: ServeConfig, say: Callable[[str], None]
     `say` gets one line when all models are loaded.
 
     Raises:
-        MissingExtraError: MLServer or ONNX Runtime is not installed.
+        MissingExtraError: A part of the server, or ONNX Runtime, is not installed.
         NirvanaError: the folder is no package or was changed, or a port is in use.
     """
     for module, what, extra in (
-        ("mlserver", "MLServer", "serve"),
+        ("starlette", "Starlette", "serve"),
+        ("uvicorn", "uvicorn", "serve"),
+        ("prometheus_client", "prometheus_client", "serve"),
+        ("tritonclient", "tritonclient[grpc]", "serve"),
+        ("grpc", "grpcio", "serve"),
         ("onnxruntime", "ONNX Runtime", "cpu"),
     ):
         if find_spec(module) is None:
@@ -34,11 +37,10 @@ def serve_package(package: Path, config: ServeConfig, say: Callable[[str], None]
         _check_port(config.host, name, getattr(config, name))
     from nirvana_deploy.serving.server.model_server import ModelServer
 
-    async def run(scratch_dir: Path) -> None:
-        await ModelServer(graphs, config, scratch_dir).serve(say)
+    async def run() -> None:
+        await ModelServer(graphs, config).serve(say)
 
-    with tempfile.TemporaryDirectory(prefix="nirvana-serve-") as scratch:
-        asyncio.run(run(Path(scratch)))
+    asyncio.run(run())
 
 
 def _check_port(host: str, name: str, port: int) -> None:

@@ -27,6 +27,22 @@ class ServeConfig:
     max_waiting: int = field(
         default=256, metadata={"help": "requests in work at once; more are turned away"}
     )
+    max_tokens: int = field(
+        default=16_384, metadata={"help": "most tokens per request: rows times their length"}
+    )
+    max_text_chars: int = field(
+        default=1_000_000, metadata={"help": "most characters of a text that is tokenized here"}
+    )
+    max_connections: int = field(
+        default=512,
+        metadata={"help": "open HTTP connections per port; the oldest idle ones give way"},
+    )
+    header_seconds: int = field(
+        default=10, metadata={"help": "time for the headers of an HTTP request"}
+    )
+    request_seconds: int = field(
+        default=60, metadata={"help": "time for a request, waiting included"}
+    )
     drain_seconds: int = field(
         default=30, metadata={"help": "time for open requests when the server is told to stop"}
     )
@@ -44,6 +60,11 @@ class ServeConfig:
             ("num_threads", 0),
             ("max_body_bytes", 1024),
             ("max_waiting", 1),
+            ("max_tokens", 1),
+            ("max_text_chars", 1),
+            ("max_connections", 1),
+            ("header_seconds", 1),
+            ("request_seconds", 1),
             ("drain_seconds", 0),
         ):
             if getattr(self, name) < floor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
+from nirvana_deploy.serving.onnx_signature import OnnxSignature, find_id_limits, read_signature
 from nirvana_deploy.serving.package_manifest import (
     MANIFEST_NAME,
     check_package,
@@ -42,6 +43,8 @@ class ServedGraph:
     Attributes:
         signature: what a request gives and gets: of a text model, text and label.
         max_batch_size: most rows of a request.
+        max_positions: most tokens of a row; None where the package does not say.
+        id_limits: for inputs that look rows of a table up, the rows of the table.
         text: what is around the graph, where the model takes text.
     """
 
@@ -51,6 +54,8 @@ class ServedGraph:
     signature: OnnxSignature
     max_batch_size: int
     text: ServedText | None = None
+    max_positions: int | None = None
+    id_limits: Mapping[str, int] = field(default_factory=dict)
 
 
 def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
@@ -72,6 +77,12 @@ def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
             f"{package / MANIFEST_NAME} has no max_batch_size in its settings. Package the model "
             "again."
         ) from error
+    max_positions = manifest.settings.get("max_positions")
+    if max_positions is not None and (type(max_positions) is not int or max_positions < 1):
+        raise NirvanaError(
+            f"{package / MANIFEST_NAME} has max_positions {max_positions!r} in its settings; "
+            "expected a number above 0. Package the model again."
+        )
     graphs = [
         ServedGraph(
             name=model_dir.name,
@@ -79,6 +90,8 @@ def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
             path=version_dir / MODEL_NAME,
             signature=read_signature(version_dir / MODEL_NAME),
             max_batch_size=max_batch_size,
+            max_positions=max_positions,
+            id_limits=find_id_limits(version_dir / MODEL_NAME),
         )
         for model_dir in sorted(repository.iterdir())
         for version_dir in list_versions(model_dir)

@@ -60,10 +60,10 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
     if config.profiles and sources.engine is None:
         raise NirvanaError("profiles are those of an engine: give --engine, or leave them out.")
     parts = None
+    lengths = [read_max_length(graph) for graph in sources.graphs]
+    max_positions = min((length for length in lengths if length is not None), default=None)
     if sources.checkpoint is not None:
-        lengths = [read_max_length(graph) for graph in sources.graphs]
-        known = [length for length in lengths if length is not None]
-        parts = read_text_parts(sources.checkpoint, min(known, default=None))
+        parts = read_text_parts(sources.checkpoint, max_positions)
     refuse_used_folder(out_dir)
 
     repository = out_dir / REPOSITORY_NAME
@@ -80,7 +80,7 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
     _write_text(out_dir / README_NAME, write_readme(models, config, sources))
     _write_text(out_dir / REQUEST_NAME, format_request(signature) + "\n")
     names = check_triton_repository(repository)
-    write_manifest(out_dir, config, ("tritonclient", "onnx"))
+    write_manifest(out_dir, config, ("tritonclient", "onnx"), max_positions=max_positions)
     files = sorted(path for path in out_dir.rglob("*") if path.is_file())
     return PackageResult(
         folder=REPOSITORY_NAME,

@@ -41,8 +41,7 @@ from tests.nirvana_deploy.serving.tiny_classifier import (
     save_classifier,
 )
 
-# Not imported here: MLServer's protocol buffers and tritonclient's have the same names.
-pytestmark = pytest.mark.skipif(find_spec("mlserver") is None, reason="MLServer (extra serve)")
+pytestmark = pytest.mark.skipif(find_spec("uvicorn") is None, reason="uvicorn (extra serve)")
 pytest.importorskip("tritonclient.grpc", reason="tritonclient[grpc] (extra triton) is missing")
 
 MAX_BODY = 20_000
@@ -60,10 +59,10 @@ class Served:
         return f"http://127.0.0.1:{self.http}"
 
 
-def start(package: Path, *flags: str, run: tuple[str, ...] = ("-m", "nirvana_deploy")) -> Served:
+def start(package: Path, *flags: str) -> Served:
     http_port, grpc_port, metrics_port = find_free_ports(3)
     ports = (f"--http_port={http_port}", f"--grpc_port={grpc_port}")
-    command = [sys.executable, *run, "serve", str(package), *ports]
+    command = [sys.executable, "-m", "nirvana_deploy", "serve", str(package), *ports]
     process = subprocess.Popen(
         [*command, f"--metrics_port={metrics_port}", *flags], stdout=subprocess.PIPE, text=True
     )
@@ -220,12 +219,12 @@ def post(served: Served, body: Any, path: str = "/v2/models/tiny/infer") -> tupl
         (request(data=[1, 2, 3]), 400, "must be 2 numbers of type int64"),
         (request(data=["a", "b"]), 400, "data of input_ids cannot be read|must be 2 numbers"),
         (request(data=[1.5, 2]), 400, "must be 2 numbers of type int64"),
-        (request(data=[1, 99]), 400, "out of data bounds"),
+        (request(data=[1, 99]), 400, "input_ids must hold numbers from 0 to 49, got 1 to 99"),
         ({"inputs": []}, 400, "got none"),
-        ({}, 400, "body.inputs: Field required"),
-        ([], 400, "body: Input should be"),
-        (b'{"inputs": [', 400, "body.*JSON decode error"),
-        (b"\xff\xfe", 400, "body|JSON"),
+        ({}, 400, "The body cannot be read: .* missing required field `inputs`"),
+        ([], 400, "The body cannot be read: Expected `object`"),
+        (b'{"inputs": [', 400, "The body cannot be read: .* truncated"),
+        (b"\xff\xfe", 400, "The body cannot be read"),
         (b" " * (MAX_BODY + 1), 413, "larger than 20000 bytes"),
     ],
 )
@@ -308,9 +307,6 @@ def find_workers(parent: int) -> list[int]:
 def test_a_killed_worker_is_replaced_and_nothing_is_answered_wrongly(served: Served) -> None:
     (worker,) = find_workers(served.process.pid)
     right = post(served, request())[1]
-    time.sleep(
-        0.5
-    )  # till it has let go of the lock of answers, which dies with it (docs/serving.md)
     os.kill(worker, signal.SIGKILL)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -390,7 +386,7 @@ def test_a_package_that_vouches_for_nonsense_is_refused(package: Path, tmp_path:
         ({"http_port": 8001}, "must be three ports from 1 to 65535, got 8001, 8001, 8002"),
         ({"http_port": 0}, "three ports from 1 to 65535"),
         ({"num_workers": 0}, "num_workers must be 1 or more, got 0"),
-        ({"num_threads": -1}, "num_threads must be 0 or more, got -1"),
+        ({"num_threads": -1}, "num_threads must be .* got -1"),
         ({"max_body_bytes": 1}, "max_body_bytes must be 1024 or more, got 1"),
         ({"max_waiting": 0}, "max_waiting must be 1 or more, got 0"),
         ({"drain_seconds": -1}, "drain_seconds must be 0 or more, got -1"),
@@ -401,24 +397,11 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
         ServeConfig(**settings)
 
 
-HANGING = """
-import asyncio, sys
-from mlserver.parallel.registry import InferencePoolRegistry
-from nirvana_deploy.cli import main
-from nirvana_deploy.serving.server import model_server
-model_server._CLOSE_SECONDS = 0.5
-InferencePoolRegistry.close = lambda _: asyncio.sleep(3600)
-main(sys.argv[1:])
-"""
-
-
-def test_a_server_whose_workers_do_not_end_ends_by_force(package: Path) -> None:
-    served = start(package, run=("-c", HANGING))
+def test_a_server_whose_worker_does_not_listen_ends_it_by_force(package: Path) -> None:
+    served = start(package)
     wait_until_ready(served)
     (worker,) = find_workers(served.process.pid)
-    assert stop(served) == 1
-    deadline = time.monotonic() + 10
+    os.kill(worker, signal.SIGSTOP)
+    assert stop(served) == 0
     with pytest.raises(ProcessLookupError):
-        while time.monotonic() < deadline:  # whoever takes it up from its parent reaps it
-            os.kill(worker, 0)
-            time.sleep(0.05)
+        os.kill(worker, 0)
