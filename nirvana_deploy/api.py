@@ -130,15 +130,18 @@ def apply_plan(
     *,
     out: Path | str,
     replace: bool = False,
+    force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> RepackResult:
     """Cut a plan into a checkpoint, dense or pruned before, from disk to disk, into `out`.
 
     Only one tensor at a time is in memory. With `replace`, a checkpoint that is in `out` gives way
-    to the new one when that is whole. `progress` gets the bytes read so far, and of all.
+    to the new one when that is whole. `progress` gets the bytes read so far, and of all. With
+    `force`, a plan that was made on other weights of the same sizes is applied too.
 
     Raises:
-        NirvanaError: the plan does not fit the model, naming layer and number; the weights are
+        NirvanaError: the plan does not fit the model, naming layer and number, or was made on other
+            weights; the weights are
             missing, corrupt, quantised, or not those of the config; `out` is not free.
     """
     from pruning.cutting.repack_checkpoint import repack_checkpoint
@@ -148,7 +151,9 @@ def apply_plan(
     if not replace:
         refuse_used_folder(Path(out))
     with explain_full_disk("prune", Path(out), ()):
-        return repack_checkpoint(str(model), given, out, replace=replace, progress=progress)
+        return repack_checkpoint(
+            str(model), given, out, replace=replace, force=force, progress=progress
+        )
 
 
 def score(
@@ -494,10 +499,16 @@ def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: Any
     return module.plan_for(model, layers, **made_by)
 
 
-def repack(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
-    """Return a smaller model that computes what a loaded `model` does under the plan's masks."""
+def repack(model: PreTrainedModel, plan: PruningPlan, *, force: bool = False) -> PreTrainedModel:
+    """Return a smaller model that computes what a loaded `model` does under the plan's masks.
+
+    Raises:
+        NirvanaError: the plan is of a model with other dimensions, or was made on other weights and
+            `force` is not set.
+    """
     from pruning.cutting import repack as module
 
+    module.check_plan(model, plan, force=force)
     return module.repack(model, plan)
 
 

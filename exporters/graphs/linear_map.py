@@ -9,7 +9,11 @@ import onnx_ir as ir
 
 from exporters.graphs.graph_facts import GraphFacts
 from exporters.graphs.node_reading import input_at, name_scope, read_attribute
+from exporters.graphs.shape_rules import PRODUCTS
 
+_GEMMS = frozenset(("Gemm", "FusedGemm"))
+# Of Gemm and FusedMatMul: a map in another layout than [rows, channels] times [in, out].
+_OTHER_LAYOUTS = ("transA", "transBatchA", "transBatchB")
 # What may stand between a weight and its product.
 _PASS_ON = frozenset(("Transpose", "Cast", "Identity"))
 
@@ -50,8 +54,13 @@ class LinearMap:
 
 def list_linear_maps(graph: ir.Graph, facts: GraphFacts) -> list[LinearMap]:
     """Return the linear maps of a graph, in the order of its nodes."""
-    found = (_read_linear(node, facts) for node in graph if node.op_type in ("MatMul", "Gemm"))
+    found = (_read_linear(node, facts) for node in graph if node.op_type in PRODUCTS | _GEMMS)
     return [linear for linear in found if linear is not None]
+
+
+def is_activated(node: ir.Node) -> bool:
+    """Tell whether a product applies an activation to what it gives, as FusedGemm can."""
+    return node.op_type == "FusedGemm" and bool(read_attribute(node, "activation", ""))
 
 
 def find_weight(value: ir.Value | None) -> ir.Value | None:
@@ -71,12 +80,13 @@ def _read_linear(node: ir.Node, facts: GraphFacts) -> LinearMap | None:
     weight, shape = find_weight(operand), None if operand is None else facts.shape(operand)
     if weight is None or shape is None or len(shape) != 2:
         return None
-    is_gemm = node.op_type == "Gemm"
-    if is_gemm and read_attribute(node, "transA", 0):
+    is_gemm = node.op_type in _GEMMS
+    transposed = any(read_attribute(node, name, 0) for name in _OTHER_LAYOUTS)
+    if transposed or (is_gemm and read_attribute(node, "beta", 1.0) != 1.0):
         return None
-    out_axis = 0 if is_gemm and read_attribute(node, "transB", 0) else 1
+    out_axis = 0 if read_attribute(node, "transB", 0) else 1
     result, bias, bias_node = node.outputs[0], input_at(node, 2), None
-    if bias is None:
+    if bias is None and not is_activated(node):
         result, bias, bias_node = _find_bias(result, shape[out_axis], facts)
     return LinearMap(
         node=node,

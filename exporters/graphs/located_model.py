@@ -43,10 +43,12 @@ class LocatedModel:
     Attributes:
         by: what told where they are: `names` or `pattern`.
         layers: by number in the plan, the sub-blocks of the layer.
+        unchecked_heads: layers of which the graph does not show how many heads they have.
     """
 
     by: str
     layers: dict[int, tuple[LocatedSubBlock, ...]]
+    unchecked_heads: tuple[int, ...] = ()
 
     @property
     def sub_blocks(self) -> Iterator[LocatedSubBlock]:
@@ -74,9 +76,23 @@ def check_sizes(located: LocatedSubBlock) -> None:
     for projection, linears in located.inputs:
         for linear in linears:
             _check_size(linear.num_out, count_rows(projection, dims), linear, sub_block)
+    if sub_block.part == "mlp":
+        _check_neuron(located)
     columns = count_columns(dims, sub_block.part)
     _check_size(located.output.num_in, columns, located.output, sub_block)
     _check_size(located.output.num_out, dims.hidden_size, located.output, sub_block)
+
+
+def _check_neuron(located: LocatedSubBlock) -> None:
+    """Refuse a plan whose model has other weights per neuron: a gated MLP for a plain one."""
+    inputs = sum(len(projection.parts) * lis[0].num_in for projection, lis in located.inputs)
+    came, expected = inputs + located.output.num_out, located.dims.sizes.neuron_weights
+    if came != expected:
+        raise NirvanaError(
+            f"The plan was made for sizes.neuron_weights {expected} of the {located.dims.name}, "
+            f"the graph has {came} in layer {located.sub_block.layer}. Apply it to the dense graph "
+            "of the model that it was made for."
+        )
 
 
 def check_once(sub_blocks: Sequence[LocatedSubBlock]) -> None:

@@ -68,6 +68,33 @@ def _matmul(_node: ir.Node, facts: Facts) -> list[Fact]:
     return [Fact((*broadcast([a[:-2], b[:-2]]), a[-2], b[-1]))]
 
 
+PRODUCTS = frozenset(("MatMul", "FusedMatMul"))
+
+
+def product_axes(node: ir.Node, index: int, rank: int) -> list[int]:
+    """Return which axis of an operand comes where, as its product takes it.
+
+    ONNX Runtime's FusedMatMul transposes its operands: `trans` the last two axes, `transBatch` the
+    first axis to the last but one (ContribOperators.md).
+    """
+    axes = list(range(rank))
+    side = "AB"[index]
+    if rank > 1 and read_attribute(node, f"transBatch{side}", 0):
+        axes = [*axes[1:-1], axes[0], axes[-1]]
+    if rank > 1 and read_attribute(node, f"trans{side}", 0):
+        axes[-2:] = axes[-1], axes[-2]
+    return axes
+
+
+def _fused_matmul(node: ir.Node, facts: Facts) -> list[Fact]:
+    turned = []
+    for index in (0, 1):
+        shape = shape_of(facts, index)
+        axes = product_axes(node, index, len(shape))
+        turned.append(Fact(tuple(shape[axis] for axis in axes)))
+    return _matmul(node, turned)
+
+
 def _gemm(node: ir.Node, facts: Facts) -> list[Fact]:
     a, b = shape_of(facts, 0), shape_of(facts, 1)
     rows = a[1] if read_attribute(node, "transA", 0) else a[0]
@@ -255,7 +282,9 @@ SHAPE_RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, _reduce),
     **dict.fromkeys(NORMS, _norm),
     "MatMul": _matmul,
+    "FusedMatMul": _fused_matmul,
     "Gemm": _gemm,
+    "FusedGemm": _gemm,
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Expand": _expand,

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from exporters.graphs.graph_facts import GraphFacts
 from exporters.graphs.linear_map import LinearMap, find_weight
 from exporters.graphs.node_reading import input_at, need_input, read_attribute
-from exporters.graphs.shape_rules import ELEMENTWISE, NORMS, UNARY
+from exporters.graphs.shape_rules import ELEMENTWISE, NORMS, PRODUCTS, UNARY
 
 _MOVES = frozenset(
     (
@@ -161,7 +161,7 @@ class SubBlockPattern:
     def _follow_product(self, value: ir.Value) -> ir.Node | None:
         """Return the product of the probabilities with the values."""
         for node in value.consumers():
-            if node.op_type == "MatMul" and node.inputs[0] is value and not self._is_map(node):
+            if node.op_type in PRODUCTS and node.inputs[0] is value and not self._is_map(node):
                 return node
             if node.op_type in _POINTWISE or node.op_type == "Reshape":
                 found = self._follow_product(node.outputs[0])
@@ -179,7 +179,7 @@ class SubBlockPattern:
             if current in seen or node is None:
                 continue
             seen.add(current)
-            if node.op_type == "MatMul":
+            if node.op_type in PRODUCTS:
                 return None if self._is_map(node) else node
             if node.op_type in _POINTWISE or node.op_type == "Reshape":
                 frontier += [operand for operand in node.inputs if operand is not None]

@@ -20,8 +20,8 @@ from exporters.graphs.linear_map import find_weight
 from exporters.graphs.node_reading import input_at, name_node, need_input, read_attribute
 from exporters.graphs.op_values import VALUE_OPS
 from exporters.graphs.shape_rules import NORMS, UNARY
+from exporters.graphs.tensor_values import read_array
 from exporters.surgeon.replace_value import replace_value
-from exporters.surgeon.sliced_tensor import read_array
 from pruning.errors import NirvanaError
 
 Vector = npt.NDArray[np.float32]

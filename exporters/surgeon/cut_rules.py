@@ -11,9 +11,11 @@ from exporters.graphs.node_reading import input_at, name_node, need_input, read_
 from exporters.graphs.shape_rules import (
     ELEMENTWISE,
     NORMS,
+    PRODUCTS,
     REDUCTIONS,
     SOFTMAXES,
     UNARY,
+    product_axes,
     reduced_axes,
     slice_ranges,
     split_sizes,
@@ -124,12 +126,13 @@ def _unary(cutter: GraphCutter, node: ir.Node) -> Outputs:
 
 
 def _matmul(cutter: GraphCutter, node: ir.Node) -> Outputs:
-    a, b = rank_of(cutter, node, 0), rank_of(cutter, node, 1)
-    require_whole(cutter, node, 0, [a - 1])
-    require_whole(cutter, node, 1, [b - 2])
-    rank = max(a, b)
-    left = {axis: axis + rank - a for axis in range(a - 1)}
-    right = {axis: axis + rank - b for axis in range(b) if axis != b - 2}
+    # Which axis of each operand comes where: FusedMatMul transposes them.
+    a, b = (product_axes(node, index, rank_of(cutter, node, index)) for index in (0, 1))
+    require_whole(cutter, node, 0, [a[-1]])
+    require_whole(cutter, node, 1, [b[-2]])
+    rank = max(len(a), len(b))
+    left = {axis: place + rank - len(a) for place, axis in enumerate(a[:-1])}
+    right = {axis: place + rank - len(b) for place, axis in enumerate(b) if place != len(b) - 2}
     return [align(cutter, node, [(0, left), (1, right)])]
 
 
@@ -327,7 +330,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(NORMS, _norm),
     **dict.fromkeys(REDUCTIONS, _reduce),
     **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten"), _reshape),
-    "MatMul": _matmul,
+    **dict.fromkeys(PRODUCTS, _matmul),
     "Transpose": _transpose,
     "Expand": _expand,
     "Concat": _concat,

@@ -10,8 +10,6 @@ from exporters.graphs.linear_map import LinearMap
 from exporters.graphs.located_model import (
     LocatedModel,
     LocatedSubBlock,
-    check_once,
-    check_sizes,
     count_columns,
     count_rows,
 )
@@ -30,12 +28,6 @@ class CutUnits(InPlacePass):
     def __init__(self, located: LocatedModel, plan: PruningPlan, facts: GraphFacts) -> None:
         super().__init__()
         self._located, self._plan, self._facts = located, plan, facts
-
-    def requires(self, model: ir.Model) -> None:
-        """Every weight is there once, and of the size that the plan's model has."""
-        for located in self._located.sub_blocks:
-            check_sizes(located)
-        check_once(tuple(self._located.sub_blocks))
 
     def call(self, model: ir.Model) -> PassResult:
         """Cut them."""

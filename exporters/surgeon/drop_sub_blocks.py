@@ -8,11 +8,14 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
 
 from exporters.graphs.graph_facts import GraphFacts
+from exporters.graphs.linear_map import is_activated
 from exporters.graphs.located_model import LocatedModel, LocatedSubBlock
+from exporters.graphs.node_reading import name_node
 from exporters.surgeon.cache_entries import remove_cache_entries
 from exporters.surgeon.constant_outputs import ZERO, ConstantOutputs, Vector, bias_vector
 from exporters.surgeon.kept_lengths import keep_lengths
 from exporters.surgeon.replace_value import remove_unused
+from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
 from pruning.plans.sub_block import SubBlock
 
@@ -45,6 +48,12 @@ class DropSubBlocks(InPlacePass):
         without_bias = set()
         for located in gone:
             linear = located.output
+            if is_activated(linear.node):
+                raise NirvanaError(
+                    f"{name_node(linear.node)}: it applies an activation to what a dropped "
+                    "sub-block gave, which is not known here. Export the pruned checkpoint instead:"
+                    " `nirvana export`."
+                )
             if kept_units(self._plan, located.sub_block) is None:
                 vectors[linear.result] = ZERO
                 without_bias.add(linear.result)

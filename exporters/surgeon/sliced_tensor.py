@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from exporters.graphs.tensor_values import Array, read_array
 from exporters.surgeon.unit_cut import UnitCut
 
-Array = npt.NDArray[Any]
 # Integers of the same width: numpy takes slices of them fast, and knows no bfloat16.
 _INTEGERS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -34,17 +30,3 @@ class SlicedTensor(ir.LazyTensor):
         whole = read_array(self.base)
         integer = _INTEGERS[whole.itemsize]
         return whole.view(integer).take(self.kept, axis=self.axis).view(whole.dtype)
-
-
-def read_array(tensor: ir.TensorProtocol) -> Array:
-    """Return a tensor's values; of an external one by reading its bytes and no others.
-
-    A mapped file would count as memory of this process as far as it was read.
-    """
-    if not isinstance(tensor, ir.ExternalTensor) or tensor.dtype.itemsize < 1:
-        return np.ascontiguousarray(tensor.numpy())
-    shape = [int(n) for n in tensor.shape.numpy()]
-    values: Array = np.fromfile(
-        tensor.path, tensor.dtype.numpy(), math.prod(shape), offset=tensor.offset or 0
-    )
-    return values.reshape(shape)

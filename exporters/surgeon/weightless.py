@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import onnx_ir as ir
 
-from exporters.surgeon.sliced_tensor import read_array
+from exporters.graphs.tensor_values import read_array
 
 _SMALL_BYTES = 1024  # such constants stay: shapes, scalars
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
-from exporters.surgeon.sliced_tensor import read_array
+from exporters.graphs.tensor_values import read_array
 from exporters.surgeon.weightless import list_weights, without_weights
 from pruning.errors import NirvanaError
 
@@ -26,10 +28,21 @@ _COPY_BYTES = 64 << 20
 Progress = Callable[[int, int], None]  # bytes of weights written, bytes to write
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """The files of a graph, and the weights in them that hold NaN or plus infinity.
+
+    Minus infinity is what masks are made of.
+    """
+
+    files: tuple[Path, ...]
+    nan_tensors: tuple[str, ...]
+
+
 def write_onnx(
     model: ir.Model, path: Path, *, external: bool, progress: Progress | None = None
-) -> list[Path]:
-    """Write `model` to `path`, which appears when it is whole; return the files that it has.
+) -> Written:
+    """Write `model` to `path`, which appears when it is whole.
 
     With `external`, or above 1.5 GB, weights go to `path` + ".data". Each is read, cut and written
     on its own; those that stay whole are copied from file to file.
@@ -50,7 +63,8 @@ def write_onnx(
             _write_inline(model, aside / path.name, tell)
         # The graph last: it needs the data.
         written = sorted(aside.iterdir(), key=lambda file: file.name == path.name)
-        return [file.replace(path.parent / file.name) for file in written]
+        files = tuple(file.replace(path.parent / file.name) for file in written)
+        return Written(files=files, nan_tensors=tuple(tell.nan_tensors))
 
 
 @contextmanager
@@ -66,15 +80,18 @@ def _write_aside(path: Path) -> Iterator[Path]:
 
 
 class _Told:
-    """Counts the bytes that are done."""
+    """Counts the bytes that are done, and keeps which weights are not finite."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.total = total
+        self.nan_tensors: list[str] = []
         self._done = 0
         self._progress = progress
 
-    def add(self, num_bytes: int) -> None:
+    def add(self, value: ir.Value, num_bytes: int, *, has_nan: bool) -> None:
         self._done += num_bytes
+        if has_nan:
+            self.nan_tensors.append(value.name or "")
         if self._progress is not None:
             self._progress(self._done, self.total)
 
@@ -91,10 +108,10 @@ def _write_inline(model: ir.Model, path: Path, tell: _Told) -> None:
     with path.open("xb") as file:
         file.write(proto.SerializeToString())
         file.write(_GRAPH + _varint(length) + graph)
-        for head, size, (_, tensor) in zip(heads, sizes, weights, strict=True):
+        for head, size, (value, tensor) in zip(heads, sizes, weights, strict=True):
             file.write(_INITIALIZER + _varint(size) + head)
-            _write_tensor(tensor, file)
-            tell.add(tensor.nbytes)
+            has_nan = _write_tensor(tensor, file)
+            tell.add(value, tensor.nbytes, has_nan=has_nan)
 
 
 # Field number and wire type 2: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
@@ -124,7 +141,7 @@ def _move_weights(graph: ir.Graph, path: Path, tell: _Told) -> None:
         for value, tensor in list_weights(graph):
             start = -(-file.tell() // _PAGE_BYTES) * _PAGE_BYTES
             file.seek(start)
-            _write_tensor(tensor, file)
+            has_nan = _write_tensor(tensor, file)
             value.const_value = ir.ExternalTensor(
                 path.name,
                 start,
@@ -134,22 +151,27 @@ def _move_weights(graph: ir.Graph, path: Path, tell: _Told) -> None:
                 name=value.name or "",
                 base_dir=path.parent,
             )
-            tell.add(tensor.nbytes)
+            tell.add(value, tensor.nbytes, has_nan=has_nan)
 
 
-def _write_tensor(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
-    start = file.tell()
+def _write_tensor(tensor: ir.TensorProtocol, file: BinaryIO) -> bool:
+    """Write a tensor's values, and tell whether NaN or plus infinity is among them."""
+    start, found = file.tell(), False
     if isinstance(tensor, ir.ExternalTensor):
-        _copy(tensor, file)
+        found = _copy(tensor, file)
     elif tensor.dtype.itemsize >= 1:
         array = tensor.numpy() if isinstance(tensor, ir.LazyTensor) else read_array(tensor)
-        file.write(array.reshape(-1).view("u1").data)
+        raw = array.reshape(-1).view("u1").data
+        file.write(raw)
+        found = _has_nan(raw, tensor.dtype)
     else:  # several values a byte
         file.write(tensor.tobytes())
     assert file.tell() - start == tensor.nbytes, tensor.name
+    return found
 
 
-def _copy(tensor: ir.ExternalTensor, file: BinaryIO) -> None:
+def _copy(tensor: ir.ExternalTensor, file: BinaryIO) -> bool:
+    found = False
     with Path(tensor.path).open("rb") as source:
         source.seek(tensor.offset or 0)
         left = tensor.nbytes
@@ -158,4 +180,25 @@ def _copy(tensor: ir.ExternalTensor, file: BinaryIO) -> None:
             if not piece:
                 raise NirvanaError(f"The data of {tensor.name} in {tensor.path} ends early.")
             file.write(piece)
+            found = found or _has_nan(piece, tensor.dtype)
             left -= len(piece)
+    return found
+
+
+# Plus infinity as an integer: NaN is above it, whatever its sign, and all other numbers below.
+_INFINITY: dict[ir.DataType, tuple[str, int]] = {
+    ir.DataType.FLOAT16: ("u2", 0x7C00),
+    ir.DataType.BFLOAT16: ("u2", 0x7F80),
+    ir.DataType.FLOAT: ("u4", 0x7F800000),
+    ir.DataType.DOUBLE: ("u8", 0x7FF0000000000000),
+}
+
+
+def _has_nan(raw: bytes | memoryview, dtype: ir.DataType) -> bool:
+    if dtype not in _INFINITY or not len(raw):
+        return False
+    name, infinity = _INFINITY[dtype]
+    bits = np.frombuffer(raw, name)
+    without_sign = bits.dtype.type((1 << (8 * bits.itemsize - 1)) - 1)
+    largest = (bits & without_sign).max()
+    return bool(largest > infinity or (largest == infinity and np.any(bits == infinity)))

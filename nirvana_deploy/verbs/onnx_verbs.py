@@ -28,6 +28,11 @@ def add_surgeon_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="new ONNX file; weights that lie beside the dense graph come to FILE.data",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="apply a plan that was made on other weights of the same sizes",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -37,7 +42,7 @@ def run_surgeon(args: argparse.Namespace) -> int:
 
     plan = PruningPlan.load(args.plan)
     with explain_full_disk("surgeon", args.out, ()), show_bytes("surgeon") as progress:
-        result = prune_onnx(args.dense, plan, args.out, progress=progress)
+        result = prune_onnx(args.dense, plan, args.out, force=args.force, progress=progress)
     if args.json:
         print_json(result.to_json())
     else:
@@ -115,7 +120,7 @@ def _print_graph(name: str, structure: GraphStructure) -> None:
 
 SURGEON = Verb(
     name="surgeon",
-    usage="DENSE_ONNX PLAN -o FILE [--json]",
+    usage="DENSE_ONNX PLAN -o FILE [--force] [--json]",
     summary="prune an ONNX file by a plan, without torch",
     description="Write the ONNX file of a dense model as a plan leaves it: the graph that an "
     "export of the pruned checkpoint gives, in a fraction of the time.",

@@ -61,6 +61,11 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the model is fine-tuned for the data set's task already: prune it as it is",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="with --plan: apply a plan that was made on other weights of the same sizes",
+    )
     add_flags(parser, OneShotConfig, PruneConfig, title="prune", skip=("budget",))
     add_flags(parser, DataConfig, prefix="data")
     add_flags(parser, BaselineConfig, prefix="baseline")
@@ -72,6 +77,11 @@ def _prune(args: argparse.Namespace) -> int:
     latency = read_latency_flags(args, given)
     if args.plan is not None:
         return _apply_plan(args, given)
+    if args.force:
+        raise NirvanaError(
+            "--force goes with --plan: it applies a plan that was made on other weights. Leave it "
+            "out, or give --plan FILE."
+        )
     if args.scores is not None:
         return _prune_from_scores(args, given, latency)
     _require_model(args)
@@ -152,7 +162,9 @@ def _apply_plan(args: argparse.Namespace, given: dict[str, Any]) -> int:
         name = next(iter([*given, *also]), "fine_tuned")
         raise NirvanaError(f"--{name} is a setting for learning what to keep; --plan says it.")
     with show_bytes("repack") as progress:
-        result = api.apply_plan(args.model, args.plan, out=args.out, progress=progress)
+        result = api.apply_plan(
+            args.model, args.plan, out=args.out, force=args.force, progress=progress
+        )
     print_pairs("Pruned by the plan", result.headline())
     return 0
 
@@ -180,7 +192,7 @@ PRUNE = Verb(
     usage="MODEL --out DIR [--fine_tuned] [--budget X | --latency TIME | --speedup X] ...\n"
     "       nirvana prune [MODEL] --scores RUN --budget X [X ...] --out DIR [--SETTING ...]\n"
     "       nirvana prune [MODEL] --scores RUN --latency TIME | --speedup X --out DIR ...\n"
-    "       nirvana prune MODEL --plan FILE --out DIR",
+    "       nirvana prune MODEL --plan FILE --out DIR [--force]",
     summary="prune a model to a budget: learn what goes, take scores, or cut a given plan",
     add_arguments=_add_prune,
     run=_prune,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from pruning.checkpoints.model_fingerprint import list_stored_fingerprints
 from pruning.checkpoints.model_skeleton import build_skeleton, find_architecture
 from pruning.checkpoints.model_source import load_model, resolve_model
 from pruning.checkpoints.prunable_model import PrunableModel, is_whole, read_model
@@ -71,7 +73,11 @@ def inspect_model(source: str) -> ModelStructure:
 
 def read_current_plan(source: str) -> PruningPlan:
     """Return what a model keeps now: for a dense one the plan that keeps everything."""
-    return read_model(build_skeleton(resolve_model(source))).current
+    path = resolve_model(source)
+    model = build_skeleton(path)
+    read = read_model(model)
+    weights = list_stored_fingerprints(Path(path), model, read) if Path(path).is_dir() else ()
+    return replace(read.current, weights=weights)
 
 
 def prove_model(source: str, seed: int = 0) -> Proof:

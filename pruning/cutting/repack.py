@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from pruning.checkpoints.checkpoint_files import keep_files
+from pruning.checkpoints.model_fingerprint import list_fingerprints
 from pruning.checkpoints.modeling_pruned import pruned_class
 from pruning.checkpoints.prunable_model import PrunableModel, read_model, refuse_absent_weights
 from pruning.checkpoints.pruned_config import make_config, make_plain_config
 from pruning.cutting.tensor_cutter import TensorCutter
 from pruning.plans.plan import LayerPlan, PruningPlan
 from pruning.plans.plan_composition import check_within, compose
+from pruning.plans.weight_fingerprint import check_weights
 from pruning.wirings.wiring import Wiring
 
 
@@ -26,7 +29,22 @@ def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: Any
     to the dense model that it came from.
     """
     source = read_model(model)
-    return compose(source.current, layers, made_by)
+    current = replace(source.current, weights=list_fingerprints(model, source))
+    return compose(current, layers, made_by)
+
+
+def check_plan(model: PreTrainedModel, plan: PruningPlan, *, force: bool = False) -> str:
+    """Refuse a plan that was made on other weights than the model's; return what was found.
+
+    The message names the layer. With `force`, other weights are taken, and the plan's sizes alone
+    have to fit.
+    """
+    refuse_absent_weights(model)
+    source = read_model(model)
+    plan.dims.check_same(source.dims)
+    unread = "the dense weights of the model are not known"
+    found = list_fingerprints(model, source)
+    return check_weights(plan.weights, found, force=force, unread=unread)
 
 
 def repack(
@@ -36,13 +54,16 @@ def repack(
 
     `model` is without gates, dense or pruned before, and is left as it was. Where the config of
     its class can express the plan, the new model is of that class; elsewhere of a `Pruned` one.
-    `wiring` is for trying a record; by default it is the one of the model's type.
+    `wiring` is for trying a record; by default it is the one of the model's type. On which weights
+    the plan was made is not looked at: those of a model that was repaired or trained for the plan
+    are others (see `check_plan`).
 
     Raises:
         NirvanaError: the plan was made for other dimensions, or keeps what is gone already.
     """
     refuse_absent_weights(model)
     source = read_model(model, wiring)
+    plan = replace(plan, weights=plan.weights or list_fingerprints(model, source))
     plan.dims.check_same(source.current.dims)
     check_within(plan, source.current)
     return _build(model, source, plan)

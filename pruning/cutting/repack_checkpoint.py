@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ from pruning.checkpoints.checkpoint_source import (
     name_as_saved,
     refuse_packed,
 )
+from pruning.checkpoints.model_fingerprint import fingerprint_stored
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import fetch_model, has_nan, quiet_transformers
 from pruning.checkpoints.prunable_model import PLAN_FILE, PrunableModel, read_model
@@ -42,6 +44,7 @@ from pruning.cutting.tensor_writer import TensorSpec, write_tensors
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_composition import check_within
+from pruning.plans.weight_fingerprint import SAME_WEIGHTS, WeightFingerprint, check_weights
 from pruning.strict_json import read_json
 
 # What goes along from the source: tokenizer, generation config, processor, licence, model card.
@@ -60,6 +63,7 @@ class RepackResult:
         inferred_from: the known types whose names fitted, when the wiring was inferred.
         extra_tensors: tensors outside the blocks that the config does not ask for; they went along.
         nan_tensors: tensors that hold NaN or infinity.
+        weights: whether the plan was made on these weights, or why that was not checked.
     """
 
     checkpoint: Path
@@ -70,6 +74,7 @@ class RepackResult:
     size_bytes: int
     extra_tensors: tuple[str, ...]
     nan_tensors: tuple[str, ...]
+    weights: str
 
     def headline(self) -> list[tuple[str, str]]:
         """Return what happened as (what, value) for a person to read."""
@@ -79,6 +84,7 @@ class RepackResult:
             ("size", f"{self.source_bytes / 1e6:,.1f} MB -> {self.size_bytes / 1e6:,.1f} MB"),
             ("loads as", f"{self.architecture}, {code}"),
         ]
+        rows.append(("weights", self.weights))
         if self.inferred_from:
             rows.append(("wiring", f"inferred from {self.inferred_from}, and proven"))
         if self.extra_tensors:
@@ -94,23 +100,26 @@ def repack_checkpoint(
     out_dir: Path | str,
     *,
     replace: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> RepackResult:
     """Write the checkpoint `source`, dense or pruned before, as `plan` leaves it, to `out_dir`.
 
     The shards of the source keep their number, the weights their type. `out_dir` appears when it
-    is whole; with `replace`, a checkpoint that is there gives way to it then.
+    is whole; with `replace`, a checkpoint that is there gives way to it then. With `force`, a plan
+    that was made on other weights of the same sizes is taken.
 
     Raises:
-        NirvanaError: the plan does not fit; weights are missing, corrupt, quantised, in another
-            format, or not those of the config; the folder cannot be written.
+        NirvanaError: the plan does not fit, or was made on other weights; weights are missing,
+            corrupt, quantised, in another format, or not those of the config; the folder cannot be
+            written.
     """
     folder = fetch_model(str(source))
-    job = _prepare(folder, plan)
+    job = _prepare(folder, plan, force)
     with write_checkpoint_folder(Path(out_dir), replace=replace) as aside:
         hashes, nan_tensors = _write_shards(job, aside, progress)
         _write_companions(folder, job, aside)
-        plan.save(aside / PLAN_FILE)
+        dataclasses.replace(plan, weights=job.dense_weights).save(aside / PLAN_FILE)
         modeling_pruned.write_manifest(
             aside, also={path.name for path in aside.iterdir()}, known=hashes
         )
@@ -123,6 +132,7 @@ def repack_checkpoint(
         size_bytes=sum(spec.size_bytes for shard in job.shards.values() for spec, _, _ in shard),
         extra_tensors=tuple(job.extra),
         nan_tensors=tuple(nan_tensors),
+        weights=job.weights,
     )
 
 
@@ -139,9 +149,11 @@ class _Job:
     shards: Mapping[str, list[Piece]]
     extra: list[str]
     size_bytes: int
+    weights: str
+    dense_weights: tuple[WeightFingerprint, ...]
 
 
-def _prepare(folder: Path, plan: PruningPlan) -> _Job:
+def _prepare(folder: Path, plan: PruningPlan, force: bool) -> _Job:
     if is_pruned(folder):
         check_files(folder)
     model = build_skeleton(str(folder))
@@ -156,6 +168,9 @@ def _prepare(folder: Path, plan: PruningPlan) -> _Job:
     shapes = {names[tensor.name]: tensor.shape for tensor in stored}
     blocks = [f"{source.prefix}{stack.blocks}." for stack in source.wiring.stacks]
     extra = check_against_model(model, shapes, blocks)
+    unread = "the pruned checkpoint does not say which dense weights it was made of"
+    found = fingerprint_stored(source, {names[tensor.name]: tensor for tensor in stored})
+    weights = check_weights(plan.weights, found, force=force, unread=unread)
     config = make_plain_config(source, plan, shapes)
     is_plain = config is not None
     cutter = TensorCutter(
@@ -175,6 +190,9 @@ def _prepare(folder: Path, plan: PruningPlan) -> _Job:
         shards=_share_out(smaller, stored, names, cutter),
         extra=extra,
         size_bytes=sum(_count_bytes(tensor) for tensor in stored),
+        weights=weights,
+        # Of the model itself where the plan's are others, or not known.
+        dense_weights=plan.weights if weights == SAME_WEIGHTS else found or plan.weights,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from pruning.activations.block_walk import Batch
 from pruning.checkpoints.dense_source import read_dense
+from pruning.checkpoints.model_fingerprint import list_fingerprints
 from pruning.cutting.repack import plan_for
 from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import HardConcrete, SoftSigmoid
@@ -58,6 +60,7 @@ def attach_gates(
             "without padding, got none. Pass batches=..., or choose another schedule.kind."
         )
     source = read_dense(model)
+    weights = list_fingerprints(model, source)  # as they are before repair and training
     cost = cost_of(config, pricing)
     check_projectable(source.dims, cost, config.budget, config.constraints, config.units)
     scores = start = query_scores = None
@@ -76,7 +79,8 @@ def attach_gates(
         start_at_budget(registry, start)
     elif scores is not None:
         warm_start(registry, scores, query_scores)
-    return PruningCallback(registry, config, source.current, data, pricing)
+    whole = replace(source.current, weights=weights)
+    return PruningCallback(registry, config, whole, data, pricing)
 
 
 def cost_of(config: PruneConfig, pricing: Pricing | None) -> CostModel:
@@ -101,9 +105,10 @@ def finish_gates(model: PreTrainedModel, callback: PruningCallback) -> PruningPl
             f"{callback.config.budget:.1%}. Train to the end before they are taken out."
         )
     registry.detach(model)
-    return plan_for(
+    plan = plan_for(
         model, registry.kept_layers(), **describe_making(callback.config, callback.pricing)
     )
+    return replace(plan, weights=(*callback.first_weights, *plan.weights))
 
 
 def describe_making(config: PruneConfig, pricing: Pricing | None = None) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_scheduler import PruningScheduler
 from pruning.oneshot.pricing import Pricing
 from pruning.plans.plan import PruningPlan
+from pruning.plans.weight_fingerprint import WeightFingerprint
 from pruning.strict_json import read_object
 from pruning.training.data_config import DataConfig
 from pruning.training.recipe_guard import RecipeGuard, checkpoint_folder, log_before_save
@@ -85,6 +86,11 @@ class PruningCallback(TrainerCallback):
         recipe |= {} if data is None else {"data": dataclasses.asdict(data)}
         recipe |= {} if pricing is None else {"latency": dict(pricing.about)}
         self._guard = RecipeGuard(recipe)
+
+    @property
+    def first_weights(self) -> tuple[WeightFingerprint, ...]:
+        """Fingerprints of the weights before training; empty where they are not known."""
+        return () if self._plan is None else self._plan.weights
 
     @property
     def scheduler(self) -> PruningScheduler:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from pruning.allocation.allocation_config import KlKnapsack
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
+from pruning.checkpoints.model_fingerprint import list_fingerprints
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import resolve_model
 from pruning.checkpoints.prunable_model import read_model
@@ -146,12 +147,14 @@ def prune_once(
     started = time.monotonic()
     task = dense.task(run.calibration)
     batch = task.batches[0]
+    weights = list_fingerprints(dense.model)  # before repair changes them
     with restored_outputs(task):
         layers, styles = prune_to_budget(
             task, run, config, budget, _name(say, f"prune to {budget:g}"), pricing
         )
         masked_logits = predict(dense.model, batch)
         plan = plan_for(dense.model, layers, **_describe_making(run, config, budget, pricing))
+        plan = dataclasses.replace(plan, weights=weights)
         smaller = repack(dense.model, plan)
     dtype = dense.model.dtype
     proofs = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
@@ -12,6 +13,7 @@ from typing import Any
 
 from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims, StackDims, require_keys, require_list
+from pruning.plans.weight_fingerprint import WeightFingerprint
 from pruning.strict_json import read_value
 
 PLAN_VERSION = 2
@@ -75,12 +77,16 @@ class PruningPlan:
         config_hash: of the dense model's config (see `hash_config`), to tell where a plan came
             from. Whether it fits is decided by `dims`: a new label does not void a plan.
         made_by: how the plan came about (method, budget, seed), for people and reports.
+        weights: fingerprints of the dense weights that it was made on: one, or two where they were
+            trained meanwhile (before and after). Empty where they are not known, as in plans of
+            earlier versions; no part of what makes two plans equal.
     """
 
     dims: DenseDims
     layers: tuple[LayerPlan, ...]
     config_hash: str
     made_by: dict[str, Any] = field(default_factory=dict)
+    weights: tuple[WeightFingerprint, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(self.layers) != self.dims.num_layers:
@@ -126,8 +132,10 @@ class PruningPlan:
                 f"Expected a pruning plan of version {PLAN_VERSION}, got {version!r}. "
                 "`nirvana inspect MODEL --write_plan FILE` writes one to start from."
             )
+        data = {"weights": [], **data}  # plans of earlier versions do not have it
         require_keys(data, {"version"} | {f.name for f in fields(cls)}, "The plan")
         require_list(data["layers"], "layers of the plan")
+        require_list(data["weights"], "weights of the plan")
         for name, kind in (("config_hash", str), ("made_by", dict)):
             if not isinstance(data[name], kind):
                 came = type(data[name]).__name__
@@ -137,6 +145,7 @@ class PruningPlan:
             layers=tuple(_read_layer(layer, i) for i, layer in enumerate(data["layers"])),
             config_hash=data["config_hash"],
             made_by=data["made_by"],
+            weights=tuple(map(WeightFingerprint.from_json, data["weights"])),
         )
 
     def save(self, path: Path) -> None:
@@ -192,10 +201,7 @@ def _check_kept(kept: Sequence[int] | None, num_dense: int, layer: int, unit: st
 
 
 def _check_groups(heads: Sequence[int], dims: StackDims, layer: int) -> None:
-    counts = {
-        group: sum(head // dims.heads_per_group == group for head in heads)
-        for group in kept_groups(heads, dims)
-    }
+    counts = Counter(head // dims.heads_per_group for head in heads)
     if len(set(counts.values())) > 1:
         raise NirvanaError(
             f"Layer {layer}: every kept KV group must keep equally many query heads, got "

@@ -39,6 +39,7 @@ def compose(
         layers=tuple(composed),
         config_hash=current.config_hash,
         made_by=history,
+        weights=current.weights,
     )
 
 
