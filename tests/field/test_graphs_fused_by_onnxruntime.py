@@ -1,0 +1,135 @@
+"""Graphs as ONNX Runtime's own optimizer leaves them are pruned like those that it was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from exporters.graphs.shape_rules import product_axes
+from exporters.surgeon.prune_onnx import prune_onnx
+from pruning.cutting.repack import repack
+from pruning.errors import NirvanaError
+from tests.exporters.surgeon.dense_graphs import assert_same_logits, export_torchscript
+from tests.pruning.tiny_models import dropping_plan, make_tiny, uneven_plan
+
+LEVELS = {
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
+FAMILIES = ("bert", "llama", "gpt2", "vit", "modernbert", "t5")
+
+
+def optimize(path: Path, out: Path, level: str) -> set[str]:
+    """Write what ONNX Runtime makes of a graph, and return its operators."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    options.optimized_model_filepath = str(out)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return {node.op_type for node in onnx.load(out).graph.node}
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dense")
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            made[name] = export_torchscript(make_tiny(name, "eager"), folder / f"{name}.onnx")
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("make_plan", [uneven_plan, dropping_plan])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_optimized_graph_gives_what_the_repacked_model_gives(
+    name, level, make_plan, dense, tmp_path
+):
+    model = make_tiny(name, "eager")
+    plan = make_plan(model)
+    path = tmp_path / "optimized.onnx"
+    optimize(dense(name), path, level)
+    prune_onnx(path, plan, tmp_path / "pruned.onnx")
+    assert_same_logits(tmp_path / "pruned.onnx", repack(model, plan))
+
+
+def test_the_optimizer_does_fuse_products(dense, tmp_path):
+    assert "FusedMatMul" in optimize(dense("bert"), tmp_path / "optimized.onnx", "extended")
+
+
+@pytest.mark.parametrize("trans", [(0, 0), (1, 0), (0, 1), (1, 1)], ids=str)
+@pytest.mark.parametrize("batch", [(0, 0), (1, 0), (0, 1), (1, 1)], ids=str)
+def test_fused_products_turn_their_operands_as_onnxruntime_does(trans, batch):
+    attributes = {
+        "transA": trans[0],
+        "transB": trans[1],
+        "transBatchA": batch[0],
+        "transBatchB": batch[1],
+        "alpha": 0.5,
+    }
+    node = helper.make_node("FusedMatMul", ["a", "b"], ["y"], domain="com.microsoft", **attributes)
+    generator = np.random.default_rng(0)
+    turned = [generator.standard_normal(shape) for shape in ((2, 3, 4, 5), (2, 3, 5, 6))]
+    operands = []
+    for index in (0, 1):
+        axes = product_axes(ir.from_proto(node), index, 4)
+        operands.append(turned[index].transpose(np.argsort(axes)).astype(np.float32))
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape)
+            for name, value in zip("ab", operands, strict=True)
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (came,) = session.run(None, dict(zip("ab", operands, strict=True)))
+    np.testing.assert_allclose(came, 0.5 * turned[0] @ turned[1], rtol=1e-5, atol=1e-5)
+
+
+def fuse_mlp(path: Path, out: Path, activation: str = "") -> Path:
+    """Let the first MLP's output projection be another operator of ONNX Runtime's."""
+    model = onnx.load(path)
+    node = next(
+        n
+        for n in model.graph.node
+        if n.op_type == "MatMul" and "output/dense" in n.name and "attention" not in n.name
+    )
+    weight = next(t for t in model.graph.initializer if t.name == node.input[1])
+    turned = numpy_helper.to_array(weight).T.copy()
+    weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
+    node.op_type, node.domain = "FusedMatMul", "com.microsoft"
+    node.attribute.append(helper.make_attribute("transB", 1))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, out)
+    return out
+
+
+def test_a_fused_product_with_a_transposed_weight(dense, tmp_path):
+    path = fuse_mlp(dense("bert"), tmp_path / "fused.onnx")
+    model = make_tiny("bert", "eager")
+    plan = uneven_plan(model)
+    prune_onnx(path, plan, tmp_path / "pruned.onnx")
+    assert_same_logits(tmp_path / "pruned.onnx", repack(model, plan))
+
+
+def test_an_unknown_fused_operator_is_named(dense, tmp_path):
+    model = onnx.load(dense("bert"))
+    node = next(n for n in model.graph.node if n.op_type == "Softmax")
+    node.op_type, node.domain = "BiasSoftmax2", "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, tmp_path / "unknown.onnx")
+    with pytest.raises(NirvanaError, match=r"BiasSoftmax2\)"):
+        prune_onnx(tmp_path / "unknown.onnx", uneven_plan(make_tiny("bert")), tmp_path / "no.onnx")
