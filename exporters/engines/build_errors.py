@@ -14,11 +14,56 @@ if TYPE_CHECKING:
 _OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|could not be allocated", re.IGNORECASE)
 _NO_DRIVER = re.compile(r"cudaError (?:35|100)|CUDA_SUCCESS|driver version is insufficient")
 
+# What TensorRT's own words mean, the particular before the general.
+_MEANINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), meaning)
+    for pattern, meaning in (
+        (
+            r"no importer registered|plugin .*not found|plugin creator|checkFallbackPluginImporter",
+            "TensorRT has no operator of that name, and takes it for a plugin that is not loaded.",
+        ),
+        (
+            r"target gpu sm ?\d+ is not supported|unsupported sm|no kernel image",
+            "This release has no kernels for that compute capability. Install one that NVIDIA's "
+            "support matrix lists for the GPU, or leave the capability out.",
+        ),
+        (
+            r"could not find any implementation",
+            "No kernel runs that node in its types and shapes on this GPU within the workspace. "
+            "Raise workspace_mib, narrow batch, length and past, or export another precision.",
+        ),
+        (
+            r"same (?:data ?)?types?|types? (?:mismatch|must match)|incompatible types|"
+            r"unsupported (?:data ?)?type",
+            "The network is strongly typed, and the node gets types that do not go together. "
+            "Export the model in one precision by `nirvana export --precision`.",
+        ),
+        (
+            r"kMIN|kOPT|kMAX|optimi[sz]ation profile|broadcast|dimension",
+            "A shape that the graph computes does not fit for some size that the profile allows. "
+            "Set batch, length and past to sizes that the model runs in ONNX Runtime.",
+        ),
+        (
+            r"failed to parse|protobuf|external data|weights file",
+            "The file, or the weights beside it, could not be read. Copy both again, or export the "
+            "model again.",
+        ),
+    )
+)
+
+
+def explain(errors: Iterable[str]) -> str:
+    """Return what common errors of a parser or a builder mean; starts with a space."""
+    text = " ".join(errors)
+    found = next((meaning for pattern, meaning in _MEANINGS if pattern.search(text)), "")
+    return f" {found}" if found else ""
+
 
 def describe_parser_errors(parser: Any) -> str:
-    """Return the errors of an ONNX parser, each with the node and the operator that it is about."""
+    """Return the errors of an ONNX parser, each with its node and operator, and what they mean."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    return join_errors([_describe(error) for error in errors])
+    described = [_describe(error) for error in errors]
+    return f"{join_errors(described)}{explain(described)}"
 
 
 def advise_on_operators(model: onnx.ModelProto) -> str:
@@ -71,7 +116,7 @@ def advise(errors: Iterable[str], config: EngineConfig) -> str:
         return (
             f" {option} a GPU and its driver at build time. Build it on the machine with the GPU."
         )
-    return ""
+    return explain([text])
 
 
 def join_errors(errors: list[str] | tuple[str, ...]) -> str:
