@@ -29,7 +29,7 @@ _ALWAYS_HASHED_BYTES = 4 << 20
 
 class _File(TypedDict):
     size_bytes: int
-    modified_ns: int
+    stat: NotRequired[list[int]]  # of manifests since the files are compared by it
     sha256: str
 
 
