@@ -1,14 +1,18 @@
 """Plain soft gates, and gates for single query heads under grouped queries."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from exporters.export_config import ExportConfig
+from exporters.export_stage import run_export
 from nirvana_deploy.config_reader import read_config, to_plain
 from pruning.allocation.constraints import Constraints
 from pruning.checkpoints.checkpoint import load_plan, load_pruned, save_pruned
+from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
 from pruning.gates.attach_gates import describe_making
@@ -16,15 +20,17 @@ from pruning.gates.gate_kinds import GateUnits, HardConcrete, SoftSigmoid, Strai
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.projection import check_projectable, project
 from pruning.gates.prune_config import PruneConfig
+from pruning.gates.prune_stage import run_prune
 from pruning.gates.start_scores import make_start_task, score_query_heads
 from pruning.gates.warm_start import warm_start
 from pruning.plans.cost import MacCost, ParameterCost, dense_cost, plan_cost
 from pruning.plans.plan import PruningPlan, kept_groups
 from pruning.saliencies.fisher import Fisher
 from pruning.saliencies.known_saliencies import score_units
+from pruning.training.resumable_training import find_whole_checkpoint
 from tests.pruning.allocation.small_dims import GROUPED, PAIR, TableCost
 from tests.pruning.tiny_models import batch_for, live_logits, make_tiny
-from tests.pruning.training.tiny_tasks import make_headed
+from tests.pruning.training.tiny_tasks import make_headed, write_headed, write_rows
 
 QUERY = GateUnits(query_heads=True)
 LOOSE = Constraints(neuron_multiple=1)
@@ -179,3 +185,48 @@ def test_query_gates_start_from_the_fisher_information_of_heads() -> None:
             order = gates.gate_Q.logit.detach().argsort()
             assert torch.equal(order, query_scores[sub_block].argsort())
     assert score_query_heads(make_start_task(make_tiny("bert"), [])) == {}, "each has its own gate"
+
+
+@pytest.mark.parametrize(
+    ("kind", "units"),
+    [(SoftSigmoid(), GateUnits()), (StraightThrough(), QUERY), (SoftSigmoid(), QUERY)],
+    ids=["soft", "query", "soft-query"],
+)
+def test_a_decoder_is_pruned_resumed_and_exported(kind, units, tmp_path: Path) -> None:
+    write_headed(tmp_path / "dense", "causal-lm", max_position_embeddings=160)
+    data = write_rows(tmp_path / "rows", "causal-lm")
+    config = PruneConfig(
+        budget=0.5,
+        gate_kind=kind,
+        units=units,
+        num_epochs=8,
+        batch_size=8,
+        gate_learning_rate=0.5,
+        save_steps=5,
+        warm_start_rows=8,
+        sequence_length=16,
+        constraints=LOOSE,
+        bf16=False,
+    )
+    out_dir = tmp_path / "out"
+    result = run_prune(tmp_path / "dense", data, config, out_dir)
+    assert all(proof["max_abs_difference"] < 1e-5 for proof in result["proofs"])
+    assert 0 < 0.5 - result["budget"]["kept_fraction"] + 1e-9 < 0.05
+    assert result["undecided_fraction"] is not None
+    plan = load_plan(out_dir / "checkpoint")
+    assert plan.made_by["gates"] == describe_making(config)["gates"]
+    once = load_pruned(out_dir / "checkpoint").state_dict()
+    last = find_whole_checkpoint(out_dir / "trainer")
+    assert last is not None
+    shutil.rmtree(last)
+    shutil.rmtree(out_dir / "checkpoint")
+    again = run_prune(tmp_path / "dense", data, config, out_dir)
+    assert again["curve"] == result["curve"]
+    found = load_pruned(out_dir / "checkpoint").state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in once.items())
+    assert read_model(load_pruned(out_dir / "checkpoint")).current.layers == plan.layers
+    if units == QUERY:
+        exported = run_export(
+            tmp_path / "dense", out_dir / "checkpoint", ExportConfig(), tmp_path / "onnx"
+        )
+        assert exported["pruned"]["verification"]["passed"]
