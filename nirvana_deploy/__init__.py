@@ -159,9 +159,34 @@ def __getattr__(name: str) -> Any:
         return version("nirvana-deploy")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
+    try:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    except ImportError as error:
+        hidden = _find_hidden()
+        if not hidden:
+            raise
+        raise ImportError(
+            f"{hidden[0]} hides the {hidden[1]!r} package of nirvana-deploy, because its folder "
+            "comes first on the import path. Rename it, or start Python from another folder (or "
+            "with -P)."
+        ) from error
     globals()[name] = value
     return value
+
+
+def _find_hidden() -> tuple[str, str] | None:
+    """Return a file or folder that Python finds in place of one of our packages, and its name."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    home = Path(__file__).resolve().parents[1]
+    for name in ("profiles", "exporters", "pruning"):
+        spec = find_spec(name)
+        places = list((spec and spec.submodule_search_locations) or [])
+        found = Path(places[0] if places else (spec and spec.origin) or home / name)
+        if found.resolve() != home / name:
+            return str(found.resolve()), name
+    return None
 
 
 def __dir__() -> list[str]:

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():  # a bar that is redrawn is noise in a log
         os.environ.setdefault("TQDM_DISABLE", "1")
     try:
-        with _plain_warnings(), _import_from_here():
+        with _plain_warnings(), _safe_children():
             code = _run(arguments)
         sys.stdout.flush()
         return code
@@ -124,13 +124,18 @@ def _plain_warnings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _import_from_here() -> Iterator[None]:
-    """Let import paths name modules of the current folder, after all that is installed."""
-    sys.path.append("")  # wherever that is by then
+def _safe_children() -> Iterator[None]:
+    """Keep the current folder off the import path of every Python process that a verb starts.
+
+    What the user put on PYTHONPATH stays.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         yield
     finally:
-        sys.path.remove("")
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
 
 
 def _complain(message: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Any, cast
 
 import torch
 
 from pruning.errors import NirvanaError
+from pruning.own_code import import_own
 from pruning.plans.sub_block import SubBlock
 from pruning.saliencies.fisher import Fisher
 from pruning.saliencies.flap import Flap
@@ -52,14 +52,7 @@ def find_saliency(name: str) -> Saliency:
 
 
 def _import_saliency(path: str) -> Saliency:
-    module_name, _, name = path.partition(":")
-    try:
-        found = getattr(import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise NirvanaError(
-            f"The saliency {path!r} cannot be imported: {error}. Expected {_OWN}; install the "
-            "package, put its folder on PYTHONPATH, or run `nirvana` in that folder."
-        ) from error
+    found = import_own(path, "saliency", _OWN)
     if isinstance(found, type):
         found = _make_instance(found, path)
     if not callable(getattr(found, "score", None)):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from pruning.errors import NirvanaError
+from pruning.own_code import import_own
 
 Metric = Callable[[Any, Any], dict[str, float]]
 
@@ -17,14 +17,7 @@ def load_metric(path: str) -> Metric:
     Raises:
         NirvanaError: there is no such module or function, or it cannot be called.
     """
-    module_name, _, name = path.partition(":")
-    try:
-        found = getattr(import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise NirvanaError(
-            f"The metric {path!r} cannot be imported: {error}. Expected package.module:function; "
-            "install the package, put its folder on PYTHONPATH, or run `nirvana` in that folder."
-        ) from error
+    found = import_own(path, "metric", "package.module:function")
     if not callable(found):
         raise NirvanaError(
             f"The metric {path!r} is a {type(found).__name__}. Expected a function of predictions "

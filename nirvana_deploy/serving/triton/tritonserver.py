@@ -94,7 +94,11 @@ def find_tritonserver(environment: Path | None = None) -> TritonHome:
         raise NirvanaError(
             f"{named} is no virtual environment: expected {python} to be there. Do: {_INSTALL}."
         )
-    asked = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=False)
+    # `-c` would put the current folder first on the import path.
+    safe = {**os.environ, "PYTHONSAFEPATH": "1"}
+    asked = subprocess.run(
+        [python, "-c", _PROBE], capture_output=True, text=True, check=False, env=safe
+    )
     if asked.returncode:
         raise NirvanaError(f"{python} does not run: {asked.stderr.strip()}. Do: {_INSTALL}.")
     found = parse_json(
@@ -197,6 +201,7 @@ def _make_environment(home: TritonHome) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {
         **kept,
+        "PYTHONSAFEPATH": "1",
         "PATH": f"{home.environment / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
     }
