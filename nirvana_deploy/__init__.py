@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pruning.allocation.allocation_config import KlKnapsack as KlKnapsack
     from pruning.allocation.allocation_config import Uniform as Uniform
     from pruning.allocation.constraints import Constraints as Constraints
+    from pruning.checkpoints.remote_code import allow_remote_code as allow_remote_code
     from pruning.errors import MissingExtraError as MissingExtraError
     from pruning.errors import NirvanaError as NirvanaError
     from pruning.gates.attach_gates import attach_gates as attach_gates
@@ -128,6 +129,7 @@ _HOMES = {
     "pruning.oneshot.oneshot_config": ("OneShotConfig",),
     "pruning.oneshot.repair_config": ("LeastSquares", "MeanShift", "NoRepair"),
     "pruning.oneshot.scoring_config": ("ScoringConfig",),
+    "pruning.checkpoints.remote_code": ("allow_remote_code",),
     "pruning.errors": ("MissingExtraError", "NirvanaError"),
     "pruning.plans.plan": ("LayerPlan", "PruningPlan"),
     "pruning.gates.canary_config": ("CanaryConfig",),

@@ -11,7 +11,6 @@ from exporters.compare.compare_config import CompareConfig
 from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import EXPORT_FILE, ExportConfig
 from nirvana_deploy.deploy_result import DeployResult, ExportResult, OneShotResult, PruneResult
-from nirvana_deploy.full_disk import explain_full_disk
 from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
 from nirvana_deploy.pipeline import Say, run_stages
 from nirvana_deploy.recipe import Recipe, load_recipe
@@ -21,8 +20,10 @@ from nirvana_deploy.verbs.step_progress import Progress
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.latency.latency_config import LatencyConfig
 from profiles.measuring.sweep_config import SweepConfig
+from pruning.checkpoints.remote_code import allow_remote_code, is_remote_code_allowed
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.gates.prune_config import PruneConfig
+from pruning.machine_limits import explain_limits, explained
 from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.training.baseline_config import BaselineConfig
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from pruning.plans.plan import LayerPlan, PruningPlan
 
 
+@explained("deploy")
 def deploy(
     recipe: Recipe | Path | str, out: Path | str | None = None, *, say: Say | None = None
 ) -> DeployResult:
@@ -73,9 +75,12 @@ def deploy(
     if out is not None:
         recipe = dataclasses.replace(recipe, out=str(out))
     say = say or _say_on_stderr
-    for stage, reason in check_fit(recipe).items():
-        say(f"{stage}: will be left out. {reason}")
-    outcome = run_stages(recipe, recipe.out_dir, list_stages(recipe), say, write_report)
+    if is_remote_code_allowed() and not recipe.trust_remote_code:
+        recipe = dataclasses.replace(recipe, trust_remote_code=True)
+    with allow_remote_code(recipe.trust_remote_code):
+        for stage, reason in check_fit(recipe).items():
+            say(f"{stage}: will be left out. {reason}")
+        outcome = run_stages(recipe, recipe.out_dir, list_stages(recipe), say, write_report)
     assert outcome.report is not None
     return DeployResult(
         out=outcome.out,
@@ -86,6 +91,7 @@ def deploy(
     )
 
 
+@explained("prune")
 def prune(
     model: str | Path,
     config: PruneConfig | OneShotConfig | None = None,
@@ -113,6 +119,7 @@ def prune(
         baseline=baseline or BaselineConfig(),
         prune=config or PruneConfig(),
         latency=latency,
+        trust_remote_code=is_remote_code_allowed(),
     )
     stages = list_pruning_stages(recipe, fine_tuned=fine_tuned)
     outcome = run_stages(recipe, recipe.out_dir, stages, say or _say_on_stderr)
@@ -124,6 +131,7 @@ def prune(
     )
 
 
+@explained("prune")
 def apply_plan(
     model: str | Path,
     plan: PruningPlan | Path | str,
@@ -150,12 +158,13 @@ def apply_plan(
     given = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
     if not replace:
         refuse_used_folder(Path(out))
-    with explain_full_disk("prune", Path(out), ()):
+    with explain_limits("prune", Path(out)):
         return repack_checkpoint(
             str(model), given, out, replace=replace, force=force, progress=progress
         )
 
 
+@explained("score")
 def score(
     model: str | Path,
     config: ScoringConfig | None = None,
@@ -174,10 +183,11 @@ def score(
     """
     from pruning.oneshot.score_model import score_model
 
-    with explain_full_disk("score", Path(out), ()):
+    with explain_limits("score", Path(out), resumes=True):
         return score_model(str(model), config or ScoringConfig(), out, say=progress)
 
 
+@explained("prune")
 def prune_from_scores(
     run: ScoringRun | Path | str,
     budgets: Sequence[float],
@@ -254,6 +264,7 @@ def _price_latency(
     return (fraction,), pricing
 
 
+@explained("export")
 def export(
     checkpoint: Path | str, config: ExportConfig | None = None, *, out: Path | str
 ) -> ExportResult:
@@ -282,6 +293,7 @@ def export(
     return ExportResult(onnx=Path(out) / first["file"], figures=figures)
 
 
+@explained("build")
 def build(
     onnx: Path | str,
     config: EngineConfig | None = None,
@@ -329,6 +341,7 @@ def _keep_build_log(folder: Path, out: Path) -> None:
         (folder / LOG_NAME).replace(out.with_name(f"{out.name}.{LOG_NAME}"))
 
 
+@explained("run-engine")
 def run_engine(
     engine: Path | str,
     inputs: Path | Mapping[str, Any] | None = None,
@@ -363,6 +376,7 @@ def run_engine(
     )
 
 
+@explained("profile")
 def profile(
     dense: Path | str, pruned: Path | str, config: ProfileConfig | None = None
 ) -> ProfileResult:
@@ -379,6 +393,7 @@ def profile(
     return profile_artefacts(str(dense), str(pruned), config or ProfileConfig())
 
 
+@explained("sweep")
 def sweep(
     model: Path | str, config: SweepConfig | None = None, *, name: str = "pruned"
 ) -> SweepResult:
@@ -396,6 +411,7 @@ def sweep(
     return sweep_model(open_runner(str(model), name=name, config=config), config)
 
 
+@explained("report")
 def draw_report(
     paths: Sequence[Path | str],
     *,
@@ -419,6 +435,7 @@ def draw_report(
     return write_compared(given, Path(out), targets=targets, precision=precision, call=call)
 
 
+@explained("verify")
 def verify(
     source: Path | str,
     candidate: Path | str,
@@ -440,6 +457,7 @@ def verify(
     return compare_artefacts(*open_pair(str(source), str(candidate)), config, progress=progress)
 
 
+@explained("package")
 def package(
     onnx: Path | str,
     config: PackageConfig | None = None,
@@ -519,6 +537,7 @@ def prove(model: PreTrainedModel, *, seed: int = 0) -> Proof:
     return proof.prove(model, seed=seed)
 
 
+@explained("save_pruned")
 def save_pruned(
     model: PreTrainedModel,
     out: Path | str,
@@ -536,6 +555,7 @@ def save_pruned(
     checkpoint.save_pruned(model, out, tokenizer, max_shard_size=max_shard_size, replace=replace)
 
 
+@explained("load")
 def load(folder: Path | str, **kwargs: Any) -> Any:
     """Load a pruned checkpoint, or the folder of an export, running no code from the folder.
 

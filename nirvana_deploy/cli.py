@@ -16,7 +16,9 @@ from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any
 
+from pruning.checkpoints.remote_code import allow_remote_code
 from pruning.errors import NirvanaError, NirvanaWarning
+from pruning.machine_limits import explain_limit
 
 _DESCRIPTION = (
     "From a Hugging Face Transformer and a budget to a smaller model in a server folder. "
@@ -43,8 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        if isinstance(error, NirvanaError):
-            _complain(f"error: {error}")
+        verb = next((word for word in arguments if not word.startswith("-")), "nirvana")
+        limit = explain_limit(error, verb)
+        if limit is not None or isinstance(error, NirvanaError):
+            _complain(f"error: {limit or error}")
         else:
             _complain(
                 f"error: unexpected {type(error).__name__}: {error}\nRun again with --debug to see "
@@ -64,7 +68,8 @@ def _run(arguments: list[str]) -> int:
     if namespace.verb is None:
         parser.print_help()
         return 0
-    return int(namespace.run(namespace))
+    with allow_remote_code(getattr(namespace, "trust_remote_code", False)):
+        return int(namespace.run(namespace))
 
 
 def _make_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -93,6 +98,12 @@ def _make_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         child.set_defaults(run=verb.run, parser=child)
         if verb.name in arguments:  # the flags of the other verbs are not needed
             verb.add_arguments(child)
+            if verb.loads_models:
+                child.add_argument(
+                    *("--trust_remote_code", "--trust-remote-code"),
+                    action="store_true",
+                    help="run the code that a model's folder brings along, if it needs any",
+                )
     return parser
 
 

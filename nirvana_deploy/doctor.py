@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from nirvana_deploy.full_disk import measure_free_bytes
 from nirvana_deploy.verbs.tables import make_console, print_json
 from profiles.measuring.environment import (
     count_allowed_cpus,
@@ -18,6 +17,7 @@ from profiles.measuring.environment import (
     list_gpus,
     read_cpu_name,
 )
+from pruning.machine_limits import measure_free_bytes
 
 State = Literal["ok", "missing", "warning"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from nirvana_deploy.full_disk import explain_full_disk
+from nirvana_deploy.run_folder import remove_empty_run
 from pruning.errors import NirvanaError
+from pruning.machine_limits import explain_limit, explain_limits
+from pruning.write_aside import make_folder_aside
 
 
 @contextlib.contextmanager
@@ -20,33 +20,28 @@ def write_new_folder(out: Path, verb: str) -> Iterator[Path]:
         NirvanaError: `out` holds something already, or cannot be made, or the disk is full.
     """
     refuse_used_folder(out)
-    with explain_full_disk(verb, out, ()):
-        aside = _make_aside(out)
+    with contextlib.ExitStack() as stack:
         try:
+            aside = stack.enter_context(make_folder_aside(out))
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise NirvanaError(
+                f"No folder can be made in {out.parent}: {error.strerror}. Choose another output "
+                "folder; nothing was changed."
+            ) from error
+        except OSError as error:
+            raise explain_limit(error, verb, out.parent) or error from error
+        with explain_limits(verb, aside):  # before the clean-up: what is free then, misleads
             yield aside
             if out.exists():
                 out.rmdir()
-            # mkdtemp makes it private; what the user asked for is an ordinary folder.
-            aside.chmod(0o755)
             aside.rename(out)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
-
-def _make_aside(out: Path) -> Path:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise NirvanaError(
-            f"No folder can be made in {out.parent}: {error.strerror}. Choose another output "
-            "folder; nothing was changed."
-        ) from error
 
 
 def refuse_used_folder(out: Path) -> None:
     """Raise NirvanaError unless `out` is free or an empty folder."""
     if out.is_dir() and not any(out.iterdir()):
+        return
+    if remove_empty_run(out):
         return
     if out.exists():
         raise NirvanaError(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nirvana_deploy.config_reader import to_plain
-from nirvana_deploy.full_disk import explain_full_disk
 from nirvana_deploy.recipe import Recipe
-from nirvana_deploy.run_folder import RECIPE_FILE, claim_run_folder, now, write_text
+from nirvana_deploy.run_folder import RECIPE_FILE, RUN_FILE, claim_run_folder, now, write_text
 from nirvana_deploy.stage import (
     Stage,
     StageInputs,
@@ -21,6 +22,8 @@ from nirvana_deploy.stage import (
 )
 from nirvana_deploy.stage_folder import StageFolder
 from nirvana_deploy.yaml_text import dump_yaml
+from pruning.errors import NirvanaError
+from pruning.machine_limits import explain_limits
 
 Say = Callable[[str], None]
 WriteReport = Callable[[Path], Path]
@@ -54,11 +57,16 @@ def run_stages(
     """
     manifests: dict[str, dict[str, Any]] = {}
     skipped: list[str] = []
-    with explain_full_disk("the run", out, ()), claim_run_folder(out):
+    with explain_limits("the run", out, resumes=True), claim_run_folder(out):
         write_text(out / RECIPE_FILE, dump_yaml(to_plain(recipe)))
         for stage in stages:
             folder = StageFolder(run_dir=out, name=stage.name, scratch=stage.scratch)
-            with explain_full_disk(f"stage {stage.name!r}", folder.partial, tuple(manifests)):
+            with (
+                _explain_deleted(out, folder),
+                explain_limits(
+                    f"stage {stage.name!r}", folder.partial, finished=tuple(manifests), resumes=True
+                ),
+            ):
                 parts = collect_key_parts(stage, recipe, manifests)
                 folder.recover()
                 manifest = _find_finished(folder, parts, say)
@@ -67,7 +75,7 @@ def run_stages(
                 else:
                     skipped.append(stage.name)
             manifests[stage.name] = manifest
-        with explain_full_disk("the report", out, tuple(manifests)):
+        with explain_limits("the report", out, finished=tuple(manifests), resumes=True):
             report = write_report(out) if write_report else None
     return RunOutcome(
         out=out,
@@ -76,6 +84,24 @@ def run_stages(
         skipped=tuple(skipped),
         report=report,
     )
+
+
+@contextlib.contextmanager
+def _explain_deleted(out: Path, folder: StageFolder) -> Iterator[None]:
+    """Say so where a stage failed because the run's folder was deleted under it."""
+    try:
+        yield
+    except Exception as error:
+        if (out / RUN_FILE).exists():
+            raise
+        # Without its run.json, what the stage wrote since would be in the way of the next run.
+        shutil.rmtree(folder.partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            out.rmdir()
+        raise NirvanaError(
+            f"The output folder {out} was deleted while stage {folder.name!r} worked in it. Run "
+            "the same command again: it starts anew."
+        ) from error
 
 
 def _find_finished(
@@ -139,6 +165,7 @@ def _run_stage(
             # Of the last attempt: a killed one leaves no clock.
             "seconds": round(seconds, 3),
             "num_attempts": num_attempts + 1,
+            "trust_remote_code": recipe.trust_remote_code,
             "key_parts": parts,
             "result": result,
         }

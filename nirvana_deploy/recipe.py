@@ -34,6 +34,10 @@ class Recipe:
     out: str | None = field(
         default=None, metadata={"help": "output folder, runs/NAME where none is given"}
     )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "run the code that the model's folder brings along, if it needs any"},
+    )
     data: DataConfig = field(default_factory=DataConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     # By gates, or by scores and without training: the keys tell which, such as `scoring`.

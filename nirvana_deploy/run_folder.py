@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 from pruning.errors import NirvanaError
 from pruning.strict_json import read_object
-from pruning.write_aside import write_aside
+from pruning.write_aside import is_leftover, write_aside
 
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.yaml"
@@ -28,6 +30,7 @@ def claim_run_folder(folder: Path) -> Iterator[Path]:
     Raises:
         NirvanaError: the folder holds something else, cannot be written, or is in use by a run.
     """
+    was_there = folder.is_dir() and not (folder / RUN_FILE).exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -41,7 +44,58 @@ def claim_run_folder(folder: Path) -> Iterator[Path]:
     with _lock(folder):
         if not (folder / RUN_FILE).exists():
             write_json(folder / RUN_FILE, {"format": _FORMAT, "created": now()})
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if _is_empty_run(folder):  # nothing to go on from, and in the way of other verbs
+                _clear(folder, keep_folder=was_there)
+            raise
+
+
+def remove_empty_run(folder: Path) -> bool:
+    """Remove a run that ended before it finished anything; tell whether there was one.
+
+    Only files that a run writes before its first stage are deleted, and only while no run works
+    in the folder. The folder stays.
+    """
+    if not (folder / LOCK_FILE).is_file() or not _is_empty_run(folder):
+        return False
+    try:
+        with _lock(folder):
+            if not _is_empty_run(folder):
+                return False
+            _clear(folder, keep_folder=True)
+    except (NirvanaError, OSError):  # another run works there, or nothing can be written
+        return False
+    return True
+
+
+def _is_empty_run(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but what a run writes before its first result."""
+    ours = {LOCK_FILE, RUN_FILE, RECIPE_FILE}
+    if not folder.is_dir():
+        return False
+    for path in folder.iterdir():
+        is_started = re.fullmatch(r"\.\w+\.partial", path.name) and path.is_dir()
+        if is_started and not _has_work(path):
+            continue
+        if path.name not in ours and not is_leftover(path):
+            return False
+    return True
+
+
+def _has_work(partial: Path) -> bool:
+    return any(path.name != "key.json" and path.is_file() for path in partial.rglob("*"))
+
+
+def _clear(folder: Path, *, keep_folder: bool) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if not keep_folder:
+        folder.rmdir()
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -74,8 +128,9 @@ def _refuse_foreign_folder(folder: Path) -> None:
             f"{folder / RUN_FILE} was not written by a nirvana run. Choose another --out, or move "
             "that folder away; nothing was changed."
         )
-    harmless = {LOCK_FILE, f".{RUN_FILE}.tmp"}
-    others = sorted(path.name for path in folder.iterdir() if path.name not in harmless)
+    others = sorted(
+        path.name for path in folder.iterdir() if path.name != LOCK_FILE and not is_leftover(path)
+    )
     if others:
         shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise NirvanaError(

@@ -19,6 +19,7 @@ from nirvana_deploy.run_folder import write_json
 from pruning.checkpoints.file_hash import describe_file, hash_file
 from pruning.errors import NirvanaError
 from pruning.strict_json import convert_json, read_object
+from pruning.write_aside import is_leftover
 
 MANIFEST_FILE = "manifest.json"
 KEY_FILE = "key.json"
@@ -140,8 +141,9 @@ class StageFolder:
         """
         marker = self.read_interrupted()
         if self.partial.exists() and marker is None:
-            unwritten = {KEY_FILE, f".{KEY_FILE}.tmp", MANIFEST_FILE}
-            if not {path.name for path in self.partial.iterdir()} <= unwritten:
+            unwritten = {KEY_FILE, MANIFEST_FILE}
+            names = {path.name for path in self.partial.iterdir() if not is_leftover(path)}
+            if not names <= unwritten:
                 raise NirvanaError(
                     f"{self.partial} holds files but no readable {KEY_FILE}: it is not ours to "
                     "delete. Move it away and run again."

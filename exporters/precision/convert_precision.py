@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from exporters.graphs.load_graph import load_graph, read_precision
 from exporters.precision.half_precision import convert_graph
 from exporters.precision.int8_graph import Feeds, quantise_dynamic, quantise_static
 from pruning.errors import NirvanaError
+from pruning.write_aside import make_folder_aside
 
 # What the quantiser holds in memory is one protobuf message, which ends here.
 MAX_QUANTISED_BYTES = 2**31 - 1
@@ -68,18 +67,15 @@ def convert_precision(
     found = read_precision(graph)
     if found != "fp32":
         raise NirvanaError(f"Expected a graph in fp32 to convert, {source} is in {found} already.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        kept_float = _write(source, aside / out.name, precision, calibration, symmetric)
-        written = sorted(aside.iterdir(), key=lambda path: path.name == out.name)
-        size_bytes = sum(path.stat().st_size for path in written)
-        for path in written:  # the graph comes last
-            path.replace(out.parent / path.name)
+        with make_folder_aside(out) as aside:
+            kept_float = _write(source, aside / out.name, precision, calibration, symmetric)
+            written = sorted(aside.iterdir(), key=lambda path: path.name == out.name)
+            size_bytes = sum(path.stat().st_size for path in written)
+            for path in written:  # the graph comes last
+                path.replace(out.parent / path.name)
     except NirvanaError as error:
         raise NirvanaError(f"{source} cannot be had in {precision}: {error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return PrecisionOutcome(precision=precision, size_bytes=size_bytes, kept_float=kept_float)
 
 

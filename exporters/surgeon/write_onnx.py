@@ -6,9 +6,8 @@ weights can follow the rest of the graph. Others have them in a file beside the 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,8 @@ import onnx_ir as ir
 from exporters.graphs.tensor_values import read_array
 from exporters.surgeon.weightless import list_weights, without_weights
 from pruning.errors import NirvanaError
+from pruning.machine_limits import explain_limit, explain_limits
+from pruning.write_aside import make_folder_aside
 
 INLINE_BYTES = 1_500_000_000  # protobuf holds 2 GB at most
 _PAGE_BYTES = 4096  # what maps the file wants each tensor at the start of a page
@@ -69,14 +70,15 @@ def write_onnx(
 
 @contextmanager
 def _write_aside(path: Path) -> Iterator[Path]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
-            yield Path(aside)
-    except OSError as error:
-        raise NirvanaError(
-            f"Cannot write {path}: {error.strerror or error}. Nothing was left there."
-        ) from error
+    with ExitStack() as stack:
+        try:
+            aside = stack.enter_context(make_folder_aside(path))
+            with explain_limits("surgeon", aside):
+                yield aside
+        except OSError as error:
+            raise explain_limit(error, "surgeon", path.parent) or NirvanaError(
+                f"Cannot write {path}: {error.strerror or error}. Nothing was left there."
+            ) from error
 
 
 class _Told:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from pruning.checkpoints.checkpoint import is_pruned, load_pruned
 from pruning.checkpoints.config_file import read_config_file
-from pruning.checkpoints.model_source import load_model
+from pruning.checkpoints.model_source import find_own_class, load_model
 from pruning.errors import NirvanaError
 
 
@@ -24,8 +24,11 @@ def load_source(folder: Path) -> PreTrainedModel:
 
 
 def _find_class(folder: Path) -> Any:
-    named = read_config_file(folder).get("architectures") or [""]
+    config = read_config_file(folder)
+    named = config.get("architectures") or [""]
     found = getattr(transformers, named[0], None)
+    if found is None:
+        found = find_own_class(config, named[0], str(folder))
     if found is None:
         raise NirvanaError(
             f"The config of {folder} should name a class of transformers in `architectures`, it "

@@ -20,7 +20,7 @@ def _add_deploy(parser: argparse.ArgumentParser) -> None:
     )
     hints = get_type_hints(Recipe)
     sections = {name: hint for name, hint in hints.items() if config_types(hint)}
-    add_flags(parser, Recipe, skip=tuple(sections), title="recipe")
+    add_flags(parser, Recipe, skip=(*sections, "trust_remote_code"), title="recipe")
     for name, hint in sections.items():
         # The last of a union first: where both have a field, it takes what either does.
         add_flags(parser, *reversed(config_types(hint)), prefix=name)
@@ -44,4 +44,5 @@ DEPLOY = Verb(
     "stage is skipped, an interrupted one resumes, a changed setting re-runs what it touches.",
     add_arguments=_add_deploy,
     run=_deploy,
+    loads_models=True,
 )

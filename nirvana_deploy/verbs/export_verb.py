@@ -32,4 +32,5 @@ EXPORT = Verb(
     summary="export a checkpoint to ONNX and compare it with torch",
     add_arguments=_add_export,
     run=_export,
+    loads_models=True,
 )

@@ -9,6 +9,7 @@ from nirvana_deploy.verbs.onnx_verbs import inspect_graph, is_onnx
 from nirvana_deploy.verbs.tables import print_json, print_proof, print_structure
 from nirvana_deploy.verbs.verb import Verb
 from pruning.errors import NirvanaError
+from pruning.machine_limits import explain_limit
 from pruning.plans.plan import PruningPlan
 
 
@@ -68,6 +69,9 @@ def _write_plan(plan: PruningPlan, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         plan.save(path)
     except OSError as error:
+        told = explain_limit(error, "inspect", path.parent)
+        if told is not None:
+            raise told from error
         raise NirvanaError(
             f"Cannot write the plan to {path}: {error.strerror}. Choose a file that can be written."
         ) from error
@@ -80,4 +84,5 @@ INSPECT = Verb(
     summary="show what of a model or of ONNX files can be pruned, and its size; prove it",
     add_arguments=_add_inspect,
     run=_inspect,
+    loads_models=True,
 )

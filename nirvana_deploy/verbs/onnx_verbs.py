@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nirvana_deploy.full_disk import explain_full_disk
 from nirvana_deploy.verbs.byte_progress import show_bytes
 from nirvana_deploy.verbs.tables import make_console, print_json, print_pairs
 from nirvana_deploy.verbs.verb import Verb
+from pruning.machine_limits import explain_limits
 from pruning.plans.plan import PruningPlan
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run_surgeon(args: argparse.Namespace) -> int:
     from exporters.surgeon.prune_onnx import prune_onnx
 
     plan = PruningPlan.load(args.plan)
-    with explain_full_disk("surgeon", args.out, ()), show_bytes("surgeon") as progress:
+    with explain_limits("surgeon", args.out.parent), show_bytes("surgeon") as progress:
         result = prune_onnx(args.dense, plan, args.out, force=args.force, progress=progress)
     if args.json:
         print_json(result.to_json())

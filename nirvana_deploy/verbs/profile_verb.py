@@ -53,4 +53,5 @@ PROFILE = Verb(
     ),
     add_arguments=_add_profile,
     run=_profile,
+    loads_models=True,
 )

@@ -196,6 +196,7 @@ PRUNE = Verb(
     summary="prune a model to a budget: learn what goes, take scores, or cut a given plan",
     add_arguments=_add_prune,
     run=_prune,
+    loads_models=True,
 )
 
 SCORE = Verb(
@@ -207,4 +208,5 @@ SCORE = Verb(
     "interrupted run goes on; a finished one is only read.",
     add_arguments=_add_score,
     run=_score,
+    loads_models=True,
 )

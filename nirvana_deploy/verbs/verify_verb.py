@@ -85,4 +85,5 @@ VERIFY = Verb(
     description=DESCRIPTION,
     add_arguments=add_verify_arguments,
     run=run_verify,
+    loads_models=True,
 )

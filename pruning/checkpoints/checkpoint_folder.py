@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from pruning.errors import NirvanaError
-
-_SUFFIX = ".partial"
+from pruning.machine_limits import explain_limit
+from pruning.write_aside import make_folder_aside
 
 
 @contextlib.contextmanager
@@ -30,33 +27,24 @@ def write_checkpoint_folder(out_dir: Path, *, replace: bool = False) -> Iterator
         NirvanaError: `out_dir` holds something and is not to be replaced, or something that is no
             checkpoint; or it cannot be written, or not to the end.
     """
-    try:
-        out_dir = out_dir.resolve()
-        _finish_replacing(out_dir)
-        _check_unused(out_dir, replace)
-        _remove_leftovers(out_dir)
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(
-            tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=_SUFFIX, dir=out_dir.parent)
-        )
-        lock = _lock(aside)
-    except OSError as error:
-        raise NirvanaError(
-            f"Cannot write in {out_dir.parent}: {error.strerror}. Choose a folder that can be "
-            "written."
-        ) from error
-    try:
-        yield aside
-        aside.chmod(0o755)  # mkdtemp makes it private
-        _put_in_place(aside, out_dir)
-    except (OSError, SafetensorError) as error:
-        raise NirvanaError(
-            f"Cannot write {out_dir} to the end: {error}. What was there before is as it was."
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+    out_dir = out_dir.resolve()
+    with contextlib.ExitStack() as stack:
+        try:
+            _finish_replacing(out_dir)
+            _check_unused(out_dir, replace)
+            aside = stack.enter_context(make_folder_aside(out_dir))
+        except OSError as error:
+            raise explain_limit(error, "prune", out_dir.parent) or NirvanaError(
+                f"Cannot write in {out_dir.parent}: {error.strerror}. Choose a folder that can be "
+                "written."
+            ) from error
+        try:
+            yield aside
+            _put_in_place(aside, out_dir)
+        except (OSError, SafetensorError) as error:
+            raise explain_limit(error, "prune", aside) or NirvanaError(
+                f"Cannot write {out_dir} to the end: {error}. What was there before is as it was."
+            ) from error
 
 
 def _check_unused(out_dir: Path, replace: bool) -> None:
@@ -92,29 +80,6 @@ def _exchange(one: Path, other: Path) -> bool:
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
-
-
-def _lock(folder: Path) -> int | None:
-    """Lock a folder for as long as this process lives; None where another one has it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _remove_leftovers(out_dir: Path) -> None:
-    """Delete what killed processes left of this checkpoint; one that is being written is locked."""
-    made_by_us = re.compile(rf"\.{re.escape(out_dir.name)}\.\w{{8}}{re.escape(_SUFFIX)}")
-    siblings = out_dir.parent.iterdir() if out_dir.parent.is_dir() else ()
-    for leftover in [path for path in siblings if made_by_us.fullmatch(path.name)]:
-        # An empty one may have been made a moment ago, and is not locked yet.
-        lock = _lock(leftover) if any(leftover.iterdir()) else None
-        if lock is not None:
-            shutil.rmtree(leftover, ignore_errors=True)
-            os.close(lock)
 
 
 def _finish_replacing(out_dir: Path) -> None:

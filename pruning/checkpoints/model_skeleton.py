@@ -12,15 +12,17 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from pruning.checkpoints import modeling_pruned
 from pruning.checkpoints.checkpoint_files import is_pruned, load_plan
 from pruning.checkpoints.config_file import list_architectures
-from pruning.checkpoints.model_source import load_stock_model, quiet_transformers
+from pruning.checkpoints.model_source import find_own_class, load_stock_model, quiet_transformers
 from pruning.checkpoints.prunable_model import PLAN_FILE, refuse_quantised
 from pruning.errors import NirvanaError
 from pruning.wirings.known_wirings import refuse_unsupported
 from pruning.wirings.structure import has_experts
 
 
-def build_skeleton(source: str) -> PreTrainedModel:
+def build_skeleton(source: str, *, own_code: bool = False) -> PreTrainedModel:
     """Build the model of a folder or hub id on the meta device; a pruned one carries its plan.
+
+    With `own_code`, and where it is allowed to run, the architecture may be one of the folder's.
 
     Raises:
         NirvanaError: there is no model, it is quantised, or its architecture cannot be pruned or is
@@ -29,7 +31,7 @@ def build_skeleton(source: str) -> PreTrainedModel:
     config = load_stock_model(AutoConfig, source)
     refuse_quantised(config)
     refuse_unsupported(config, experts=False)
-    stock = find_architecture(config)
+    stock = find_architecture(config, source if own_code else None)
     built = modeling_pruned.pruned_class(stock) if hasattr(config, "nirvana") else stock
     try:
         with torch.device("meta"), quiet_transformers():
@@ -46,8 +48,10 @@ def build_skeleton(source: str) -> PreTrainedModel:
     return model
 
 
-def find_architecture(config: Any) -> Any:
+def find_architecture(config: Any, source: str | None = None) -> Any:
     """Return the stock class that a config names, or the one without a head where it names none.
+
+    With `source`, a class of its folder is taken where its code is allowed to run.
 
     Raises:
         NirvanaError: transformers has no such class.
@@ -56,6 +60,9 @@ def find_architecture(config: Any) -> Any:
     if hasattr(transformers, name):
         return getattr(transformers, name)
     if name:
+        own = None if source is None else find_own_class(config.to_dict(), name, source)
+        if own is not None:
+            return own
         raise NirvanaError(
             f"transformers has no {name}. Models with code of their own are pruned in memory: "
             "load the model, then repack(model, plan)."

@@ -6,16 +6,18 @@ import contextlib
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import logging as hf_logging
 
 from pruning.checkpoints.checkpoint_source import INDEX_FILE, SINGLE_FILE, list_tensors
+from pruning.checkpoints.remote_code import explain_remote_code, is_remote_code_allowed
 from pruning.errors import NirvanaError, NirvanaWarning
 
 PYPI_PREFIX = "pypi:"
@@ -59,13 +61,41 @@ def fetch_model(source: str) -> Path:
 
 
 def load_stock_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
-    """Load a model by one of transformers' auto classes; turn its failures into clear errors."""
+    """Load a model by one of transformers' auto classes; turn its failures into clear errors.
+
+    Code of the model's folder runs only within `allow_remote_code`, and transformers never asks.
+    """
     path = resolve_model(source)
+    if is_remote_code_allowed() and auto_class.__name__.startswith("Auto"):
+        kwargs["trust_remote_code"] = True
+    else:
+        kwargs["trust_remote_code"] = False
     try:
         with quiet_transformers():
             return auto_class.from_pretrained(path, **kwargs)
     except NirvanaError:
         raise
+    except Exception as error:
+        if "trust_remote_code" in str(error) and not is_remote_code_allowed():
+            raise NirvanaError(explain_remote_code(path)) from error
+        raise NirvanaError(_explain(source, path, error)) from error
+
+
+def find_own_class(config: Mapping[str, Any], name: str, source: str) -> Any:
+    """Return the class `name` of the code in the folder of `source`; None where it has none.
+
+    Raises:
+        NirvanaError: the code is not allowed to run, or fails.
+    """
+    path = resolve_model(source)
+    places = [value for value in (config.get("auto_map") or {}).values() if isinstance(value, str)]
+    place = next((value for value in places if value.rpartition(".")[2] == name), None)
+    if place is None:
+        return None
+    if not is_remote_code_allowed():
+        raise NirvanaError(explain_remote_code(path))
+    try:
+        return get_class_from_dynamic_module(place, path)
     except Exception as error:
         raise NirvanaError(_explain(source, path, error)) from error
 

@@ -68,7 +68,7 @@ def inspect_model(source: str) -> ModelStructure:
     Raises:
         NirvanaError: there is no model, or its type cannot be pruned.
     """
-    return describe_model(build_skeleton(resolve_model(source)))
+    return describe_model(build_skeleton(resolve_model(source), own_code=True))
 
 
 def read_current_plan(source: str) -> PruningPlan:
@@ -83,13 +83,13 @@ def read_current_plan(source: str) -> PruningPlan:
 def prove_model(source: str, seed: int = 0) -> Proof:
     """Load a dense model in float32 and prove on it that repacking is right (see `prove`)."""
     path = resolve_model(source)
-    skeleton = build_skeleton(path)
+    skeleton = build_skeleton(path, own_code=True)
     if not is_whole(read_model(skeleton).current):  # before gigabytes are read
         raise NirvanaError(
             f"Expected a dense model to prove, {source} was pruned before. Prove the model that it "
             "was made of: the proof tries plans of its own."
         )
-    stock = find_architecture(skeleton.config)
+    stock = find_architecture(skeleton.config, path)
     return prove(load_model(stock, path, dtype=torch.float32), seed=seed)
 
 

@@ -15,6 +15,7 @@ from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims, StackDims, require_keys, require_list
 from pruning.plans.weight_fingerprint import WeightFingerprint
 from pruning.strict_json import read_value
+from pruning.write_aside import write_aside
 
 PLAN_VERSION = 2
 
@@ -150,7 +151,8 @@ class PruningPlan:
 
     def save(self, path: Path) -> None:
         """Write the plan as a JSON file."""
-        path.write_text(json.dumps(self.to_json()) + "\n")
+        with write_aside(path) as aside:
+            aside.write_text(json.dumps(self.to_json()) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> PruningPlan:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nirvana_deploy.full_disk import explain_full_disk, is_full_disk
 from nirvana_deploy.new_folder import write_new_folder
 from nirvana_deploy.stage import Stage
 from pruning.errors import NirvanaError
+from pruning.machine_limits import explain_limits, is_full_disk
 from tests.nirvana_deploy.fake_stages import make_stages, run_fake
 
 
@@ -30,7 +30,8 @@ def with_large_cut() -> tuple[Stage, ...]:
 def test_full_disk_keeps_what_is_finished_and_goes_on_with_room(small_disk: Path) -> None:
     out = small_disk / "r"
     message = (
-        r"The disk is full: stage 'cut' could not write in .*\.cut\.partial \(0\.0 MiB free there\)"
+        r"The disk is full: stage 'cut' could not write in .*\.cut\.partial \(it needs more than "
+        r"the \d\.\d MiB written so far, 0\.0 MiB free there\)"
         r"\. Finished stages are kept \(train\)\. Free some space and run the same command again"
     )
     with pytest.raises(NirvanaError, match=message):
@@ -95,5 +96,5 @@ def test_full_disk_is_recognised_in_every_library(error: Exception, tmp_path: Pa
 
 
 def test_other_errors_pass_untouched(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^not the disk$"), explain_full_disk("x", tmp_path, ()):
+    with pytest.raises(ValueError, match=r"^not the disk$"), explain_limits("x", tmp_path):
         raise ValueError("not the disk")

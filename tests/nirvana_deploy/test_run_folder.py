@@ -27,7 +27,8 @@ def test_an_empty_folder_is_claimed(tmp_path: Path) -> None:
 
 def test_a_claim_that_was_cut_is_claimed_again(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
-    (tmp_path / ".run.json.tmp").write_text("{")
+    (tmp_path / ".run.json.k3v9x2ab.nirvana-partial").mkdir()
+    (tmp_path / ".run.json.k3v9x2ab.nirvana-partial" / "run.json").write_text("{")
     with claim_run_folder(tmp_path):
         assert (tmp_path / "run.json").is_file()
 

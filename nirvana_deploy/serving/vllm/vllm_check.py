@@ -17,6 +17,7 @@ from nirvana_deploy.serving.package_manifest import check_package
 from nirvana_deploy.serving.vllm import answer_prompts
 from pruning.checkpoints.checkpoint import is_pruned, load_pruned
 from pruning.checkpoints.config_file import read_config_file
+from pruning.checkpoints.model_source import load_model
 from pruning.errors import NirvanaError
 from pruning.strict_json import read_object
 
@@ -133,8 +134,10 @@ def _find_reason(log: str) -> str:
 
 
 def _compare(given: dict[str, Any], prompts: list[list[int]], checkpoint: Path) -> VllmCheck:
-    load = load_pruned if is_pruned(checkpoint) else AutoModelForCausalLM.from_pretrained
-    model = load(str(checkpoint), dtype=torch.float32).eval()
+    if is_pruned(checkpoint):
+        model = load_pruned(checkpoint, dtype=torch.float32).eval()
+    else:
+        model = load_model(AutoModelForCausalLM, str(checkpoint), dtype=torch.float32).eval()
     worst = 0.0
     for prompt, answer in zip(prompts, given["answers"], strict=True):
         tokens = torch.tensor(answer["tokens"])

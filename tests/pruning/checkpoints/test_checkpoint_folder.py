@@ -184,7 +184,7 @@ def test_a_killed_process_leaves_the_old_checkpoint(point, writer, old, tmp_path
         process.start()
         process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    (half_written,) = tmp_path.glob(".checkpoint.*.partial")
+    (half_written,) = tmp_path.glob(".checkpoint.*.nirvana-partial")
     is_whole = "moves" in point or (name, point) == ("save_pruned", "plan")
     assert is_pruned(half_written) is is_whole
     if point != "between the moves":
@@ -219,9 +219,10 @@ def test_one_of_both_is_there_at_any_moment(when, type_, writer, old, tmp_path, 
     assert with_content == ["checkpoint"], "leftovers"
 
 
-def test_only_leftovers_of_the_same_checkpoint_are_deleted(writer, tmp_path) -> None:
-    names = {".checkpoint.abc_1234.partial": False, ".checkpoint.v2.abc_1234.partial": True}
-    names |= {".checkpoint.partial": True, ".checkpoint.mine.partial": True}
+def test_only_leftovers_that_we_made_are_deleted(writer, tmp_path) -> None:
+    names = {".checkpoint.abc_1234.nirvana-partial": False}
+    names |= {".model.onnx.abc_1234.nirvana-partial": False}
+    names |= {".checkpoint.partial": True, ".checkpoint.mine.nirvana-partial": True}
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
@@ -284,7 +285,9 @@ def test_a_full_disk_leaves_the_old_checkpoint(writer, old, tmp_path, monkeypatc
     name, write = writer
     with monkeypatch.context() as patch:
         end_at(patch, name, "weights", fill)
-        with pytest.raises(NirvanaError, match=r"to the end: .*No space left on device.*as it was"):
+        with pytest.raises(
+            NirvanaError, match=r"The disk is full: prune .*No space left on device"
+        ):
             write(tmp_path / "checkpoint", replace=True)
     assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), old)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
