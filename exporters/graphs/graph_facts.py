@@ -55,7 +55,7 @@ class GraphFacts:
         """Return what is known of a node's outputs, given its inputs."""
         try:
             found = self._infer(node, facts)
-        except (ShapeUnknown, ValueError, IndexError, ZeroDivisionError, OverflowError):
+        except _UNKNOWN_SHAPE:
             return [UNKNOWN] * len(node.outputs)
         return [*found[: len(node.outputs)], *[UNKNOWN] * (len(node.outputs) - len(found))]
 
@@ -97,6 +97,17 @@ class GraphFacts:
         return [_read_type(found.get(value.name or "")) for value in node.outputs]
 
 
+# Of what does not follow, and of attributes and operands that are not what the operator takes.
+_UNKNOWN_SHAPE = (
+    ShapeUnknown,
+    ValueError,
+    IndexError,
+    ZeroDivisionError,
+    OverflowError,
+    TypeError,
+    AttributeError,
+    KeyError,
+)
 _ONNX_ERRORS = (
     onnx.defs.SchemaError,
     onnx.shape_inference.InferenceError,

@@ -5,10 +5,12 @@ External data is not mapped and not read here; where it lies is checked.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
 
+from exporters.graphs.node_reading import name_node
 from exporters.graphs.onnx_files import check_whole, resolve_beside
 from exporters.graphs.read_structure import read_structure
 from pruning.errors import NirvanaError
@@ -38,6 +40,8 @@ def read_onnx(path: Path) -> ir.Model:
     if not len(model.graph):
         raise NirvanaError(f"{path} is not a valid ONNX file: it has no nodes. Export it again.")
     _check_structure(model, path)
+    for name, tensor in _list_inline(model):
+        _check_inline(tensor, name, path)
     return model
 
 
@@ -96,3 +100,31 @@ def _check_structure(model: ir.Model, path: Path) -> None:
 
 
 _GRAPHS = frozenset((ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS))
+
+
+def _list_inline(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtoTensor]]:
+    """Yield the tensors whose values are in the file: of initializers and of attributes."""
+    for name, value in model.graph.initializers.items():
+        if isinstance(value.const_value, ir.TensorProtoTensor):
+            yield f"initializer {name}", value.const_value
+    for node in model.graph:
+        for attribute in node.attributes.values():
+            if isinstance(attribute.value, ir.TensorProtoTensor):
+                yield f"{attribute.name} of {name_node(node)}", attribute.value
+
+
+def _check_inline(tensor: ir.TensorProtoTensor, name: str, path: Path) -> None:
+    """Refuse a tensor of a type that is not known, or whose values are not as many as it says."""
+    try:
+        dims = [int(n) for n in tensor.shape.numpy()]
+        if min(dims, default=0) < 0:
+            raise ValueError(f"it has the dimensions {dims}")
+        if tensor.dtype != ir.DataType.STRING:
+            found = len(tensor.tobytes())
+            if found != tensor.nbytes:
+                raise ValueError(f"its values have {found:,} bytes, expected {tensor.nbytes:,}")
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        reason = "".join(str(error).splitlines()[:1]).rstrip(".")
+        raise NirvanaError(
+            f"{path} is not a valid ONNX file: {name} cannot be read: {reason}. Export it again."
+        ) from error

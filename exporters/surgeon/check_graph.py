@@ -15,8 +15,15 @@ def check_graph(model: ir.Model) -> None:
     Weights are checked as inputs of their type and shape, so that gigabytes need not be written
     and read again for it.
     """
-    with without_weights(model.graph, as_inputs=True):
-        proto = ir.to_proto(model)
+    try:
+        with without_weights(model.graph, as_inputs=True):
+            proto = ir.to_proto(model)
+    except (ir.serde.SerdeError, ValueError, TypeError) as error:
+        cause = error.__cause__ or error
+        raise NirvanaError(
+            f"The pruned graph cannot be written down: {''.join(str(cause).splitlines()[:1])}. Is "
+            "a name or an attribute of the dense graph damaged? Export it again."
+        ) from error
     _name_domains(proto)
     try:
         onnx.checker.check_model(proto, full_check=True)

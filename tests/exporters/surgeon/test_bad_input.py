@@ -252,3 +252,18 @@ def test_what_is_written_passes_the_full_check(bert, split, plan, tmp_path):
         prune_onnx(dense, plan, out)
         onnx.checker.check_model(str(out), full_check=True)
         assert len(read_onnx(out).graph)
+
+
+@pytest.mark.parametrize("damage", ["cut", "type", "dims"])
+def test_a_weight_whose_values_do_not_fit(damage, bert, plan, tmp_path):
+    model = onnx.load(bert)
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    if damage == "cut":
+        weight.raw_data = weight.raw_data[:-3]
+    elif damage == "type":
+        weight.data_type = 99
+    else:
+        weight.dims[0] = -1
+    path = tmp_path / "damaged.onnx"
+    onnx.save(model, path)
+    refuse(path, plan, tmp_path, match="is not a valid ONNX file")
