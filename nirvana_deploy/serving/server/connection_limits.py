@@ -12,6 +12,10 @@ from nirvana_deploy.serving.server.serve_config import ServeConfig
 
 # Files that the process has open besides connections: workers' pipes, libraries, the log.
 _OTHER_FILES = 64
+# Connections that wait to be accepted. asyncio accepts that many in one go, before the protocol
+# sees the first, and may do so a few times more until a connection that gives way is closed.
+BACKLOG = 32
+_ACCEPTED_AT_ONCE = 4 * BACKLOG
 
 
 def make_protocol_class(config: ServeConfig) -> type[H11Protocol]:
@@ -60,4 +64,4 @@ def count_free_files() -> int:
     import resource
 
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(16, allowed - _OTHER_FILES) if allowed > 0 else 2**31
+    return max(16, allowed - _OTHER_FILES - _ACCEPTED_AT_ONCE) if allowed > 0 else 2**31

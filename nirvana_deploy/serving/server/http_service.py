@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from nirvana_deploy.serving.onnx_signature import TensorSignature
-from nirvana_deploy.serving.server.connection_limits import make_protocol_class
+from nirvana_deploy.serving.server.connection_limits import BACKLOG, make_protocol_class
 from nirvana_deploy.serving.server.inference_request import GivenTensor, InferRequest, RefusedError
 from nirvana_deploy.serving.server.request_limits import RequestLimits
 from nirvana_deploy.serving.server.serve_config import ServeConfig
@@ -240,7 +240,7 @@ class HttpServer:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                backlog=128,
+                backlog=BACKLOG,
                 timeout_graceful_shutdown=1,
             )
         )

@@ -1,0 +1,24 @@
+"""How many connections a server takes, by the system's limit on open files."""
+
+import resource
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="uvicorn (extra serve) is missing")
+from nirvana_deploy.serving.server.connection_limits import BACKLOG, count_free_files
+
+
+@pytest.mark.parametrize(
+    ("allowed", "least", "most"),
+    [
+        (1024, 512, 1024 - 4 * BACKLOG),
+        (256, 32, 256 - 4 * BACKLOG),
+        (20, 16, 16),
+        (resource.RLIM_INFINITY, 2**20, 2**31),
+    ],
+)
+def test_connections_leave_room_for_other_files_and_for_those_accepted_at_once(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, least: int, most: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
+    assert least <= count_free_files() <= most
