@@ -13,7 +13,7 @@ from exporters.graphs.free_dims import size_inputs
 from exporters.graphs.graph_facts import GraphFacts
 from exporters.graphs.linear_map import list_linear_maps
 from exporters.graphs.node_reading import name_scope
-from exporters.graphs.read_onnx import read_onnx
+from exporters.graphs.read_onnx import explain_malformed, read_onnx
 from exporters.graphs.sub_block_pattern import AttentionPattern, MlpPattern, SubBlockPattern
 from pruning.errors import NirvanaError
 
@@ -67,6 +67,11 @@ def inspect_onnx(path: Path) -> GraphStructure:
     Raises:
         NirvanaError: the file is not whole, or no attention and no MLP was found in it.
     """
+    with explain_malformed(path):
+        return _inspect(path)
+
+
+def _inspect(path: Path) -> GraphStructure:
     model = read_onnx(path)
     num_nodes = sum(node.op_type != "Constant" for node in model.graph)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from exporters.graphs.read_onnx import read_onnx
+from exporters.graphs.read_onnx import explain_malformed, read_onnx
 from exporters.surgeon.check_graph import check_graph
 from exporters.surgeon.prune_graph import GraphPruning, prune_graph
 from exporters.surgeon.weightless import take_in_constants
@@ -84,13 +84,14 @@ def prune_onnx(
         NirvanaError: the file is not whole, not of the plan's model, or has a structure that is not
             known; `out` is there or cannot be written.
     """
-    model = read_onnx(dense)
-    model_type = _check_model_type(dense, plan)
-    beside = _list_data(model)
-    graph = prune_graph(model, plan, force=force)
-    take_in_constants(model.graph)
-    check_graph(model)
-    written = write_onnx(model, out, external=bool(beside), progress=progress)
+    with explain_malformed(dense):
+        model = read_onnx(dense)
+        model_type = _check_model_type(dense, plan)
+        beside = _list_data(model)
+        graph = prune_graph(model, plan, force=force)
+        take_in_constants(model.graph)
+        check_graph(model)
+        written = write_onnx(model, out, external=bool(beside), progress=progress)
     return SurgeonResult(
         onnx_path=out,
         source_bytes=sum(path.stat().st_size for path in (dense, *beside)),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pruning.errors import NirvanaError
 
@@ -124,13 +124,21 @@ def read_target(path: Path) -> Target:
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, an endless integer
         raise NirvanaError(f"{path} is not TOML: {error}.") from error
+    except OSError as error:
+        raise NirvanaError(f"{path} cannot be read: {error.strerror}.") from error
     needed = ("title", "kind", "memory_gb", "memory_bandwidth_gb_per_s", "tera_ops_per_s")
     missing = [key for key in needed if key not in data]
     if missing:
         raise NirvanaError(f"{path} lacks {', '.join(missing)}.")
     rates = data["tera_ops_per_s"]
+    texts = all(isinstance(data[key], str) for key in ("title", "kind"))
+    if not (texts and isinstance(rates, dict) and _is_positive(data["memory_gb"])):
+        raise NirvanaError(
+            f"{path}: expected title and kind as text, memory_gb as a number above 0, and "
+            "tera_ops_per_s as a table."
+        )
     unknown = [name for name in rates if name not in PRECISIONS]
     if unknown or not rates:
         raise NirvanaError(
@@ -163,12 +171,17 @@ def read_target(path: Path) -> Target:
 
 def _read_figure(data: Any, path: Path, key: str) -> Figure:
     value = _require_source(data, path, key)["value"]
-    if not isinstance(value, int | float) or not value > 0:
+    if not _is_positive(value):
         raise NirvanaError(f"{path}: {key} must be a positive number, got {value!r}.")
     return Figure(value=float(value), source=data["source"], note=data.get("note"))
 
 
+def _is_positive(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < cast(float, value) < 1e12
+
+
 def _require_source(data: Any, path: Path, key: str) -> dict[str, Any]:
-    if not isinstance(data, dict) or "value" not in data or not data.get("source"):
+    if not isinstance(data, dict) or "value" not in data or not str(data.get("source", "")):
         raise NirvanaError(f"{path}: {key} needs a value and a source, got {data!r}.")
     return data
