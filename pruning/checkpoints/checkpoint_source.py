@@ -83,7 +83,7 @@ def _list_shards(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
             "formats are not read: load the model with transformers and save it again."
         )
     weight_map = read_json(folder / INDEX_FILE, _Index, remedy=_AGAIN)["weight_map"]
-    if outside := [name for name in weight_map.values() if Path(name).name != name]:
+    if outside := [n for n in weight_map.values() if Path(n).name != n or len(n) > 255]:
         raise NirvanaError(
             f"{folder / INDEX_FILE} names a file outside its folder: {outside[0]!r}. {_AGAIN}"
         )
