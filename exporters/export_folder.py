@@ -14,9 +14,12 @@ from exporters.compare.comparison import Comparison
 from exporters.engines.engine_graph import count_attentions, count_fused_attentions
 from exporters.export_config import EXPORT_FILE
 from exporters.graphs.read_structure import read_structure
+from exporters.trace.graph_part import GraphPart
+from exporters.trace.load_source import EXPORTED
 from pruning.checkpoints.config_file import read_config_file
 from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.prunable_model import find_stock_class
+from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
     import onnx
@@ -37,13 +40,29 @@ def copy_companions(checkpoint: Path, out_dir: Path) -> None:
     (out_dir / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def name_task(model: PreTrainedModel, graphs: Iterable[str]) -> str:
-    """Name the task as optimum does, whose names the ecosystem reads."""
+def name_task(model: PreTrainedModel, parts: Iterable[GraphPart]) -> str:
+    """Name the task as optimum does, whose names the ecosystem reads.
+
+    Raises:
+        NirvanaError: none is known for the model's head.
+    """
     from optimum.exporters.tasks import TasksManager
 
-    if "encoder_model" in graphs:  # optimum finds some of these classes under other tasks first
+    parts = tuple(parts)
+    outputs = {tensor.name for part in parts for tensor in part.outputs}
+    if any(
+        part.name == "encoder_model" for part in parts
+    ):  # optimum finds some of these classes under other tasks first
         return "text2text-generation-with-past"
-    task = str(TasksManager.infer_task_from_model(find_stock_class(model)))
+    stock = find_stock_class(model)
+    try:
+        task = str(TasksManager.infer_task_from_model(stock))
+    except (ValueError, KeyError, AttributeError) as error:
+        if outputs != {"last_hidden_state"}:
+            raise NirvanaError(
+                f"{stock.__name__} is not exported: no task is known for its head. {EXPORTED}"
+            ) from error
+        task = "feature-extraction"
     return f"{task}-with-past" if task == "text-generation" else task
 
 

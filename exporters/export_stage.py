@@ -62,6 +62,7 @@ def export_checkpoint(
     folder = fetch_model(str(checkpoint))
     model = load_source(folder)
     parts = list_parts(model, config)
+    task = name_task(model, parts)
     if config.cache_length is not None:
         check_buffers(model, parts, config.cache_length)
     source = describe_parts(str(checkpoint), model, parts)
@@ -83,7 +84,7 @@ def export_checkpoint(
     asked = CompareConfig(precision=config.precision, tolerance=config.tolerance)
     comparison = verify_artefacts(source, open_onnx(out_dir, name="the export"), asked)
     described = {
-        "task": name_task(model, graphs),
+        "task": task,
         "model_type": model.config.model_type,
         "form": config.form,
         "precision": config.precision,

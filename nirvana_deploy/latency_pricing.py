@@ -86,10 +86,12 @@ def measure_latency_table(
 
     from profiles.latency.measure_table import measure_table
     from pruning.checkpoints.model_skeleton import find_architecture
-    from pruning.checkpoints.model_source import load_model, load_stock_model
+    from pruning.checkpoints.model_source import load_stock_model, load_with_head
 
     architecture = find_architecture(load_stock_model(AutoConfig, source))
-    model = load_model(architecture, source, attn_implementation="eager").float().eval()
+    # Only its speed counts: a head that is yet to be trained may be missing.
+    model, _ = load_with_head(architecture, source, fresh=True, attn_implementation="eager")
+    model = model.float().eval()
     return measure_table(model, config.table, cache=cache, on_progress=on_progress)
 
 

@@ -53,12 +53,16 @@ class TokenFacts:
 
     Attributes:
         num_tokens: size of the vocabulary.
+        avoided: ids that are not drawn at random: see `pruning.token_ids`.
+        num_types: values that token_type_ids can have.
         max_length: tokens that the table of positions has room for.
         text: rows of real tokens to take inputs from, where random ones would tell nothing.
     """
 
     num_tokens: int | None = None
     pad_token: int | None = None
+    avoided: frozenset[int] = frozenset()
+    num_types: int | None = None
     max_length: int | None = None
     text: tuple[Array, ...] = ()
 

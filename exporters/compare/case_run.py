@@ -35,8 +35,12 @@ class Observation:
     Attributes:
         what: `outputs`, `encoder`, `prompt`, `step 1`, ...
         feeds: what the graph was given.
-        outputs: without the cache, whose layout is the artefact's own affair.
+        outputs: without the cache.
+        cache: the cache's tensors [batch, heads, total_sequence, width], which are compared where
+            both sides lay them out alike.
         live: [batch, sequence] of this call, 1 at tokens; None: all.
+        cache_live: [batch, total_sequence], the same for the cache of self-attention.
+        encoder_live: [batch, encoder_sequence], the same for that of cross-attention.
     """
 
     what: str
@@ -44,6 +48,9 @@ class Observation:
     feeds: Mapping[str, Array]
     outputs: Mapping[str, Array]
     live: Array | None
+    cache: Mapping[str, Array] = field(default_factory=dict)
+    cache_live: Array | None = None
+    encoder_live: Array | None = None
 
 
 def run_case(artefact: Artefact, case: Case, tokens: CaseTokens) -> tuple[Observation, ...]:
@@ -85,8 +92,16 @@ class _CaseRun:
         for key, value in outputs.items():
             if key.startswith(PRESENT):
                 self.carried[PAST + key.removeprefix(PRESENT)] = value
-        kept = {key: value for key, value in outputs.items() if not key.startswith(PRESENT)}
-        return Observation(what=what, graph=name, feeds=feeds, outputs=kept, live=live)
+        return Observation(
+            what=what,
+            graph=name,
+            feeds=feeds,
+            outputs={key: o for key, o in outputs.items() if not key.startswith(PRESENT)},
+            live=live,
+            cache={key: o for key, o in outputs.items() if key.startswith(PRESENT)},
+            cache_live=given.get("attention_mask"),
+            encoder_live=given.get("encoder_attention_mask"),
+        )
 
     def _feed(self, spec: GraphTensor, given: Mapping[str, Array]) -> Array:
         dtype = name_numpy_dtype(spec)
@@ -175,7 +190,7 @@ def _text(tokens: CaseTokens) -> dict[str, Array]:
     return {
         "input_ids": tokens.ids,
         "attention_mask": tokens.live,
-        "token_type_ids": (positions >= length // 2).astype(np.int64),
+        "token_type_ids": (positions >= length // 2).astype(np.int64) % max(1, tokens.num_types),
         "position_ids": _count_positions(tokens.live),
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from exporters.compare.artefact import Array, Artefact, TokenFacts
 from exporters.compare.compare_config import CompareConfig
-from pruning.errors import NirvanaError
+from pruning.token_ids import list_usable
 
 Padding = Literal["none", "right", "left"]
 
@@ -24,8 +24,8 @@ COMPARED_SHAPES: dict[tuple[int, int], tuple[Padding, ...]] = {
     (5, 64): ("left",),
     (8, 128): ("right",),
 }
-# Ids below are often special: padding, start, end.
-_FIRST_TOKEN = 3
+# Where nothing says how many tokens there are.
+_UNKNOWN_VOCABULARY = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,7 @@ class CaseTokens:
 
     Attributes:
         ids: [batch, length]; padding where `live` [batch, length] is 0.
+        num_types: values that token_type_ids can have.
         prompt: [batch, a few], of an encoder-decoder's decoder.
         steps: [batch, num_steps], a token for each decode step.
     """
@@ -64,6 +65,7 @@ class CaseTokens:
     prompt: Array
     steps: Array
     seed: int
+    num_types: int = 2
 
 
 def list_cases(artefacts: Iterable[Artefact], config: CompareConfig) -> tuple[Case, ...]:
@@ -94,25 +96,27 @@ def list_cases(artefacts: Iterable[Artefact], config: CompareConfig) -> tuple[Ca
 def make_tokens(case: Case, artefacts: Iterable[Artefact], config: CompareConfig) -> CaseTokens:
     """Return random tokens that all artefacts know; the same for the same case and seed.
 
-    They begin rows of text where an artefact has any.
+    They come from the whole vocabulary, but for the ids that steer a model (padding, say). They
+    begin rows of text where an artefact has any.
 
     Padded, each row has another live length, and the first is whole where there are several.
     """
     facts = [artefact.facts for artefact in artefacts]
-    first, end = _token_range(facts)
+    usable = _list_usable(facts)
     seed = config.seed + case.batch * case.length
     rng = np.random.default_rng(seed)
     shape = (case.batch, case.length)
     text = next((fact.text for fact in facts if fact.text), ())
-    ids = _take_text(text, shape, rng) if text else rng.integers(first, end, shape, dtype=np.int64)
+    ids = _take_text(text, shape, rng) if text else rng.choice(usable, shape)
     live = _make_live(case)
     pad = next((fact.pad_token for fact in facts if fact.pad_token is not None), 0)
     return CaseTokens(
         ids=np.where(live == 1, ids, pad),
         live=live,
-        prompt=rng.integers(first, end, (case.batch, min(case.length, 5)), dtype=np.int64),
-        steps=rng.integers(first, end, (case.batch, case.num_steps), dtype=np.int64),
+        prompt=rng.choice(usable, (case.batch, min(case.length, 5))),
+        steps=rng.choice(usable, (case.batch, case.num_steps)),
         seed=seed,
+        num_types=min((f.num_types for f in facts if f.num_types is not None), default=2),
     )
 
 
@@ -127,18 +131,11 @@ def _shorten(length: int, longest: int | None, config: CompareConfig) -> int:
     return length if longest is None else min(length, max(1, longest - config.num_steps))
 
 
-def _token_range(facts: list[TokenFacts]) -> tuple[int, int]:
+def _list_usable(facts: list[TokenFacts]) -> Array:
     known = [fact.num_tokens for fact in facts if fact.num_tokens is not None]
-    pads = [fact.pad_token for fact in facts if fact.pad_token is not None]
-    end = min(known, default=_FIRST_TOKEN + 1)
-    first = max([_FIRST_TOKEN, *(pad + 1 for pad in pads if pad < _FIRST_TOKEN)])
-    if any(first <= pad < end for pad in pads):  # such as a last token that was added
-        end = min(pad for pad in pads if first <= pad < end)
-    if end <= first:
-        raise NirvanaError(
-            f"Expected a vocabulary of more than {first} tokens to draw inputs from, got {end}."
-        )
-    return first, end
+    pads = {fact.pad_token for fact in facts if fact.pad_token is not None}
+    avoided = pads.union(*(fact.avoided for fact in facts))
+    return list_usable(min(known, default=_UNKNOWN_VOCABULARY), avoided)
 
 
 def _make_live(case: Case) -> Array:

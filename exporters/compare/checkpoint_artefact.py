@@ -13,6 +13,7 @@ from exporters.trace.graph_part import GraphPart
 from exporters.trace.list_parts import list_parts
 from exporters.trace.load_source import load_source
 from pruning.checkpoints.model_source import fetch_model
+from pruning.token_ids import find_pad, list_steering
 
 
 def open_checkpoint(source: str, graph_names: Iterable[str] = ()) -> Artefact:
@@ -33,13 +34,17 @@ def describe_parts(name: str, model: PreTrainedModel, parts: Iterable[GraphPart]
     parts = tuple(parts)
     limits = {spec.limit for part in parts for spec in part.inputs if spec.name == "input_ids"}
     lengths = [part.max_length for part in parts if part.max_length is not None]
+    num_tokens = min((limit for limit in limits if limit is not None), default=None)
+    config = model.config.get_text_config()
     return Artefact(
         name=name,
         precision="fp32",
         graphs={part.name: TorchGraph(part) for part in parts},
         facts=TokenFacts(
-            num_tokens=min((limit for limit in limits if limit is not None), default=None),
-            pad_token=getattr(model.config.get_text_config(), "pad_token_id", None),
+            num_tokens=num_tokens,
+            pad_token=find_pad(getattr(config, "pad_token_id", None), num_tokens),
+            avoided=list_steering(config.to_dict()),
+            num_types=getattr(config, "type_vocab_size", None),
             max_length=min(lengths, default=None),
         ),
         corners={},

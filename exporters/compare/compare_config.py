@@ -17,7 +17,7 @@ class CompareConfig:
     )
     tolerance: float | None = field(
         default=None,
-        metadata={"help": "largest difference, of the largest value where that is above 1"},
+        metadata={"help": "Largest difference of each output, over the output's own scale."},
     )
     max_kl: float | None = field(
         default=None, metadata={"help": "largest mean KL divergence of the logits of a case, nats"}

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from exporters.compare.artefact import Artefact
+import numpy as np
+
+from exporters.compare.artefact import Array, Artefact
 from exporters.compare.case_run import Observation, run_case
 from exporters.compare.cases import Case, list_cases, make_tokens
 from exporters.compare.compare_config import CompareConfig
-from exporters.compare.difference import Difference, measure_difference
+from exporters.compare.difference import Difference, OutputDifference, keep_live, measure_difference
 from exporters.compare.divergence import Divergence, find_divergence
 from exporters.compare.gates import Gates, choose_gates
 from pruning.errors import NirvanaError
@@ -33,14 +35,23 @@ class CaseDifference:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        found = asdict(self.difference)
+        found = self.difference
         return {
             **asdict(self.case),
             "padded": self.case.padding != "none",
             "what": self.what,
-            "max_abs_difference": found.pop("max_abs"),
-            "relative_difference": self.difference.relative,
-            **found,
+            "max_abs_difference": found.max_abs,
+            "relative_difference": found.scaled,
+            "worst_difference": found.worst.gap,
+            "scale": found.worst.scale,
+            "largest": found.largest,
+            "kl": found.kl,
+            "agreement": found.agreement,
+            "num_rows": found.num_rows,
+            "output": found.output,
+            "outputs": [
+                {**asdict(output), "relative_difference": output.scaled} for output in found.outputs
+            ],
         }
 
 
@@ -50,7 +61,7 @@ class Comparison:
 
     Attributes:
         notes: how the artefacts were run, where that is not as they are.
-        not_compared: outputs that only one of them has.
+        not_compared: outputs that only one of them has, and caches that they lay out differently.
         failures: what a gate does not let pass, in words; empty when all is well.
         divergence: None when nothing failed.
     """
@@ -80,19 +91,14 @@ class Comparison:
         return max(case.difference.max_abs for case in self.cases)
 
     @property
-    def largest(self) -> float:
-        """The largest magnitude that the source gives."""
-        return max(case.difference.largest for case in self.cases)
-
-    @property
     def max_kl(self) -> float | None:
-        """The largest mean divergence of a case, in nats; None without logits."""
+        """The largest mean divergence of an output in a case, in nats; None without logits."""
         return _max_kl(self.cases)
 
     @property
     def agreement(self) -> float | None:
-        """Fraction of equal predictions over all cases; None without logits."""
-        return _agreement(self.cases)
+        """Fraction of equal predictions over all cases, of the output with the lowest."""
+        return min(_agreements(self.cases).values(), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, for a manifest."""
@@ -101,9 +107,9 @@ class Comparison:
             "candidate": self.candidate,
             "passed": self.passed,
             "gates": self.gates.to_json(),
-            "tolerance": self.gates.tolerance * max(1.0, self.largest),
+            "tolerance": self.gates.tolerance * self.worst.difference.worst.scale,
             "max_abs_difference": self.max_abs_difference,
-            "max_relative_difference": max(c.difference.relative for c in self.cases),
+            "max_relative_difference": self.worst.difference.scaled,
             "max_kl": self.max_kl,
             "agreement": self.agreement,
             "worst_case": self.worst.describe(),
@@ -136,10 +142,12 @@ def compare_artefacts(
     cases = list_cases((source, candidate), config)
     found: list[CaseDifference] = []
     worst: tuple[Observation, Observation] | None = None
-    largest = -1.0
+    largest, alone = -1.0, set[str]()
     for number, case in enumerate(cases):
         for calls in _run_both(source, candidate, case, config):
-            found.append(_compare_calls(case, calls, (source, candidate), gates))
+            compared, not_compared = _compare_calls(case, calls, (source, candidate), gates)
+            found.append(compared)
+            alone |= not_compared
             if found[-1].difference.scaled > largest:  # of the others nothing is kept
                 worst, largest = calls, found[-1].difference.scaled
         if progress is not None:
@@ -152,7 +160,7 @@ def compare_artefacts(
         candidate=candidate.name,
         gates=gates,
         cases=tuple(found),
-        not_compared=tuple(sorted(set(worst[0].outputs) ^ set(worst[1].outputs))),
+        not_compared=tuple(sorted(alone)),
         notes=(*source.notes, *candidate.notes),
         failures=failures,
         divergence=divergence,
@@ -179,7 +187,8 @@ def _compare_calls(
     calls: tuple[Observation, Observation],
     sides: tuple[Artefact, Artefact],
     gates: Gates,
-) -> CaseDifference:
+) -> tuple[CaseDifference, set[str]]:
+    """Compare each output and each tensor of the cache; name also what cannot be compared."""
     left, right = calls
     if not set(left.outputs) & set(right.outputs):
         raise NirvanaError(
@@ -193,27 +202,67 @@ def _compare_calls(
                 f"{sides[0].name} gives {name} of shape {shapes[0]}, {sides[1].name} of shape "
                 f"{shapes[1]}: they are no two forms of one model."
             )
-    difference = measure_difference(left.outputs, right.outputs, left.live, tie=gates.tie)
-    return CaseDifference(case=case, what=left.what, difference=difference)
+    scale = {"smallest_scale": gates.smallest_scale, "outlier_share": gates.outlier_share}
+    outputs = measure_difference(left.outputs, right.outputs, left.live, tie=gates.tie, **scale)
+    caches = [_live_cache(side) for side in calls]
+    alike = {
+        name
+        for name in caches[0].keys() & caches[1].keys()
+        if caches[0][name].shape == caches[1][name].shape
+    }
+    kept = {name: value for name, value in caches[0].items() if name in alike}
+    cached = measure_difference(kept, caches[1], None, **scale)
+    difference = Difference(outputs=(*outputs.outputs, *cached.outputs))
+    alone = set(left.outputs) ^ set(right.outputs) | (set(caches[0]) | set(caches[1])) - alike
+    return CaseDifference(case=case, what=left.what, difference=difference), alone
+
+
+def _live_cache(call: Observation) -> dict[str, Array]:
+    """Return the live positions of each tensor of a cache, [tokens, heads, width]."""
+    found = {}
+    for name, cache in call.cache.items():
+        live = call.encoder_live if ".encoder." in name else call.cache_live
+        if ".decoder." in name or cache.ndim != 4:
+            live = None
+        by_token = np.moveaxis(cache, 2, 1) if cache.ndim == 4 else cache
+        found[name] = keep_live(by_token, live)
+    return found
 
 
 def _list_failures(gates: Gates, cases: Sequence[CaseDifference]) -> Iterator[str]:
-    """Yield a line for each gate that fails; what is no number fails too."""
-    worst = _find_worst(cases).difference
-    if not worst.scaled <= gates.tolerance:
-        of = f" of values up to {worst.largest:.3g}" if worst.largest > 1 else ""
-        yield (
-            f"{worst.output} differs by {worst.max_abs:.2e}{of}, at most "
-            f"{gates.tolerance * max(1.0, worst.largest):.1e} was expected ({gates.precision})"
-        )
-    kl, agreement = _max_kl(cases), _agreement(cases)
+    """Yield a line for each gate and output that fails; what is not a number fails too."""
+    for worst in _worst_by_output(cases).values():
+        if not worst.scaled <= gates.tolerance:
+            of = f" of values up to {worst.largest:.3g}" if worst.largest > 1 else ""
+            yield (
+                f"{worst.output} differs by {worst.gap:.2e}{of}, at most "
+                f"{gates.tolerance * worst.scale:.1e} was expected ({gates.precision})"
+            )
+    kl = _max_kl(cases)
     if kl is not None and not kl <= gates.max_kl:
         yield f"the predictions diverge by {kl:.2e} nats, at most {gates.max_kl:.1e} was expected"
-    if agreement is not None and not agreement >= gates.min_agreement:
-        yield (
-            f"{agreement:.1%} of the predictions are the same, at least {gates.min_agreement:.0%} "
-            "was expected"
-        )
+    for output, agreement in _agreements(cases).items():
+        if not agreement >= gates.min_agreement:
+            yield (
+                f"{_percent(agreement)} of the predictions are the same in {output}, at least "
+                f"{gates.min_agreement:.0%} was expected"
+            )
+
+
+def _percent(fraction: float) -> str:
+    """Write a fraction so that one below 1 never reads 100 %."""
+    return f"{fraction:.1%}" if fraction < 0.9995 or fraction == 1 else f"{fraction:.6%}"
+
+
+def _worst_by_output(cases: Sequence[CaseDifference]) -> dict[str, OutputDifference]:
+    """Return the worst call of each output, the worst output first."""
+    found: dict[str, OutputDifference] = {}
+    for case in cases:
+        for output in case.difference.outputs:
+            known = found.get(output.output)
+            if known is None or output.scaled > known.scaled:
+                found[output.output] = output
+    return dict(sorted(found.items(), key=lambda item: -item[1].scaled))
 
 
 def _find_worst(cases: Sequence[CaseDifference]) -> CaseDifference:
@@ -225,8 +274,13 @@ def _max_kl(cases: Sequence[CaseDifference]) -> float | None:
     return max(found, default=None)
 
 
-def _agreement(cases: Sequence[CaseDifference]) -> float | None:
-    rows = [c.difference for c in cases if c.difference.agreement is not None]
-    num_rows = sum(found.num_rows for found in rows)
-    same = sum(found.num_rows * (found.agreement or 0.0) for found in rows)
-    return same / num_rows if num_rows else None
+def _agreements(cases: Sequence[CaseDifference]) -> dict[str, float]:
+    """Return the fraction of equal predictions over all cases, by output."""
+    counts: dict[str, tuple[float, int]] = {}
+    for case in cases:
+        for found in case.difference.outputs:
+            if found.agreement is not None:
+                same, rows = counts.get(found.output, (0.0, 0))
+                same += found.num_rows * found.agreement
+                counts[found.output] = same, rows + found.num_rows
+    return {output: same / rows for output, (same, rows) in counts.items()}

@@ -5,21 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from exporters.compare.artefact import Array, Artefact
 from exporters.compare.case_run import Observation
-from exporters.compare.difference import max_difference
+from exporters.compare.difference import find_largest, max_difference
 from pruning.errors import NirvanaError
 
 # What comes through a block is smaller than what comes out at the end: residuals, norms and the
 # head add to it. So a block counts as different well below the gate.
 _SHARE_OF_TOLERANCE = 0.1
+_SMALLEST_SCALE = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDifference:
-    """What one block gives, on both sides: the difference over the largest value above 1."""
+    """What one block gives, on both sides: the difference over the largest value."""
 
     block: int
     scaled: float
@@ -78,7 +77,7 @@ def _compare_blocks(
         BlockDifference(
             block=number,
             scaled=max_difference(values, candidate[number], live)
-            / max(1.0, float(np.abs(values).max(initial=0.0))),
+            / max(_SMALLEST_SCALE, find_largest(values, live)),
         )
         for number, values in source.items()
         if number in candidate

@@ -15,10 +15,10 @@ class Gates:
     """What is accepted.
 
     Attributes:
-        tolerance: of the largest absolute difference; times the source's largest magnitude, where
-            that is above 1: logits of 30 have a coarser last digit than those of 1.
-        max_kl: of the mean divergence of the logits, in nats, case by case.
-        min_agreement: of the fraction of equal predictions, over all cases.
+        tolerance: largest difference of each output and each tensor of a cache, over its own scale
+            in the source; see `exporters.compare.difference`.
+        max_kl: largest mean divergence of the logits of one output in one case, in nats.
+        min_agreement: least fraction of equal predictions of each output, over all cases.
     """
 
     precision: GraphPrecision
@@ -30,6 +30,16 @@ class Gates:
     def tie(self) -> float:
         """How near two logits are, scaled as the tolerance, for either to be the prediction."""
         return self.tolerance / 10
+
+    @property
+    def smallest_scale(self) -> float:
+        """Outputs whose values are all smaller than this are compared on this scale."""
+        return _SMALLEST_SCALES[self.precision]
+
+    @property
+    def outlier_share(self) -> float:
+        """How small a share of an output's largest value its other values are compared on."""
+        return _OUTLIER_SHARES[self.precision]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -46,6 +56,22 @@ _GATES: dict[GraphPrecision, Gates] = {
     "bf16": Gates(precision="bf16", tolerance=1.5e-1, max_kl=2e-2, min_agreement=0.9),
     "int8": Gates(precision="int8", tolerance=0.5, max_kl=0.1, min_agreement=0.8),
     "int8-static": Gates(precision="int8-static", tolerance=0.7, max_kl=0.2, min_agreement=0.7),
+}
+# What is left of sums of numbers around 1 that cancel: some roundings of these.
+_SMALLEST_SCALES: dict[GraphPrecision, float] = {
+    "fp32": 1e-3,
+    "fp16": 0.05,
+    "bf16": 0.05,
+    "int8": 0.1,
+    "int8-static": 0.1,
+}
+# Times the tolerance, this is about eight roundings of the largest value.
+_OUTLIER_SHARES: dict[GraphPrecision, float] = {
+    "fp32": 0.01,
+    "fp16": 0.2,
+    "bf16": 0.2,
+    "int8": 1.0,
+    "int8-static": 1.0,
 }
 _COARSENESS = tuple(_GATES)
 

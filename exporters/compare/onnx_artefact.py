@@ -13,6 +13,7 @@ from exporters.compare.token_facts import read_config_facts
 from exporters.export_config import GraphPrecision
 from exporters.graphs.load_graph import load_graph, read_precision
 from pruning.errors import NirvanaError
+from pruning.token_ids import find_pad
 
 if TYPE_CHECKING:
     import onnx
@@ -34,10 +35,13 @@ def open_onnx(path: Path, *, name: str | None = None) -> Artefact:
     files = _list_files(path)
     protos = {stem: load_graph(file) for stem, file in files.items()}
     folder = path if path.is_dir() else path.parent
-    num_tokens = [_count_tokens(proto) for proto in protos.values()]
-    known = [count for count in num_tokens if count is not None]
-    in_graph = TokenFacts(num_tokens=min(known, default=None))
-    facts = read_config_facts(folder) or in_graph
+    facts = read_config_facts(folder) or TokenFacts()
+    facts = replace(
+        facts,
+        num_tokens=_count_values("input_ids", protos.values(), facts.num_tokens),
+        num_types=_count_values("token_type_ids", protos.values(), facts.num_types),
+    )
+    facts = replace(facts, pad_token=find_pad(facts.pad_token, facts.num_tokens))
     precision = _coarsest(protos.values())
     return Artefact(
         name=name,
@@ -63,10 +67,18 @@ def _list_files(path: Path) -> dict[str, Path]:
     return there
 
 
-def _count_tokens(model: onnx.ModelProto) -> int | None:
-    """Return the rows of the table that input_ids are looked up in, None where there is none."""
+def _count_values(
+    name: str, models: Iterable[onnx.ModelProto], in_config: int | None
+) -> int | None:
+    """Return how many values an input can have by the config and by the graphs' tables."""
+    counts = [in_config, *(count_rows(model, name) for model in models)]
+    return min((count for count in counts if count is not None), default=None)
+
+
+def count_rows(model: onnx.ModelProto, name: str) -> int | None:
+    """Return the rows of the table that the input `name` is looked up in; None without one."""
     tables = {tensor.name: tensor for tensor in model.graph.initializer}
-    aliases = {"input_ids"}
+    aliases = {name}
     for node in model.graph.node:
         if node.op_type in ("Cast", "Identity", "Reshape") and node.input[0] in aliases:
             aliases.add(node.output[0])

@@ -14,6 +14,7 @@ from exporters.compare.artefact import Array
 from exporters.compare.onnx_blocks import BLOCK_OUTPUT, add_block_outputs
 from exporters.compare.rounded_graph import round_in_float
 from exporters.graphs.read_structure import read_structure
+from exporters.graphs.trial_session import require_loadable
 from exporters.trace.graph_part import GraphTensor
 from pruning.errors import MissingExtraError, NirvanaError
 
@@ -46,6 +47,7 @@ class OnnxGraph:
     @property
     def _session(self) -> Any:
         if self._opened is None:
+            require_loadable(self.path)
             rounded = load_rounded(self.path)
             source = self.path if rounded is None else rounded.SerializeToString()
             self._opened = open_session(source, str(self.path))

@@ -7,6 +7,7 @@ from typing import Any
 
 from exporters.compare.artefact import TokenFacts
 from pruning.checkpoints.config_file import CONFIG_FILE, read_config_file
+from pruning.token_ids import find_pad, list_steering
 from pruning.training.position_limit import count_config_positions
 
 
@@ -19,9 +20,14 @@ def read_config_facts(folder: Path) -> TokenFacts | None:
 
 def make_facts(config: dict[str, Any]) -> TokenFacts:
     """Return what a config says, given as a plain mapping."""
-    pad = config.get("pad_token_id")
+    max_length = count_config_positions(config)
+    inner = config.get("text_config")
+    config = {**config, **inner} if isinstance(inner, dict) else config
+    num_tokens = config.get("vocab_size")
     return TokenFacts(
-        num_tokens=config.get("vocab_size"),
-        pad_token=pad if isinstance(pad, int) else None,
-        max_length=count_config_positions(config),
+        num_tokens=num_tokens,
+        pad_token=find_pad(config.get("pad_token_id"), num_tokens),
+        avoided=list_steering(config),
+        num_types=config.get("type_vocab_size"),
+        max_length=max_length,
     )

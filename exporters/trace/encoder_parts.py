@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.graph_part import GraphPart, GraphTensor
+from exporters.trace.load_source import EXPORTED
 from exporters.trace.part_outputs import describe_outputs, is_live
 from exporters.trace.token_inputs import describe_tokens
 from pruning.errors import NirvanaError
@@ -85,12 +86,18 @@ def _describe_pixels(model: PreTrainedModel) -> GraphTensor:
 def _find_outputs(model: PreTrainedModel, inputs: Sequence[GraphTensor]) -> tuple[str, ...]:
     tensors = draw_inputs(inputs, {"batch": 1, "sequence": 4})
     named = {i.name: tensor for i, tensor in zip(inputs, tensors, strict=True)}
-    with torch.no_grad():
-        output = model(**named)
+    try:
+        with torch.no_grad():
+            output = model(**named)
+    except Exception as error:  # whatever a class that is not known expects
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NirvanaError(
+            f"{type(model).__name__} cannot be run on {', '.join(named)}: {first_line} {EXPORTED}"
+        ) from error
     for names in _OUTPUTS:
         if all(isinstance(getattr(output, name, None), torch.Tensor) for name in names):
             return names
     raise NirvanaError(
         f"{type(model).__name__} returns {', '.join(output.keys())}; expected logits, "
-        "start_logits and end_logits, or last_hidden_state. This head is not exported."
+        f"start_logits and end_logits, or last_hidden_state. This head is not exported. {EXPORTED}"
     )

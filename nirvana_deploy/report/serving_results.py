@@ -12,7 +12,9 @@ class ShapeCheck:
 
     Attributes:
         what: which call of the batch, such as "prompt" or "step 1".
-        largest: the largest magnitude that the source gave; above 1 a tolerance is times this.
+        largest: the largest magnitude that the source gave.
+        scale: what the tolerance was multiplied by; None in older results, where it was the largest
+            magnitude or 1.
     """
 
     batch: int | None
@@ -21,21 +23,25 @@ class ShapeCheck:
     what: str | None
     max_abs_difference: float | None
     largest: float | None
+    scale: float | None = None
 
     def allowed(self, tolerance: float | None) -> float | None:
         """Return the largest difference that a tolerance lets pass, as the comparison counts."""
-        return None if tolerance is None else tolerance * max(1.0, self.largest or 0.0)
+        scale = max(1.0, self.largest or 0.0) if self.scale is None else self.scale
+        return None if tolerance is None else tolerance * scale
 
     @classmethod
     def read(cls, row: Fields) -> "ShapeCheck":
         """Read one of the comparison's `cases`."""
+        worst = row.number("worst_difference")  # where the tolerance is nearest
         return cls(
             batch=row.count("batch"),
             length=row.count("length"),
             padded=row.flag("padded"),
             what=row.text("what"),
-            max_abs_difference=row.number("max_abs_difference"),
+            max_abs_difference=row.number("max_abs_difference") if worst is None else worst,
             largest=row.number("largest"),
+            scale=row.number("scale"),
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from exporters.engines.engine_graph import list_external_data
 from exporters.graphs.load_graph import check_proto
 from exporters.graphs.onnx_files import check_whole
+from exporters.graphs.trial_session import require_loadable
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def read_signature(onnx_path: Path) -> OnnxSignature:
 
     Raises NirvanaError for a missing or corrupt file, external data that is not whole or lies
     elsewhere, files that are not the ones that the export beside them wrote, and a graph that
-    cannot be batched.
+    crashes ONNX Runtime or cannot be batched.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -109,6 +110,7 @@ def read_signature(onnx_path: Path) -> OnnxSignature:
             f"{onnx_path} is not a valid ONNX file: {reason}. Export it again."
         ) from error
     check_whole(onnx_path, model)
+    require_loadable(onnx_path)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     return OnnxSignature(

@@ -54,21 +54,26 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def _describe(comparison: Comparison) -> Iterator[tuple[str, str]]:
     gates = comparison.gates
-    worst = comparison.worst.difference
+    worst = comparison.worst.difference.worst
     yield "gates", f"{gates.precision} (largest difference {gates.tolerance:g})"
     yield "largest difference", f"{comparison.max_abs_difference:.2e}"
     yield (
         "worst",
-        f"{comparison.worst.describe()}: {worst.max_abs:.2e}, values to {worst.largest:.3g}",
+        f"{comparison.worst.describe()}, {worst.output}: {worst.gap:.2e}, "
+        f"values to {worst.largest:.3g}",
     )
-    if comparison.max_kl is not None and comparison.agreement is not None:
+    if comparison.max_kl is not None:
         yield "divergence", f"{comparison.max_kl:.2e} nats at most (gate {gates.max_kl:g})"
+    if comparison.agreement is not None:
         yield (
             "same predictions",
             f"{comparison.agreement:.2%} (gate {gates.min_agreement:.0%})",
         )
     if comparison.not_compared:
-        yield "not compared", f"{', '.join(comparison.not_compared)}: only one of them has it"
+        yield (
+            "not compared",
+            f"{', '.join(comparison.not_compared)}: the two do not both have it in this form",
+        )
     for note in comparison.notes:
         yield "note", note
     yield "compared", f"{len(comparison.cases)} calls"

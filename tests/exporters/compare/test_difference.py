@@ -13,19 +13,21 @@ def logits() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((3, 4, 7)).astype(np.float32)
 
 
-def test_largest_difference_is_told_with_its_output_and_scale() -> None:
+def test_the_worst_output_is_the_one_furthest_off_by_its_own_scale() -> None:
     source = {"a": np.array([[1.0, -20.0]]), "b": np.array([[0.5]])}
     candidate = {"a": np.array([[1.0, -20.5]]), "b": np.array([[0.4]])}
     found = measure_difference(source, candidate, None)
-    assert (found.max_abs, found.output, found.largest) == (0.5, "a", 20.0)
-    assert found.relative == found.scaled == pytest.approx(0.025)
+    assert (found.max_abs, found.output, found.largest) == (0.5, "b", 0.5)
+    assert found.scaled == pytest.approx(0.2)
+    assert found.outputs[0].scaled == pytest.approx(0.025)
     assert (found.kl, found.agreement, found.num_rows) == (None, None, 0)
 
 
-def test_small_values_are_compared_absolutely() -> None:
+def test_small_values_are_compared_by_their_own_size() -> None:
     found = measure_difference({"x": np.array([0.01])}, {"x": np.array([0.02])}, None)
-    assert found.scaled == pytest.approx(0.01)
-    assert found.relative == pytest.approx(1.0)
+    assert found.scaled == pytest.approx(1.0)
+    noise = measure_difference({"x": np.array([0.0])}, {"x": np.array([1e-9])}, None)
+    assert noise.scaled == pytest.approx(1e-6)  # over the smallest scale
 
 
 def test_divergence_is_torchs(logits: np.ndarray) -> None:

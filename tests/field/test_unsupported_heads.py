@@ -1,0 +1,92 @@
+"""Heads that are not exported are refused in words, before their weights are read."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    CLIPConfig,
+    CLIPModel,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    MT5Config,
+    MT5EncoderModel,
+    T5Config,
+    T5EncoderModel,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
+
+from exporters.export_config import ExportConfig
+from exporters.export_stage import export_checkpoint
+from exporters.trace.load_source import load_source, refuse_head
+from nirvana_deploy.cli import main
+from pruning.errors import NirvanaError
+
+SMALL = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 1,
+    "intermediate_size": 48,
+    "vocab_size": 99,
+    "max_position_embeddings": 64,
+}
+BERT = BertConfig(**SMALL)
+
+
+@pytest.mark.parametrize(
+    ("stock", "config", "reason"),
+    [
+        (BertForNextSentencePrediction, BERT, "next sentence prediction"),
+        (BertForMultipleChoice, BERT, "several choices"),
+        (BertForPreTraining, BERT, "heads of pretraining"),
+        (
+            EncoderDecoderModel,
+            EncoderDecoderConfig.from_encoder_decoder_configs(BERT, BERT),
+            "joins two models",
+        ),
+        (WhisperForConditionalGeneration, WhisperConfig(), "takes input_features instead of"),
+        (CLIPModel, CLIPConfig(), "joins several models"),
+    ],
+)
+def test_the_class_and_what_is_exported_are_named(stock, config, reason: str) -> None:
+    message = rf"it is a {stock.__name__}, which is not exported: .*{reason}.*Exported are text"
+    with pytest.raises(NirvanaError, match=message.replace("it is", "m is")):
+        refuse_head(stock, config, "m")
+
+
+def test_the_refusal_comes_before_the_weights_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = BertConfig(**SMALL)
+    config.architectures = ["BertForNextSentencePrediction"]
+    config.save_pretrained(tmp_path / "m")  # there are no weights at all
+    assert main(["export", str(tmp_path / "m"), "--out", str(tmp_path / "out")]) == 1
+    assert "is a BertForNextSentencePrediction, which is not" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_decoder_that_classifies_needs_a_padding_token(tmp_path: Path) -> None:
+    config = LlamaConfig(**SMALL, num_key_value_heads=2, num_labels=3, pad_token_id=None)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    message = r"sets no pad_token_id, by which LlamaForSequenceClassification .* in config\.json"
+    with pytest.raises(NirvanaError, match=message):
+        load_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stock", "config"), [(T5EncoderModel, T5Config), (MT5EncoderModel, MT5Config)]
+)
+def test_the_encoder_of_t5_exports(stock, config, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = config(d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, vocab_size=99)
+    stock(small).save_pretrained(tmp_path / "m")
+    told = export_checkpoint(tmp_path / "m", tmp_path / "onnx", ExportConfig())
+    assert told["task"] == "feature-extraction"
+    assert [o["name"] for o in told["graphs"]["model"]["outputs"]] == ["last_hidden_state"]
