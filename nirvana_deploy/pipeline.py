@@ -57,6 +57,9 @@ def run_stages(
     """
     manifests: dict[str, dict[str, Any]] = {}
     skipped: list[str] = []
+    from pruning.checkpoints.model_source import refuse_onnx
+
+    refuse_onnx(recipe.model)  # before there is a folder
     with explain_limits("the run", out, resumes=True), claim_run_folder(out):
         write_text(out / RECIPE_FILE, dump_yaml(to_plain(recipe)))
         for stage in stages:
