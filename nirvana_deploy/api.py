@@ -110,6 +110,7 @@ def prune(
     `latency` the budget is in milliseconds, in place of `config.budget`.
     Called again with the same `out`, it goes on where it was interrupted.
     """
+    from nirvana_deploy.deploy_fit import check_rows
     from nirvana_deploy.deploy_stages import list_pruning_stages
 
     recipe = Recipe(
@@ -121,6 +122,7 @@ def prune(
         latency=latency,
         trust_remote_code=is_remote_code_allowed(),
     )
+    check_rows(recipe, fine_tuned=fine_tuned)
     stages = list_pruning_stages(recipe, fine_tuned=fine_tuned)
     outcome = run_stages(recipe, recipe.out_dir, stages, say or _say_on_stderr)
     folder = outcome.folders["prune"]

@@ -38,6 +38,7 @@ def check_fit(recipe: Recipe) -> dict[str, str]:
     model = build_skeleton(resolve_model(recipe.model))
     task = _find_task(recipe, model)
     check_head(task, model, fine_tuned=False)
+    check_rows(recipe, fine_tuned=False)
     _check_latency(recipe, model)
     _check_export(recipe, task)
     _check_package(recipe, task, model)
@@ -49,13 +50,29 @@ def check_fit(recipe: Recipe) -> dict[str, str]:
 
 
 def _find_task(recipe: Recipe, model: PreTrainedModel) -> Task:
+    from pruning.training.data_config import find_columns
     from pruning.training.data_splits import load_splits
     from pruning.training.tasks import choose_task, recognise_task
 
-    own, columns = recognise_task(model), [recipe.data.label_column]
-    if recipe.data.task is None and own is not None and not own.has_classes:
-        columns = next(iter(load_splits(recipe.data).values())).column_names
-    return choose_task(recipe.data, columns, own)
+    own = recognise_task(model)
+    columns = next(iter(load_splits(recipe.data).values())).column_names
+    return choose_task(find_columns(recipe.data, columns), columns, own)
+
+
+def check_rows(recipe: Recipe, *, fine_tuned: bool) -> None:
+    """Refuse rows that a stage would refuse after others have worked.
+
+    Raises:
+        NirvanaError: the data set cannot be loaded, or its classes do not fit; or those of the
+            model, where it is fine-tuned.
+    """
+    from pruning.checkpoints.model_skeleton import build_skeleton
+    from pruning.checkpoints.model_source import resolve_model
+    from pruning.training.tasks import recognise_task
+    from pruning.training.text_data import check_text
+
+    model = build_skeleton(resolve_model(recipe.model))
+    check_text(recipe.data, recognise_task(model), model if fine_tuned else None)
 
 
 def _check_latency(recipe: Recipe, model: PreTrainedModel) -> None:

@@ -47,9 +47,10 @@ def fingerprint_dataset(name: str) -> str:
     path = Path(name)
     if path.exists():
         return f"sha256:{hash_path(path)}"
-    if path.is_absolute() or path.suffix in (".csv", ".json", ".jsonl", ".parquet", ".txt"):
+    files = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
+    if path.is_absolute() or path.suffix.lower() in files:
         raise NirvanaError(
-            f"data.dataset: there is no file or folder {name}. Give the path of a csv, json, "
+            f"data.dataset: there is no file or folder {name}. Give the path of a csv, tsv, json, "
             "jsonl, parquet or txt file, a data set that `datasets` can load, or "
             f"{EMBEDDED_DATASET!r}."
         )

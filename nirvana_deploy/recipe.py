@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from profiles.comparing.profile_config import ProfileConfig
 from profiles.latency.latency_config import LatencyConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
+from pruning.oneshot.calibration_config import calibrate_on
 from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig
@@ -59,6 +60,11 @@ class Recipe:
         if not self.model.strip():
             raise NirvanaError("model must name a folder, a hub id or pypi:PACKAGE, got nothing.")
 
+        if isinstance(self.prune, OneShotConfig):
+            scoring = self.prune.scoring
+            calibration = calibrate_on(scoring.calibration, self.data)
+            scoring = replace(scoring, calibration=calibration)
+            object.__setattr__(self, "prune", replace(self.prune, scoring=scoring))
         if self.latency is not None and self.prune.budget != type(self.prune)().budget:
             raise NirvanaError(
                 f"latency takes the place of prune.budget, and {self.prune.budget} was given for "

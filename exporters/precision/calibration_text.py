@@ -17,7 +17,7 @@ from exporters.precision.int8_graph import Feeds
 from pruning.checkpoints.model_source import load_stock_model
 from pruning.errors import NirvanaError
 from pruning.oneshot.calibration import refuse_textless
-from pruning.oneshot.calibration_config import CalibrationConfig
+from pruning.oneshot.calibration_config import CalibrationConfig, name_source
 from pruning.oneshot.calibration_documents import load_documents
 from pruning.oneshot.calibration_rows import Row, cut_chunks, group_rows
 from pruning.training.position_limit import check_length
@@ -54,6 +54,7 @@ def calibrate(
     if config is None:
         return Calibrated(feeds=draw_calibration(artefact), told={"source": _RANDOM})
     refuse_textless(model)
+    config = name_source(config)
     rows = draw_rows(model, folder, config)
     others = draw_rows(model, folder, config, draw=1)
     told = {
@@ -77,6 +78,7 @@ def draw_rows(
         NirvanaError: the tokenizer or the text cannot be loaded, there is too little of it, or its
             rows are longer than the model has positions for.
     """
+    config = name_source(config)
     check_length(model, config.sequence_length, "calibration.sequence_length")
     tokenizer = _load_tokenizer(folder)
     documents, luck = load_documents(config), random.Random(f"{config.seed}/{draw}")

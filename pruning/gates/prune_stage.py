@@ -27,7 +27,7 @@ from pruning.plans.plan_figures import describe_budget, describe_layers, describ
 from pruning.training.data_config import DataConfig
 from pruning.training.evaluation import evaluate_text
 from pruning.training.task import Task
-from pruning.training.tasks import check_classes, check_head, recognise_task
+from pruning.training.tasks import check_head, recognise_task, settle_padding
 from pruning.training.text_data import collate, load_text
 
 
@@ -51,11 +51,12 @@ def run_prune(
     skeleton = build_skeleton(str(baseline))
     read_dense(skeleton)
     tokenizer = load_stock_model(AutoTokenizer, str(baseline))
-    text = load_text(data, tokenizer, recognise_task(skeleton))
+    text = load_text(data, tokenizer, recognise_task(skeleton), skeleton)
     check_head(text.task, skeleton, fine_tuned=True)
-    check_classes(text.task, text.labels, skeleton)
     model = load_model(text.task.auto_class, str(baseline))
     teacher = load_model(text.task.auto_class, str(baseline))
+    for each in (model, teacher):
+        settle_padding(text.task, each, tokenizer)
     callback, trainer = learn_gates(
         model, teacher, text, tokenizer, config, out_dir / "trainer", data, pricing
     )

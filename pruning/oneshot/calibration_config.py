@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 
-from pruning.errors import NirvanaError
+from pruning.errors import NirvanaError, NirvanaWarning
 from pruning.number_ranges import check_numbers
-from pruning.training.data_config import EMBEDDED_DATASET
+from pruning.training.data_config import EMBEDDED_DATASET, DataConfig
 
 _SHORTEST = 8  # tokens; below it, a row is little more than special tokens
 
@@ -16,20 +17,25 @@ class CalibrationConfig:
     """Name the text to calibrate on, and how much of it is drawn."""
 
     source: str = field(
-        default=EMBEDDED_DATASET,
+        default="",
         metadata={
-            "help": "'debian-sections' (inside the package), a local csv/json/jsonl/parquet file, "
+            "help": "'debian-sections' (inside the package), a local csv/tsv/json/jsonl/parquet "
+            "file, "
             "a txt file (a document a line; with label_column: class, tab, document; with "
             "target_column: document, tab, target), a folder of them (train.*, validation.*), or "
             "a name that `datasets` can load. Of a single file, the tenth that fine-tuning "
-            "validates on is left out"
+            "validates on is left out. Unset: a recipe's own training rows, else debian-sections, "
+            "with a warning"
         },
     )
     subset: str | None = field(
         default=None, metadata={"help": "configuration name of a `datasets` data set"}
     )
     split: str = field(default="train", metadata={"help": "split to take documents from"})
-    text_column: str = field(default="description", metadata={"help": "column with the text"})
+    text_column: str = field(
+        default="",
+        metadata={"help": "column with the text; unset: found by its name, such as text"},
+    )
     target_column: str | None = field(
         default=None,
         metadata={
@@ -69,3 +75,33 @@ class CalibrationConfig:
                 f"A document has a target or a class, got target_column {self.target_column!r} "
                 f"and label_column {self.label_column!r}. Set one of them."
             )
+
+
+def name_source(config: CalibrationConfig) -> CalibrationConfig:
+    """Return the config with its source named; warn where nobody named one.
+
+    What a model is calibrated on decides what is cut from it: the text of the demo says little of
+    another model's classes.
+    """
+    if config.source:
+        return config
+    warnings.warn(
+        f"Calibrating on {EMBEDDED_DATASET}, the demo's package descriptions, since no source was "
+        "given. Set calibration.source to text like that which the model will see.",
+        NirvanaWarning,
+        stacklevel=2,
+    )
+    return replace(config, source=EMBEDDED_DATASET)
+
+
+def calibrate_on(config: CalibrationConfig, data: DataConfig) -> CalibrationConfig:
+    """Return the config with the training rows of `data` for a source, where none was given."""
+    if config.source:
+        return config
+    return replace(
+        config,
+        source=data.dataset,
+        subset=data.subset,
+        split=data.train_split,
+        text_column=config.text_column or data.text_column,
+    )

@@ -8,8 +8,13 @@ from typing import Any, NamedTuple
 from datasets import ClassLabel, Dataset
 
 from pruning.errors import NirvanaError
-from pruning.oneshot.calibration_config import CalibrationConfig
-from pruning.training.data_config import EMBEDDED_DATASET, DataConfig, TaskName
+from pruning.oneshot.calibration_config import CalibrationConfig, name_source
+from pruning.training.data_config import (
+    EMBEDDED_DATASET,
+    DataConfig,
+    TaskName,
+    find_column,
+)
 from pruning.training.data_splits import load_splits, require_text
 
 _EMBEDDED_CLASSES = "section"
@@ -30,8 +35,9 @@ def load_documents(config: CalibrationConfig) -> list[Document]:
         NirvanaError: the source cannot be loaded or is empty, a split or column is missing, or a
             text or target is not a string.
     """
+    config = name_source(config)
     rows = _load_rows(config)
-    texts = _read_texts(rows, config.text_column, config, "text_column")
+    texts = _read_texts(rows, _find_text_column(rows, config), config, "text_column")
     targets: list[Any] = [None] * len(texts)
     if config.target_column is not None:
         targets = _read_texts(rows, config.target_column, config, "target_column")
@@ -63,7 +69,7 @@ def _load_rows(config: CalibrationConfig) -> Dataset:
             train_split=config.split,
             text_column=config.text_column,
             target_column=config.target_column or DataConfig().target_column,
-            label_column=config.label_column or DataConfig().label_column,
+            label_column=config.label_column or "",
         )
     )
     if config.split not in splits:
@@ -72,6 +78,17 @@ def _load_rows(config: CalibrationConfig) -> Dataset:
             f"{sorted(splits)}. Set calibration.split."
         )
     return splits[config.split]
+
+
+def _find_text_column(rows: Dataset, config: CalibrationConfig) -> str:
+    data = DataConfig(dataset=config.source, text_column=config.text_column)
+    found = find_column(data, "text_column", rows.column_names)
+    if not found:
+        raise NirvanaError(
+            f"The calibration source {config.source!r} has the columns {rows.column_names}, none "
+            "of them with a usual name. Set calibration.text_column."
+        )
+    return found
 
 
 def _layout(config: CalibrationConfig) -> TaskName:

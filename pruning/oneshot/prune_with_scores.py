@@ -37,7 +37,7 @@ from pruning.plans.plan_figures import describe_layers, describe_size
 from pruning.saliencies.saliency import ScoringTask
 from pruning.training.data_config import DataConfig
 from pruning.training.recovery import recover
-from pruning.training.tasks import check_classes, check_head, recognise_task
+from pruning.training.tasks import check_head, recognise_task, settle_padding
 from pruning.training.text_data import LabelledText, load_text
 
 FIGURES_FILE = "figures.json"
@@ -201,9 +201,9 @@ def prune_once(
 
 def load_task_text(dense: DenseModel, data: DataConfig) -> LabelledText:
     """Load the rows of the dense model's own task, and hold their classes against its head."""
-    text = load_text(data, dense.tokenizer, recognise_task(dense.model))
+    text = load_text(data, dense.tokenizer, recognise_task(dense.model), dense.model)
     check_head(text.task, dense.model, fine_tuned=True)
-    check_classes(text.task, text.labels, dense.model)
+    settle_padding(text.task, dense.model, dense.tokenizer)
     return text
 
 

@@ -29,6 +29,7 @@ from pruning.oneshot.calibration import (
     select_draw,
 )
 from pruning.oneshot.calibration_choice import measure_draw, pool_batches
+from pruning.oneshot.calibration_config import name_source
 from pruning.oneshot.kl_curves import measure_curves
 from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.oneshot.scoring_run import (
@@ -91,6 +92,7 @@ def score_model(
             something else, or a run of another model or with other settings.
     """
     folder, say = Path(out_dir), say or _say_nothing
+    config = dataclasses.replace(config, calibration=name_source(config.calibration))
     saliency = find_saliency(config.saliency)
     started = time.monotonic()
     manifest = _start(folder, source, config)

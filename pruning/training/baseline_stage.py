@@ -16,7 +16,7 @@ from pruning.training.data_config import DataConfig
 from pruning.training.evaluation import evaluate_text
 from pruning.training.position_limit import check_length
 from pruning.training.resumable_training import make_trainer, train_resumably
-from pruning.training.tasks import check_head, recognise_task
+from pruning.training.tasks import check_head, recognise_task, settle_padding
 from pruning.training.text_data import LabelledText, load_text
 
 
@@ -39,9 +39,11 @@ def run_baseline(
     tokenizer = load_stock_model(AutoTokenizer, model)
     text = load_text(data, tokenizer, recognise_task(skeleton))
     check_head(text.task, skeleton, fine_tuned=False)
+    settle_padding(text.task, skeleton, tokenizer)
     set_seed(config.seed)  # the head is drawn from it
     dense, drawn = load_with_head(text.task.auto_class, model, fresh=True, **_describe_head(text))
     read_dense(dense)  # refuse what cannot be pruned before an hour of training
+    settle_padding(text.task, dense, tokenizer)
     check_length(dense, data.max_length, "data.max_length")
     trainer = make_trainer(dense, text, tokenizer, config, out_dir / "trainer", [], "baseline")
     train_resumably(trainer)
@@ -69,7 +71,10 @@ def _describe_head(text: LabelledText) -> dict[str, Any]:
         return {"num_labels": text.task.head_size, "ignore_mismatched_sizes": True}
     if not text.task.has_classes:
         return {}
+    # Unset, transformers decides by the labels that come; another kind of head may have set it.
+    kind = "single_label_classification" if text.task.name == "classification" else None
     return {
+        **({} if kind is None else {"problem_type": kind}),
         "num_labels": len(text.labels),
         "id2label": dict(enumerate(text.labels)),
         "label2id": {name: number for number, name in enumerate(text.labels)},

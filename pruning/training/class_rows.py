@@ -2,70 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from datasets import ClassLabel, Dataset
 
-from pruning.errors import NirvanaError
+from pruning.training.class_names import ClassNames, number_classes, read_name
 from pruning.training.data_config import DataConfig
 from pruning.training.data_splits import Splits, require_text
 from pruning.training.encoded_rows import EncodedRows
 
 
-def encode_classes(splits: Splits, tokenizer: Any, config: DataConfig) -> EncodedRows:
-    """Tokenise texts and number their classes.
+def encode_classes(
+    splits: Splits, tokenizer: Any, config: DataConfig, model: tuple[str, ...] | None = None
+) -> EncodedRows:
+    """Tokenise texts and number their classes, as the class names of `model` do where given.
 
     Raises:
-        NirvanaError: a text is not a string, a class is no name or integer, or validation has a
-            class that training lacks.
+        NirvanaError: a text is not a string, or the classes do not fit (see `number_classes`).
     """
-    feature = splits.whole_train.features[config.label_column]
-    if isinstance(feature, ClassLabel):
-        labels = tuple(feature.names)
-    else:
-        labels = name_classes(splits.whole_train[config.label_column], config.label_column)
+    classes = read_classes(splits, config, model)
     return EncodedRows(
-        train=_encode(splits.train, labels, tokenizer, config),
-        validation=_encode(splits.validation, labels, tokenizer, config),
-        labels=labels,
+        train=_encode(splits.train, classes, tokenizer, config),
+        validation=_encode(splits.validation, classes, tokenizer, config),
+        labels=classes.labels,
     )
 
 
-def name_classes(values: Iterable[Any], column: str) -> tuple[str, ...]:
-    """Return the names of the classes among `values`, sorted.
+def read_classes(
+    splits: Splits, config: DataConfig, model: tuple[str, ...] | None = None
+) -> ClassNames:
+    """Read and check the classes of all rows, without any other work.
 
     Raises:
-        NirvanaError: a value is neither a name nor an integer.
+        NirvanaError: see `encode_classes`.
     """
-    found = set(values)
-    if None in found or not all(isinstance(value, str | int) for value in found):
-        raise NirvanaError(
-            f"The column {column!r} must hold a class name or an integer in every row, found "
-            f"{sorted({type(value).__name__ for value in found})}."
-        )
-    return tuple(str(value) for value in sorted(found))
+    return number_classes(
+        set(name_rows(splits.whole_train, config, config.train_split)),
+        set(name_rows(splits.validation, config, config.validation_split)),
+        declared=_declare(splits.whole_train, config),
+        model=model,
+        column=config.label_column,
+    )
 
 
-def number_class(numbers: dict[str, int], value: Any) -> int:
-    """Return the number of a class; raise NirvanaError for one that training lacks."""
-    if str(value) not in numbers:
-        raise NirvanaError(
-            f"Validation has the class {value!r}, which no training row has. "
-            f"Training has {sorted(numbers)[:30]}."
-        )
-    return numbers[str(value)]
+def name_rows(rows: Dataset, config: DataConfig, split: str) -> list[str]:
+    """Return the class name of each row."""
+    column, declared = config.label_column, _declare(rows, config)
+    return [
+        read_name(value, declared, f"The column {column!r}, row {number} of {split!r},")
+        for number, value in enumerate(rows[column])
+    ]
 
 
-def _encode(rows: Dataset, labels: tuple[str, ...], tokenizer: Any, config: DataConfig) -> Dataset:
-    numbers = {name: number for number, name in enumerate(labels)}
-    is_class = isinstance(rows.features[config.label_column], ClassLabel)
+def _declare(rows: Dataset, config: DataConfig) -> tuple[str, ...] | None:
+    feature = rows.features[config.label_column]
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else None
+
+
+def _encode(rows: Dataset, classes: ClassNames, tokenizer: Any, config: DataConfig) -> Dataset:
+    declared = _declare(rows, config)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        texts, classes = batch[config.text_column], batch[config.label_column]
+        texts, values = batch[config.text_column], batch[config.label_column]
         require_text(texts, config.text_column)
         encoded = dict(tokenizer(texts, truncation=True, max_length=config.max_length))
-        encoded["labels"] = classes if is_class else [number_class(numbers, c) for c in classes]
+        encoded["labels"] = [classes.numbers[read_name(v, declared, "A row")] for v in values]
         return encoded
 
     return rows.map(

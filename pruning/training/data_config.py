@@ -1,12 +1,19 @@
 """Which text to fine-tune and validate on, and for which task. No torch, no datasets here."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
 
 EMBEDDED_DATASET = "debian-sections"
+EMBEDDED_COLUMNS = {"text_column": "description", "label_column": "section"}
+# What other people call these columns.
+_USUAL_NAMES = {
+    "text_column": ("text", "sentence", "content", "document", "review", "description"),
+    "label_column": ("label", "labels", "class", "category", "section"),
+}
 
 TaskName = Literal[
     "classification",
@@ -25,7 +32,8 @@ class DataConfig:
     dataset: str = field(
         default=EMBEDDED_DATASET,
         metadata={
-            "help": "'debian-sections' (inside the package), a local csv/json/jsonl/parquet file, "
+            "help": "'debian-sections' (inside the package), a local csv/tsv/json/jsonl/parquet "
+            "file, "
             "a txt file (class, tab, text a line; seq2seq: text, tab, target; language models: a "
             "text a line), a folder of them (train.*, validation.*), or a name that `datasets` can "
             "load"
@@ -44,9 +52,13 @@ class DataConfig:
     )
     train_split: str = field(default="train", metadata={"help": "split to fine-tune on"})
     validation_split: str = field(default="validation", metadata={"help": "split to validate on"})
-    text_column: str = field(default="description", metadata={"help": "column with the text"})
+    text_column: str = field(
+        default="",
+        metadata={"help": "column with the text; unset: found by its name, such as text"},
+    )
     label_column: str = field(
-        default="section", metadata={"help": "column with the class (name or integer)"}
+        default="",
+        metadata={"help": "column with the class (name or integer); unset: found by its name"},
     )
     target_column: str = field(
         default="target", metadata={"help": "seq2seq: column with the text to write"}
@@ -91,3 +103,33 @@ class DataConfig:
                 raise NirvanaError(f"{name} must be 1 or more, got {value}.")
         if self.metric is not None and not all(self.metric.partition(":")):
             raise NirvanaError(f"metric must be package.module:function, got {self.metric!r}.")
+
+
+def find_column(config: DataConfig, setting: str, columns: Collection[str]) -> str:
+    """Return the column that a setting names, or that has a usual name; "" where there is none.
+
+    Raises:
+        NirvanaError: several columns have usual names.
+    """
+    named: str = getattr(config, setting)
+    if named:
+        return named
+    if config.dataset == EMBEDDED_DATASET:
+        return EMBEDDED_COLUMNS[setting]
+    lower = {column.lower(): column for column in columns}
+    found = [lower[name] for name in _USUAL_NAMES[setting] if name in lower]
+    if len(found) > 1:
+        raise NirvanaError(
+            f"The data set {config.dataset!r} has the columns {', '.join(found)}, each of which "
+            f"may be meant. Set data.{setting} to one of them."
+        )
+    return found[0] if found else ""
+
+
+def find_columns(config: DataConfig, columns: Collection[str]) -> DataConfig:
+    """Return the config with the columns of text and classes named, where they can be found."""
+    return replace(
+        config,
+        text_column=find_column(config, "text_column", columns),
+        label_column=find_column(config, "label_column", columns),
+    )

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 
 from pruning.errors import NirvanaError
-from pruning.training.data_config import EMBEDDED_DATASET, DataConfig
+from pruning.training.data_config import EMBEDDED_DATASET, DataConfig, find_column
+from pruning.training.data_files import SUFFIXES, find_format, read_file
 
-_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "csv"}
 _EMBEDDED_FOLDER = Path(__file__).parent.parent / "data" / "debian_sections"
 _HELD_OUT = 0.1  # of a single local file, for validation
+# Columns of a txt file, which names none.
+_UNNAMED = {"label_column": "label", "text_column": "text", "target_column": "target"}
 
 # What stands in a line of a txt file, parted by tabs.
 _TXT_COLUMNS: Mapping[str | None, tuple[str, ...]] = {
@@ -47,16 +48,17 @@ def load_splits(config: DataConfig) -> DatasetDict:
             return _load_local(_EMBEDDED_FOLDER, config)
         if Path(config.dataset).exists():
             return _load_local(Path(config.dataset), config)
-        if Path(config.dataset).suffix in _FORMATS:
+        if find_format(Path(config.dataset)) is not None:
             raise NirvanaError(f"There is no data file at {config.dataset}.")
         return load_dataset(config.dataset, config.subset)
     except NirvanaError:
         raise
     except Exception as error:
+        refuse_cache(error)
         raise NirvanaError(
             f"Cannot load the data set {config.dataset!r}: {_find_cause(error)} Expected "
-            f"{EMBEDDED_DATASET!r}, a local csv/json/jsonl/parquet/txt file or folder of them, or "
-            "a name that `datasets` can load."
+            f"{EMBEDDED_DATASET!r}, a local csv/tsv/json/jsonl/parquet/txt file or folder of them, "
+            "or a name that `datasets` can load."
         ) from error
 
 
@@ -95,16 +97,22 @@ def _find_cause(error: BaseException) -> str:
 def _load_local(path: Path, config: DataConfig) -> DatasetDict:
     if path.is_dir():
         wanted = (config.train_split, config.validation_split)
-        files = {s: str(f) for s in wanted for f in path.glob(f"{s}.*") if f.suffix in _FORMATS}
-        missing = [split for split in wanted if split not in files]
+        files = {s: _find_files(path, s) for s in wanted}
+        missing = [split for split in wanted if not files[split]]
+        several = [split for split in wanted if len(files[split]) > 1]
         if missing:
             raise NirvanaError(
-                f"Expected {missing[0]}.csv, .json, .jsonl, .parquet or .txt in {path}, found "
-                f"{sorted(f.name for f in path.iterdir())}."
+                f"Expected {missing[0]}.csv, .tsv, .json, .jsonl, .parquet or .txt in {path}, "
+                f"found {sorted(f.name for f in path.iterdir())}."
             )
-        return DatasetDict({s: _load_file(Path(file), config) for s, file in files.items()})
-    if path.suffix not in _FORMATS:
-        raise NirvanaError(f"Expected a file ending in {', '.join(_FORMATS)}, got {path}.")
+        if several:
+            raise NirvanaError(
+                f"{path} has several files for {several[0]}: "
+                f"{', '.join(f.name for f in files[several[0]])}. Leave one of them there."
+            )
+        return DatasetDict({split: _load_file(file, config) for split, (file,) in files.items()})
+    if find_format(path) is None:
+        raise NirvanaError(f"Expected a file ending in {', '.join(SUFFIXES)}, got {path}.")
     rows = _load_file(path, config)
     if len(rows) < 2:
         raise NirvanaError(
@@ -112,28 +120,81 @@ def _load_local(path: Path, config: DataConfig) -> DatasetDict:
             "more (in a txt file a row is a line), or a folder with train.* and validation.*."
         )
     halves = rows.train_test_split(test_size=_HELD_OUT, seed=0)
-    return DatasetDict(
-        {config.train_split: halves["train"], config.validation_split: halves["test"]}
-    )
+    train, validation = _keep_rare_classes(halves["train"], halves["test"], config)
+    if len(validation) == 0:
+        raise NirvanaError(
+            f"{path} has {len(rows)} rows and no class with enough of them to leave one out for "
+            "validation. Expected more rows per class, or a folder with train.* and validation.*."
+        )
+    return DatasetDict({config.train_split: train, config.validation_split: validation})
+
+
+def _find_files(folder: Path, split: str) -> list[Path]:
+    named = (path for path in sorted(folder.iterdir()) if path.stem.lower() == split.lower())
+    return [path for path in named if path.is_file() and find_format(path) is not None]
+
+
+def _keep_rare_classes(
+    train: Dataset, validation: Dataset, config: DataConfig
+) -> tuple[Dataset, Dataset]:
+    """Move validation rows with classes that training lacks back to training: the split is ours."""
+    for setting in ("label_column", "tags_column"):
+        named = setting == "tags_column" or getattr(config, setting)
+        column = (
+            getattr(config, setting) if named else find_column(config, setting, train.column_names)
+        )
+        if column not in train.column_names:
+            continue
+        known = {name for value in train[column] for name in _name_all(value)}
+        lacking = [not _name_all(value) <= known for value in validation[column]]
+        if any(lacking):
+            moved = validation.select([i for i, lacks in enumerate(lacking) if lacks])
+            kept = [i for i, lacks in enumerate(lacking) if not lacks]
+            train, validation = concatenate_datasets([train, moved]), validation.select(kept)
+    return train, validation
+
+
+def _name_all(value: Any) -> set[str]:
+    return {str(each) for each in value} if isinstance(value, list) else {str(value)}
 
 
 def _load_file(path: Path, config: DataConfig) -> Dataset:
-    if path.suffix == ".txt":
-        return _load_lines(path, config)
-    return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+    columns: tuple[str, ...] = ()
+    if find_format(path) == ".txt":
+        if config.task not in _TXT_COLUMNS:
+            raise NirvanaError(
+                f"A txt file cannot hold rows of {config.task}; {path} must be json, jsonl or "
+                "parquet."
+            )
+        settings = _TXT_COLUMNS[config.task]
+        columns = tuple(getattr(config, setting) or _UNNAMED[setting] for setting in settings)
+    return read_file(path, columns)
 
 
-def _load_lines(path: Path, config: DataConfig) -> Dataset:
-    if config.task not in _TXT_COLUMNS:
+def refuse_cache(error: BaseException) -> None:
+    """Name the cache folder where that is what cannot be written: the data are not to blame.
+
+    Raises:
+        NirvanaError: it cannot.
+    """
+    import datasets
+
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    place = getattr(error, "filename", None)
+    if not isinstance(error, OSError) or place is None:
+        return
+    inside = (
+        Path(str(place)) == cache
+        or Path(str(place)) in cache.parents
+        or (cache in Path(str(place)).parents)
+    )
+    if inside:
         raise NirvanaError(
-            f"A txt file cannot hold rows of {config.task}; {path} must be json, jsonl or parquet."
-        )
-    names = [getattr(config, column) for column in _TXT_COLUMNS[config.task]]
-    if len(names) == 1:  # a text a line, tabs and all
-        lines = load_dataset("text", data_files=str(path), split="train")
-        return lines if names[0] == "text" else lines.rename_column("text", names[0])
-    layout: dict[str, Any] = {"sep": "\t", "column_names": names, "quoting": csv.QUOTE_NONE}
-    return load_dataset("csv", data_files=str(path), split="train", **layout)
+            f"The cache folder of `datasets`, {cache}, cannot be written: {error.strerror}. Set "
+            "HF_DATASETS_CACHE (or HF_HOME) to a folder that can."
+        ) from error
 
 
 def _take(
@@ -151,6 +212,11 @@ def _take(
     rows = splits[split]
     settings = " and ".join(f"data.{column}" for column in columns)
     for column in (getattr(config, name) for name in columns):
+        if not column:
+            raise NirvanaError(
+                f"The data set {config.dataset!r} has the columns {rows.column_names}, none of "
+                f"them with a usual name. Set {settings}, or data.task if the task is another."
+            )
         if column not in rows.column_names:
             raise NirvanaError(
                 f"The data set {config.dataset!r} has no column {column!r}; it has "

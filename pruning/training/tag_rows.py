@@ -3,38 +3,65 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any
 
 from datasets import ClassLabel, Dataset
 
 from pruning.errors import NirvanaError
-from pruning.training.class_rows import name_classes, number_class
+from pruning.training.class_names import ClassNames, number_classes, read_name
 from pruning.training.data_config import DataConfig
 from pruning.training.data_splits import Splits
 from pruning.training.encoded_rows import EncodedRows
 from pruning.training.loss_labels import IGNORED
 
 
-def encode_tags(splits: Splits, tokenizer: Any, config: DataConfig) -> EncodedRows:
+def encode_tags(
+    splits: Splits, tokenizer: Any, config: DataConfig, model: tuple[str, ...] | None = None
+) -> EncodedRows:
     """Tokenise words and put each one's tag on its first token; the others are not scored.
+
+    Tags are numbered as the class names of `model` are, where given.
 
     Raises:
         NirvanaError: the tokenizer cannot say where tokens stand, words and tags are no lists of
-            one length, or validation has a tag that training lacks.
+            one length, or the tags do not fit (see `number_classes`).
     """
     require_offsets(tokenizer, "token-classification")
-    for rows in (splits.train, splits.validation):
-        _check_lists(rows, config)
-    names = _tag_names(splits.whole_train, config.tags_column)
-    if names is None:
-        tags = chain.from_iterable(splits.whole_train[config.tags_column])
-        names = name_classes(tags, config.tags_column)
+    tags = read_tags(splits, config, model)
     return EncodedRows(
-        train=_encode(splits.train, names, tokenizer, config),
-        validation=_encode(splits.validation, names, tokenizer, config),
-        labels=names,
+        train=_encode(splits.train, tags, tokenizer, config),
+        validation=_encode(splits.validation, tags, tokenizer, config),
+        labels=tags.labels,
     )
+
+
+def read_tags(
+    splits: Splits, config: DataConfig, model: tuple[str, ...] | None = None
+) -> ClassNames:
+    """Read and check the tags of all rows, without any other work.
+
+    Raises:
+        NirvanaError: see `encode_tags`.
+    """
+    for rows in (splits.whole_train, splits.validation):
+        _check_lists(rows, config)
+    return number_classes(
+        _name_tags(splits.whole_train, config, config.train_split),
+        _name_tags(splits.validation, config, config.validation_split),
+        declared=_tag_names(splits.whole_train, config.tags_column),
+        model=model,
+        column=config.tags_column,
+    )
+
+
+def _name_tags(rows: Dataset, config: DataConfig, split: str) -> set[str]:
+    column, declared = config.tags_column, _tag_names(rows, config.tags_column)
+    return {
+        read_name(tag, declared, f"The column {column!r}, row {number} of {split!r},")
+        for number, tags in enumerate(rows[column])
+        for tag in tags
+    }
 
 
 def require_offsets(tokenizer: Any, task: str) -> None:
@@ -65,13 +92,12 @@ def _tag_names(rows: Dataset, column: str) -> tuple[str, ...] | None:
     return tuple(inner.names) if isinstance(inner, ClassLabel) else None
 
 
-def _encode(rows: Dataset, names: tuple[str, ...], tokenizer: Any, config: DataConfig) -> Dataset:
-    numbers = {name: number for number, name in enumerate(names)}
-    is_class = _tag_names(rows, config.tags_column) is not None
+def _encode(rows: Dataset, names: ClassNames, tokenizer: Any, config: DataConfig) -> Dataset:
+    declared = _tag_names(rows, config.tags_column)
 
     def encode(row: dict[str, Any]) -> dict[str, Any]:
         words, tags = row[config.tokens_column], row[config.tags_column]
-        known = tags if is_class else [number_class(numbers, tag) for tag in tags]
+        known = [names.numbers[read_name(tag, declared, "A row")] for tag in tags]
         # One text, not `is_split_into_words`: some byte-level tokenizers refuse that.
         encoded = tokenizer(
             " ".join(words),

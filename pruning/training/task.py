@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from pruning.training.data_config import DataConfig, TaskName
-from pruning.training.data_splits import Splits
+from pruning.training.data_config import TaskName
 from pruning.training.encoded_rows import EncodedRows
 
 Outputs = tuple[torch.Tensor, ...]
@@ -22,7 +21,8 @@ class Task:
     Attributes:
         auto_class: transformers' class that puts the head on a model.
         columns: the fields of DataConfig that name the columns it reads.
-        encode: makes tokens and labels of raw rows.
+        encode: makes tokens and labels of raw rows (splits, tokenizer, config); where the task
+            has classes also given a fine-tuned model's names.
         metric: what is looked at first of the scores; higher or lower is better.
         score: makes scores of a `transformers.EvalPrediction`; None: the loss says it all, and
             predictions of all rows, a number a word of the vocabulary, would fill the memory.
@@ -41,7 +41,7 @@ class Task:
     name: TaskName
     auto_class: Any
     columns: tuple[str, ...]
-    encode: Callable[[Splits, Any, DataConfig], EncodedRows]
+    encode: Callable[..., EncodedRows]
     metric: str
     higher_is_better: bool
     predict: Callable[[Outputs], torch.Tensor]

@@ -143,7 +143,7 @@ def choose_task(config: DataConfig, columns: Collection[str], own: Task | None) 
     """
     if config.task is not None:
         return TASKS[config.task]
-    if own is not None and config.label_column not in columns:
+    if own is not None and (not config.label_column or config.label_column not in columns):
         return own
     return TASKS["classification"]
 
@@ -171,6 +171,8 @@ def check_head(task: Task, model: PreTrainedModel, *, fine_tuned: bool) -> None:
             f"{_class_name(model)}, {_describe(own)}. Fine-tune it first (without fine_tuned), or "
             "set data.task."
         )
+    if fine_tuned:
+        check_kind(task, model)
     if task.trains_head:
         return
     # Without any head, it is the one that models of its type are trained with.
@@ -183,27 +185,43 @@ def check_head(task: Task, model: PreTrainedModel, *, fine_tuned: bool) -> None:
         )
 
 
-def check_classes(task: Task, labels: tuple[str, ...], model: PreTrainedModel) -> None:
-    """Refuse a fine-tuned model whose classes are not numbered as those of the data.
+def check_kind(task: Task, model: PreTrainedModel) -> None:
+    """Refuse a fine-tuned classifier that does not choose one of several classes.
 
     Raises:
-        NirvanaError: it has other classes than `labels`, or the same in another order.
+        NirvanaError: its head gives a number, or chooses several classes at once.
     """
-    if not task.has_classes:
-        return
     config: Any = model.config
-    names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    if len(names) != len(labels) or (set(names) == set(labels) and names != labels):
+    kind = getattr(config, "problem_type", None) or "single_label_classification"
+    if task.name != "classification":
+        return
+    if config.num_labels < 2 or kind != "single_label_classification":
         raise NirvanaError(
-            f"The model tells apart {len(names)} classes, {_list_first(names)}; the data has "
-            f"{len(labels)}, {_list_first(labels)}. They must be the same in the same order (names "
-            "in the data are sorted): fine-tune the model on this data first (without fine_tuned), "
-            "or give the data's classes as the model's numbers."
+            f"Expected a classifier that chooses one of two or more classes, this "
+            f"{_class_name(model)} has num_labels {config.num_labels} and problem_type "
+            f"{config.problem_type!r}. Fine-tune it on this data first (without fine_tuned), or "
+            "cut it by a plan of your own: `nirvana prune MODEL --plan FILE`."
         )
 
 
-def _list_first(names: tuple[str, ...], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")
+def settle_padding(task: Task, model: PreTrainedModel, tokenizer: Any) -> None:
+    """Give the config of a decoder's classifier the tokenizer's pad token, in place.
+
+    Such a classifier reads the last token that is no padding, and takes single rows only without.
+
+    Raises:
+        NirvanaError: neither has a pad token.
+    """
+    config: Any = model.config
+    if task.name != "classification" or getattr(config, "pad_token_id", None) is not None:
+        return
+    if tokenizer.pad_token_id is None:
+        raise NirvanaError(
+            f"{_class_name(model)} classifies rows by their last token that is no padding, and "
+            "neither its config (pad_token_id) nor its tokenizer (pad_token) names a pad token. "
+            "Set one of them and save the model again."
+        )
+    config.pad_token_id = tokenizer.pad_token_id
 
 
 def _classes(task: Task, model: PreTrainedModel) -> tuple[Any, ...]:

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedModel
 
+from pruning.errors import NirvanaError
+from pruning.training.class_rows import read_classes
 from pruning.training.collation import collate
-from pruning.training.data_config import DataConfig
-from pruning.training.data_splits import load_splits, take_splits
+from pruning.training.data_config import DataConfig, find_columns
+from pruning.training.data_splits import Splits, load_splits, take_splits
 from pruning.training.own_metric import Metric, load_metric
+from pruning.training.tag_rows import read_tags
 from pruning.training.task import Task
 from pruning.training.tasks import TASKS, choose_task
 
@@ -35,22 +39,27 @@ class LabelledText:
     own_metric: Metric | None = None
 
 
-def load_text(config: DataConfig, tokenizer: Any, own: Task | None = None) -> LabelledText:
+def load_text(
+    config: DataConfig,
+    tokenizer: Any,
+    own: Task | None = None,
+    model: PreTrainedModel | None = None,
+) -> LabelledText:
     """Load, check and tokenise the data set of `config`.
 
     `own` is the task of the model's head; it decides where neither the config nor a column of
-    classes does.
+    classes does. The classes are numbered as those of `model` are, a fine-tuned one; without it,
+    as the data set declares them, or sorted.
 
     Raises:
         NirvanaError: the data set cannot be loaded, a split or column is missing, a value is not
-            what the task reads, validation has a class that training lacks, or `metric` cannot be
-            imported.
+            what the task reads, the classes do not fit (see `number_classes`), or `metric` cannot
+            be imported.
     """
     own_metric = None if config.metric is None else load_metric(config.metric)
-    splits = load_splits(config)
-    first = splits.get(config.train_split)
-    task = choose_task(config, () if first is None else first.column_names, own)
-    encoded = task.encode(take_splits(splits, config, task.columns), tokenizer, config)
+    config, task, splits = _take(config, own)
+    names = _own_classes(task, own, model)
+    encoded = task.encode(splits, tokenizer, config, *([names] if task.has_classes else []))
     return LabelledText(
         train=encoded.train,
         validation=encoded.validation,
@@ -59,3 +68,52 @@ def load_text(config: DataConfig, tokenizer: Any, own: Task | None = None) -> La
         bytes_per_token=encoded.bytes_per_token,
         own_metric=own_metric,
     )
+
+
+def check_text(config: DataConfig, own: Task | None, model: PreTrainedModel | None) -> None:
+    """Refuse rows whose classes do not fit, before any work; see `load_text`.
+
+    Raises:
+        NirvanaError: see `load_text`. Tasks without classes have theirs checked when they are
+            encoded.
+    """
+    config, task, splits = _take(config, own)
+    names = _own_classes(task, own, model)
+    if task.name == "classification":
+        read_classes(splits, config, names)
+    elif task.name == "token-classification":
+        read_tags(splits, config, names)
+
+
+def _own_classes(
+    task: Task, own: Task | None, model: PreTrainedModel | None
+) -> tuple[str, ...] | None:
+    """Return the model's class names, where its head is for the task."""
+    fits = task.has_classes and model is not None and own is task
+    return name_model_classes(model) if fits and model is not None else None
+
+
+def name_model_classes(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the class names of a model, in the order of its outputs.
+
+    Raises:
+        NirvanaError: it has another number of names than of classes.
+    """
+    config: Any = model.config
+    names = {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    if sorted(names) != list(range(config.num_labels)) or len(set(names.values())) < len(names):
+        raise NirvanaError(
+            f"The model's config names the classes {names} in id2label, expected one name of its "
+            f"own for each of {config.num_labels} classes from 0 on. Correct it."
+        )
+    return tuple(names[number] for number in range(config.num_labels))
+
+
+def _take(config: DataConfig, own: Task | None) -> tuple[DataConfig, Task, Splits]:
+    """Load the rows; return the config with the columns named, the task, and the two splits."""
+    splits = load_splits(config)
+    first = splits.get(config.train_split)
+    columns = () if first is None else first.column_names
+    config = find_columns(config, columns)
+    task = choose_task(config, columns, own)
+    return config, task, take_splits(splits, config, task.columns)

@@ -4,10 +4,11 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from pruning.errors import NirvanaError
+from pruning.errors import NirvanaError, NirvanaWarning
 from pruning.oneshot import calibration_documents
-from pruning.oneshot.calibration_config import CalibrationConfig
+from pruning.oneshot.calibration_config import CalibrationConfig, calibrate_on, name_source
 from pruning.oneshot.calibration_documents import Document, load_documents
+from pruning.training.data_config import DataConfig
 from tests.pruning.oneshot.tiny_calibration import write_lines
 
 ROWS = {"text": ["play dice", " ", "send post"], "kind": ["games", "mail", "mail"]}
@@ -75,11 +76,15 @@ def test_bad_sources(tmp_path: Path) -> None:
         load_documents(CalibrationConfig(source=blank))
     with pytest.raises(NirvanaError, match="no data file at"):
         load_documents(CalibrationConfig(source=str(tmp_path / "absent.csv")))
-    table = tmp_path / "table.csv"
-    pd.DataFrame({"text": ["a"] * 9, "number": range(9)}).to_csv(table, index=False)
+    table = tmp_path / "table.parquet"
+    pd.DataFrame({"text": ["a"] * 9, "number": range(9)}).to_parquet(table)
     source = str(table)
-    with pytest.raises(NirvanaError, match=r"no column 'description'.*calibration\.text_column"):
-        load_documents(CalibrationConfig(source=source))
+    with pytest.raises(NirvanaError, match=r"no column 'words'.*calibration\.text_column"):
+        load_documents(CalibrationConfig(source=source, text_column="words"))
+    unusual = tmp_path / "unusual.csv"
+    pd.DataFrame({"a": ["b"] * 9, "c": ["d"] * 9}).to_csv(unusual, index=False)
+    with pytest.raises(NirvanaError, match=r"none of them with a usual name.*calibration\.text"):
+        load_documents(CalibrationConfig(source=str(unusual)))
     with pytest.raises(NirvanaError, match=r"no column 'kind'.*calibration\.label_column"):
         load_documents(CalibrationConfig(source=source, text_column="text", label_column="kind"))
     with pytest.raises(NirvanaError, match=r"no column 'short'.*calibration\.target_column"):
@@ -101,3 +106,14 @@ def test_bad_sources(tmp_path: Path) -> None:
 def test_bad_settings(settings: dict, message: str) -> None:
     with pytest.raises(NirvanaError, match=message):
         CalibrationConfig(**settings)
+
+
+def test_the_demos_text_is_used_for_others_with_a_warning_alone() -> None:
+    with pytest.warns(NirvanaWarning, match="Calibrating on debian-sections.*no source was given"):
+        named = name_source(CalibrationConfig())
+    assert named.source == "debian-sections"
+    own = DataConfig(dataset="my.csv", train_split="training", text_column="words")
+    found = calibrate_on(CalibrationConfig(num_draws=1), own)
+    assert (found.source, found.split, found.text_column) == ("my.csv", "training", "words")
+    given = CalibrationConfig(source="other.csv")
+    assert calibrate_on(given, own) is given and name_source(given) is given

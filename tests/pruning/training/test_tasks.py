@@ -151,12 +151,28 @@ def test_a_model_that_is_not_fine_tuned_for_the_task_is_not_pruned(tmp_path: Pat
         run_prune(source, data, PRUNE, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "classes", [("a", "b"), ("mail", "games", "math"), ("games", "mail", "math", "more")]
-)
-def test_a_model_of_other_classes_is_not_pruned(classes: tuple[str, ...], tmp_path: Path) -> None:
-    numbered = {"num_labels": len(classes), "id2label": dict(enumerate(classes))}
+def test_a_model_of_other_classes_is_not_pruned(tmp_path: Path) -> None:
+    numbered = {"num_labels": 2, "id2label": {0: "a", 1: "b"}}
     source = write_headed(tmp_path / "source", "classification", **numbered)
     data = write_rows(tmp_path / "data", "classification")
-    with pytest.raises(NirvanaError, match=f"tells apart {len(classes)} classes, .*in the same or"):
+    with pytest.raises(NirvanaError, match="which the model does not have: it tells apart a, b"):
+        run_prune(source, data, PRUNE, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_labels": 1}, "num_labels 1"),
+        ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
+    ],
+)
+def test_a_head_that_chooses_no_class_is_not_pruned(
+    changes: dict, reason: str, tmp_path: Path
+) -> None:
+    names = {"num_labels": 3, "id2label": dict(enumerate(("games", "mail", "math")))}
+    if "num_labels" in changes:
+        names = {}
+    source = write_headed(tmp_path / "source", "classification", **{**names, **changes})
+    data = write_rows(tmp_path / "data", "classification")
+    with pytest.raises(NirvanaError, match=f"{reason}|which the model does not have|cannot be mat"):
         run_prune(source, data, PRUNE, tmp_path / "out")
