@@ -1,5 +1,6 @@
 # make demo: from nothing to a pruned, exported, engine-built, profiled and packaged model.
 # make test: the test suite.            make check: lint, types, import layers.
+# make smoke: a shortened demo, a real server and a few tests, for any Python (PYTHON=python3.13 VENV=.venv-3.13).
 # Python 3.11+ and PyPI are all that is needed.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -8,7 +9,7 @@ EXTRAS := cpu,rtx,triton,demo,serve,genai
 # Python compiles what it imports: of these packages that is a small part.
 PIP    := -m pip install --quiet --no-compile
 
-.PHONY: demo environments test check lint types clean
+.PHONY: demo environments test smoke check lint types clean
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -38,6 +39,17 @@ environments: $(VENV)/.installed-dev $(VENV)/triton/.installed
 test: environments
 	NIRVANA_TRITON=$(abspath $(VENV)/triton) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
+
+# What differs between Python versions, in a few minutes: installing, the demo, loading, serving.
+$(VENV)/.installed-smoke: pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP) -e '.[$(EXTRAS),test]'
+	touch $@
+
+smoke: $(VENV)/.installed-smoke
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider \
+		tests/test_readme.py tests/nirvana_deploy/serving/server tests/nirvana_deploy/test_cli.py \
+		tests/field/test_pipeline.py tests/field/test_class_names.py \
+		--numprocesses=logical --dist=loadfile
 
 check: lint types
 
