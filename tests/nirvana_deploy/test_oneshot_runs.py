@@ -13,6 +13,7 @@ from nirvana_deploy.cli import main
 from nirvana_deploy.deploy_stages import list_stages
 from nirvana_deploy.report import write_report
 from pruning.checkpoints.model_source import resolve_model
+from pruning.oneshot.calibration_config import CalibrationConfig
 from pruning.oneshot.repair_config import MeanShift
 from pruning.oneshot.scoring_config import ScoringConfig
 from tests.pruning.oneshot.tiny_runs import oneshot, scoring, write_text
@@ -30,7 +31,8 @@ def test_the_recipe_decides_how_it_is_pruned(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text("model: m\nprune: {budget: 0.4, scoring: {}, repair: mean_shift}\n")
     recipe = load_recipe(path)
-    assert recipe.prune == OneShotConfig(budget=0.4, repair=MeanShift())
+    calibrated = ScoringConfig(calibration=CalibrationConfig(source="debian-sections"))
+    assert recipe.prune == OneShotConfig(budget=0.4, repair=MeanShift(), scoring=calibrated)
     assert [stage.name for stage in list_stages(recipe)][:3] == ["baseline", "score", "prune"]
     gates = Recipe(model="m", prune=PruneConfig())
     assert [stage.name for stage in list_stages(gates)][:3] == ["baseline", "prune", "export"]
