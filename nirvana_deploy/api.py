@@ -120,10 +120,11 @@ def prune(
         baseline=baseline or BaselineConfig(),
         prune=config or PruneConfig(),
         latency=latency,
+        fine_tuned=fine_tuned,
         trust_remote_code=is_remote_code_allowed(),
     )
-    check_rows(recipe, fine_tuned=fine_tuned)
-    stages = list_pruning_stages(recipe, fine_tuned=fine_tuned)
+    check_rows(recipe)
+    stages = list_pruning_stages(recipe)
     outcome = run_stages(recipe, recipe.out_dir, stages, say or _say_on_stderr)
     folder = outcome.folders["prune"]
     return PruneResult(

@@ -5,12 +5,15 @@ Each stage refuses what does not fit it, too; here its answer is known from the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from exporters.engines.engine_config import EngineConfig
 from nirvana_deploy.deploy_stages import LEFT_OUT
 from nirvana_deploy.recipe import Recipe
 from pruning.errors import NirvanaError
+from pruning.gates.prune_config import PruneConfig
+from pruning.gates.pruning_scheduler import check_num_rows
 from pruning.oneshot.oneshot_config import OneShotConfig
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from pruning.training.task import Task
 
 _DECODER, _ENCODER_DECODER = "causal-lm", "seq2seq"
+_FEW_TEXTS = 4096  # of which there are enough rows in most cases, without tokenizing all texts
 
 
 def check_fit(recipe: Recipe) -> dict[str, str]:
@@ -37,16 +41,15 @@ def check_fit(recipe: Recipe) -> dict[str, str]:
 
     model = build_skeleton(resolve_model(recipe.model))
     task = _find_task(recipe, model)
-    check_head(task, model, fine_tuned=False)
-    check_rows(recipe, fine_tuned=False)
+    check_head(task, model, fine_tuned=recipe.fine_tuned)
     _check_latency(recipe, model)
     _check_export(recipe, task)
     _check_package(recipe, task, model)
     _check_build(recipe, task, model)
-    if task.name == _ENCODER_DECODER:
-        return dict(LEFT_OUT)
-    _check_profile(recipe, task, model)
-    return {}
+    if task.name != _ENCODER_DECODER:
+        _check_profile(recipe, task, model)
+    check_rows(recipe)  # last, since it reads all rows
+    return dict(LEFT_OUT) if task.name == _ENCODER_DECODER else {}
 
 
 def _find_task(recipe: Recipe, model: PreTrainedModel) -> Task:
@@ -59,12 +62,12 @@ def _find_task(recipe: Recipe, model: PreTrainedModel) -> Task:
     return choose_task(find_columns(recipe.data, columns), columns, own)
 
 
-def check_rows(recipe: Recipe, *, fine_tuned: bool) -> None:
+def check_rows(recipe: Recipe) -> None:
     """Refuse rows that a stage would refuse after others have worked.
 
     Raises:
-        NirvanaError: the data set cannot be loaded, or its classes do not fit; or those of the
-            model, where it is fine-tuned.
+        NirvanaError: the data set cannot be loaded, its classes do not fit (or those of the model,
+            where it is fine-tuned), or its rows are too few for a step per pruning stage.
     """
     from pruning.checkpoints.model_skeleton import build_skeleton
     from pruning.checkpoints.model_source import resolve_model
@@ -72,7 +75,30 @@ def check_rows(recipe: Recipe, *, fine_tuned: bool) -> None:
     from pruning.training.text_data import check_text
 
     model = build_skeleton(resolve_model(recipe.model))
-    check_text(recipe.data, recognise_task(model), model if fine_tuned else None)
+    own = recognise_task(model)
+    num_rows = check_text(recipe.data, own, model if recipe.fine_tuned else None)
+    if not isinstance(recipe.prune, PruneConfig):
+        return
+    if num_rows is not None:
+        check_num_rows(recipe.prune, num_rows)
+        return
+    try:
+        check_num_rows(recipe.prune, _count_packed_rows(recipe, own, _FEW_TEXTS))
+    except NirvanaError:
+        check_num_rows(recipe.prune, _count_packed_rows(recipe, own, None))
+
+
+def _count_packed_rows(recipe: Recipe, own: Task | None, limit: int | None) -> int:
+    """Return the number of rows into which at most `limit` training texts are packed."""
+    from transformers import AutoTokenizer
+
+    from pruning.checkpoints.model_source import load_stock_model
+    from pruning.training.text_data import load_text
+
+    asked = recipe.data.max_train_rows
+    limits = [number for number in (limit, asked) if number is not None]
+    data = replace(recipe.data, max_train_rows=min(limits) if limits else None)
+    return len(load_text(data, load_stock_model(AutoTokenizer, recipe.model), own).train)
 
 
 def _check_latency(recipe: Recipe, model: PreTrainedModel) -> None:

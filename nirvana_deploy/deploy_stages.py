@@ -113,7 +113,7 @@ def _export(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     from exporters.export_stage import run_export
 
     return run_export(
-        inputs.folders["baseline"] / "checkpoint",
+        _find_dense(inputs),
         inputs.folders["prune"] / "checkpoint",
         inputs.recipe.export,
         out_dir,
@@ -309,6 +309,7 @@ EXPORT = Stage(
     run=_export,
     packages=("torch", "transformers", "onnxscript", *_ONNX_PACKAGES),
 )
+EXPORT_FINE_TUNED = replace(EXPORT, reads=("prune",), sources=_with_model(lambda _: {}))
 BUILD = Stage(
     name="build",
     reads=("prune", "export"),
@@ -332,16 +333,18 @@ PACKAGE = Stage(
     packages=("tritonclient",),
 )
 
-_SERVING = (EXPORT, BUILD, PROFILE, PACKAGE)
+_SERVING = (BUILD, PROFILE, PACKAGE)
 
 
 def list_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """Return the stages from the model to the server folder, in order."""
-    return (*list_pruning_stages(recipe, fine_tuned=False), *_SERVING)
+    export = EXPORT_FINE_TUNED if recipe.fine_tuned else EXPORT
+    return (*list_pruning_stages(recipe), export, *_SERVING)
 
 
-def list_pruning_stages(recipe: Recipe, *, fine_tuned: bool) -> tuple[Stage, ...]:
+def list_pruning_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """Return the stages to the pruned model: by gates or by scores, as the recipe says."""
+    fine_tuned = recipe.fine_tuned
     if isinstance(recipe.prune, OneShotConfig):
         by_scores = (SCORE_FINE_TUNED, PRUNE_FINE_TUNED_BY_SCORES)
         stages: tuple[Stage, ...] = by_scores if fine_tuned else (BASELINE, SCORE, PRUNE_BY_SCORES)

@@ -32,6 +32,13 @@ class Recipe:
     model: str = field(
         metadata={"help": "local folder, hub id (owner/name), or pypi:PACKAGE with a model in it"}
     )
+    fine_tuned: bool = field(
+        default=False,
+        metadata={
+            "help": "The model is fine-tuned for the task of the data already: prune it as it is. "
+            "There is no stage baseline then, and baseline.* is not used."
+        },
+    )
     out: str | None = field(
         default=None, metadata={"help": "output folder, runs/NAME where none is given"}
     )

@@ -118,7 +118,13 @@ def _absent(run: Run, stage: str) -> Html:
 
 
 def _training(run: Run) -> Html:
-    dense = draw_baseline_curve(run.baseline) if run.baseline else _absent(run, "baseline")
+    if run.baseline:
+        dense = draw_baseline_curve(run.baseline)
+    elif "baseline" in run.stages:
+        dense = _absent(run, "baseline")
+    else:
+        words = "The model was fine-tuned before this run, so there is no training curve of it."
+        dense = paragraph(words, class_="note")
     pruned = draw_pruning_curves(run.prune) if run.prune else _absent(run, "prune")
     if run.prune and run.prune.is_one_shot and not run.prune.recovered:
         words = "Pruned without training: there is no curve of it."

@@ -62,6 +62,8 @@ def read_run(run_dir: Path) -> Run:
     manifests = {name: _read_manifest(run_dir / name / "manifest.json") for name in ALL_STAGES}
     if not _is_scored(manifests):
         del manifests["score"]
+    if _is_fine_tuned(manifests):
+        del manifests["baseline"]
     states = {name: _state(name, manifest) for name, manifest in manifests.items()}
     done = {
         name: manifest.part("result")
@@ -91,6 +93,15 @@ def _is_scored(manifests: Mapping[str, Fields | None]) -> bool:
     prune = manifests["prune"]
     made_by = None if prune is None else prune.part("result").text("method")
     return manifests["score"] is not None and (prune is None or made_by == "one-shot")
+
+
+def _is_fine_tuned(manifests: Mapping[str, Fields | None]) -> bool:
+    """Tell whether the model was pruned as it is; a baseline is from before its recipe changed."""
+    prune = manifests["prune"]
+    if prune is None:
+        return False
+    parts = prune.part("key_parts")
+    return any(parts.part(name).text("model") for name in ("settings", "sources"))
 
 
 def _read_manifest(path: Path) -> Fields | None:

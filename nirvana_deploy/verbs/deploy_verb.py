@@ -18,9 +18,14 @@ def _add_deploy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe", type=Path, nargs="?", help="YAML file; the flags below win over it"
     )
+    parser.add_argument(
+        "--fine_tuned",
+        action="store_true",
+        help="The model is fine-tuned for the task of the data already: prune it as it is.",
+    )
     hints = get_type_hints(Recipe)
     sections = {name: hint for name, hint in hints.items() if config_types(hint)}
-    add_flags(parser, Recipe, skip=(*sections, "trust_remote_code"), title="recipe")
+    add_flags(parser, Recipe, skip=(*sections, "trust_remote_code", "fine_tuned"), title="recipe")
     for name, hint in sections.items():
         # The last of a union first: where both have a field, it takes what either does.
         add_flags(parser, *reversed(config_types(hint)), prefix=name)
@@ -28,6 +33,8 @@ def _add_deploy(parser: argparse.ArgumentParser) -> None:
 
 def _deploy(args: argparse.Namespace) -> int:
     overrides = collect_flags(args)
+    if args.fine_tuned:
+        overrides["fine_tuned"] = True
     if args.recipe is None:
         recipe = read_config(Recipe, overrides)
     else:

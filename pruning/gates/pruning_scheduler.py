@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pruning.errors import NirvanaError
-from pruning.gates.prune_config import ScheduleConfig
+from pruning.gates.prune_config import PruneConfig, ScheduleConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,9 @@ class PruningScheduler:
         if self.num_learning_steps < self.config.num_stages:
             raise NirvanaError(
                 f"Expected at least one step for each of the {self.config.num_stages} pruning "
-                f"stages, got {self.num_learning_steps} of {self.num_steps} steps. Train longer, "
-                "or lower schedule.num_stages, or raise schedule.prune_fraction."
+                f"stages, got {self.num_learning_steps} of {self.num_steps} steps. Raise "
+                "num_epochs or schedule.prune_fraction, or lower batch_size or "
+                "schedule.num_stages."
             )
 
     @property
@@ -64,3 +65,22 @@ class PruningScheduler:
         if self.config.kind == "cubic":
             progress = 1 - (1 - progress) ** 3
         return 1 - (1 - self.budget) * progress
+
+
+def check_num_rows(config: PruneConfig, num_rows: int) -> None:
+    """Refuse training rows that are too few for one step per pruning stage, before any training.
+
+    Of several processes each sees a part of the rows, which is only checked when they train.
+
+    Raises:
+        NirvanaError: they are too few.
+    """
+    steps_per_epoch = math.ceil(num_rows / config.batch_size)
+    num_steps = math.ceil(config.num_epochs * steps_per_epoch)
+    try:
+        PruningScheduler(config=config.schedule, budget=config.budget, num_steps=num_steps)
+    except NirvanaError as error:
+        raise NirvanaError(
+            f"{num_rows} training rows in batches of {config.batch_size} make {num_steps} steps in "
+            f"{config.num_epochs:g} epochs. {error}"
+        ) from error

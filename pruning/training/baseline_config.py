@@ -24,7 +24,13 @@ class BaselineConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        require_positive(self, "num_epochs", "learning_rate", "batch_size", "save_steps")
+        if not self.num_epochs > 0:
+            raise NirvanaError(
+                f"num_epochs must be above 0, got {self.num_epochs}. For a model that is "
+                "fine-tuned already, leave it out and set fine_tuned: true at the top of the "
+                "recipe (or give --fine_tuned)."
+            )
+        require_positive(self, "learning_rate", "batch_size", "save_steps")
 
 
 def require_one_of(config: object, name: str, values: tuple[str, ...]) -> None:

@@ -70,8 +70,10 @@ def load_text(
     )
 
 
-def check_text(config: DataConfig, own: Task | None, model: PreTrainedModel | None) -> None:
+def check_text(config: DataConfig, own: Task | None, model: PreTrainedModel | None) -> int | None:
     """Refuse rows whose classes do not fit, before any work; see `load_text`.
+
+    Returns the number of training rows; None for a causal-lm, where the tokens decide it.
 
     Raises:
         NirvanaError: see `load_text`. Tasks without classes have theirs checked when they are
@@ -83,6 +85,7 @@ def check_text(config: DataConfig, own: Task | None, model: PreTrainedModel | No
         read_classes(splits, config, names)
     elif task.name == "token-classification":
         read_tags(splits, config, names)
+    return None if task.name == "causal-lm" else len(splits.train)
 
 
 def _own_classes(

@@ -10,6 +10,7 @@ import pytest
 
 from nirvana_deploy import PruneConfig, Recipe, deploy, prune
 from nirvana_deploy.api import build, export, package, profile
+from nirvana_deploy.cli import main
 from nirvana_deploy.deploy_stages import LEFT_OUT
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.training.baseline_config import BaselineConfig
@@ -189,6 +190,35 @@ def test_prune_takes_a_fine_tuned_model_as_it_is() -> None:
     result = prune("model", out="r", fine_tuned=True, say=quiet)
     assert fakes.calls == ["prune"]
     assert (result.checkpoint / "w").read_text() == "tuned 0.5"
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_deploy_takes_a_fine_tuned_model_as_it_is() -> None:
+    Path("model/w").write_text("tuned")
+    recipe = Recipe(model="model", fine_tuned=True)
+    result = deploy(recipe, "r", say=quiet)
+    assert fakes.calls == every_stage[1:]
+    assert (result.folders["export"] / "dense/model.onnx").read_text() == "tuned"
+    assert result.onnx.read_text() == "tuned 0.5"
+    fakes.calls.clear()
+    deploy(recipe, "r", say=quiet)
+    assert fakes.calls == ["report"]
+    Path("model/w").write_text("tuned anew")
+    result = deploy(recipe, "r", say=quiet)
+    assert (result.folders["export"] / "dense/model.onnx").read_text() == "tuned anew"
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_the_command_deploys_a_fine_tuned_model() -> None:
+    Path("model/w").write_text("tuned")
+    assert main(["deploy", "--model", "model", "--out", "r", "--fine_tuned"]) == 0
+    assert fakes.calls == every_stage[1:]
+    assert "fine_tuned: true" in Path("r/recipe.yaml").read_text()
+
+
+def test_no_epochs_say_how_a_fine_tuned_model_is_deployed() -> None:
+    with pytest.raises(NirvanaError, match=r"num_epochs must be above 0, got 0.* fine_tuned: true"):
+        BaselineConfig(num_epochs=0)
 
 
 @pytest.mark.usefixtures("fake_work")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import ByT5Tokenizer
 
-from nirvana_deploy import deploy
+from nirvana_deploy import deploy, prune
 from nirvana_deploy.config_reader import read_config
 from nirvana_deploy.deploy_fit import check_fit
 from nirvana_deploy.deploy_stages import LEFT_OUT
@@ -35,7 +35,7 @@ def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> MakeRecipe:
             columns = {"text_column": "text", "tags_column": "tags", "label_column": "label"}
             data = {"dataset": data.dataset, "task": task, "max_length": 16, **columns}
             written[task] = {"model": str(model), "data": data, "out": str(root / task / "out")}
-        given = {"profile": {}, **sections}
+        given = {"profile": {}, "prune": {"num_epochs": 40}, **sections}
         given["profile"] = {"vocab_size": 20, "length": 8, **given["profile"]}
         return read_config(Recipe, {**written[task], **given})
 
@@ -128,6 +128,33 @@ def test_a_slow_tokenizer_is_refused_for_genai(make_recipe: MakeRecipe, tmp_path
     ByT5Tokenizer().save_pretrained(model)
     with pytest.raises(NirvanaError, match=r"genai reads text by tokenizer\.json"):
         check_fit(replace(recipe, model=str(model)))
+
+
+@pytest.mark.parametrize("task", ["classification", "causal-lm", "seq2seq"])
+def test_rows_too_few_for_a_step_per_stage_are_refused(task: str, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(task, prune={"num_epochs": 3})
+    with pytest.raises(
+        NirvanaError, match=r"training rows in batches of 32 make \d+ steps in 3 ep"
+    ):
+        deploy(recipe)
+    with pytest.raises(NirvanaError, match="Expected at least one step for each of the 4 pruning"):
+        prune(recipe.model, recipe.prune, out=recipe.out_dir, data=recipe.data)
+    assert not recipe.out_dir.exists()
+
+
+def test_rows_are_counted_after_their_limit(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("classification", prune={"num_epochs": 4, "batch_size": 8})
+    assert check_fit(recipe) == {}  # 24 rows
+    limited = replace(recipe, data=replace(recipe.data, max_train_rows=8))
+    with pytest.raises(NirvanaError, match="8 training rows in batches of 8 make 4 steps in 4 ep"):
+        check_fit(limited)
+
+
+def test_a_model_that_must_be_fine_tuned_already_has_the_head(make_recipe: MakeRecipe) -> None:
+    recipe = replace(make_recipe("classification"), fine_tuned=True)
+    data = make_recipe("token-classification").data
+    with pytest.raises(NirvanaError, match="was fine-tuned for token-classification"):
+        check_fit(replace(recipe, data=data))
 
 
 def _data(recipe: Recipe) -> dict[str, Any]:

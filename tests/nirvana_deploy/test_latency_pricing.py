@@ -248,10 +248,10 @@ def test_a_recipe_asks_for_milliseconds(tmp_path: Path) -> None:
     path.write_text("model: m\nlatency: {at_most: 12.5ms, table: {batch: 8}}\n")
     recipe = load_recipe(path)
     assert recipe.latency == LatencyConfig(at_most="12.5ms", table=TableConfig(batch=8))
-    names = [stage.name for stage in list_pruning_stages(recipe, fine_tuned=False)]
+    names = [stage.name for stage in list_pruning_stages(recipe)]
     assert names == ["baseline", "latency", "prune"]
     scored = Recipe(model="m", prune=oneshot(), latency=recipe.latency)
-    stages = list_pruning_stages(scored, fine_tuned=False)
+    stages = list_pruning_stages(scored)
     assert [stage.name for stage in stages] == ["baseline", "latency", "score", "prune"]
     assert stages[-1].reads == ("baseline", "score", "latency")
     path.write_text("model: m\nprune: {budget: 0.4}\nlatency: {speedup: 2}\n")
