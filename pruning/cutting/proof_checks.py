@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from pruning.checkpoints.prunable_model import PrunableModel
 from pruning.cutting.masking import masked
+from pruning.cutting.output_difference import Outputs, find_largest, max_difference
 from pruning.cutting.probe_inputs import Side, draw_inputs
 from pruning.cutting.repack import cut_state
 from pruning.cutting.tensor_cutter import TensorCutter
@@ -19,6 +20,7 @@ from pruning.plans.plan import PruningPlan
 
 _NEW_TOKENS = 8
 _SIDES: tuple[Side, ...] = ("right", "left")
+_OUTPUTS = ("logits", "start_logits", "end_logits")  # where there are none, a model's first
 
 Inputs = dict[str, torch.Tensor]
 Outcome = tuple[bool, float | None, str]  # passed, largest difference, note
@@ -98,18 +100,20 @@ def _compare_outputs(pair: Pair, inputs: Inputs) -> Outcome:
     dense = _run(pair.model, inputs)
     with pair.masked():
         expected = _run(pair.model, inputs)
-    if torch.equal(dense, expected):
+    if all(torch.equal(dense[name], expected[name]) for name in expected):
         return False, None, "the masks changed nothing"
     return _hold(_run(pair.smaller, inputs), expected)
 
 
-def _hold(came: torch.Tensor, expected: torch.Tensor) -> Outcome:
-    """Compare outputs: 1e-5 of the largest, about 100 times what float32 rounds off."""
-    difference = float((came - expected).abs().max())
-    tolerance = 1e-5 * float(expected.abs().max())
-    if not bool(torch.isfinite(expected).all()):
+def _hold(came: Outputs, expected: Outputs) -> Outcome:
+    """Compare each output: 1e-5 of its largest value, about 100 times what float32 rounds off."""
+    differences = {name: max_difference(came[name], expected[name]) for name in expected}
+    tolerances = {name: 1e-5 * find_largest(value) for name, value in expected.items()}
+    worst = max(differences, key=lambda name: differences[name] - tolerances[name])
+    difference, tolerance = differences[worst], tolerances[worst]
+    if not all(bool(torch.isfinite(value).all()) for value in expected.values()):
         return False, difference, "the model itself gives NaN or infinity"
-    return difference <= tolerance, difference, f"at most {tolerance:.1e} expected"
+    return difference <= tolerance, difference, f"at most {tolerance:.1e} expected of {worst}"
 
 
 def _compare_gradients(pair: Pair, inputs: Inputs) -> Outcome:
@@ -155,17 +159,25 @@ def _compare_tokens(pair: Pair, inputs: Inputs, cache: str) -> Outcome:
     came = pair.smaller.generate(**prompt, **settings)  # type: ignore[operator]
     if not torch.equal(came.sequences, expected.sequences):
         return False, None, "the tokens differ"
-    return _hold(torch.stack(came.logits), torch.stack(expected.logits))
+    steps = [
+        {f"step {number + 1}": logits for number, logits in enumerate(side.logits)}
+        for side in (came, expected)
+    ]
+    return _hold(*steps)
 
 
-def _run(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
-    """Return the output where it means something: a decoder's is not defined at padding."""
+def _run(model: PreTrainedModel, inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Return the outputs where they mean something: a decoder's is not defined at padding."""
     outputs = model(**inputs)
-    out: torch.Tensor = outputs["logits"] if "logits" in outputs else outputs[0]
+    names = [name for name in _OUTPUTS if name in outputs] or [next(iter(outputs))]
     mask = inputs.get("attention_mask")
-    if mask is not None and out.dim() == 3 and out.shape[1] == mask.shape[1]:
-        return out[mask.bool()]
-    return out
+    found: dict[str, torch.Tensor] = {name: outputs[name] for name in names}
+    if mask is None:
+        return found
+    return {
+        name: out[mask.bool()] if out.dim() == 3 and out.shape[1] == mask.shape[1] else out
+        for name, out in found.items()
+    }
 
 
 def _compute_gradients(model: PreTrainedModel, inputs: Inputs) -> dict[str, torch.Tensor]:
@@ -182,10 +194,12 @@ def _compute_gradients(model: PreTrainedModel, inputs: Inputs) -> dict[str, torc
         for parameter in frozen:
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            out = _run(model, inputs)
             generator = torch.Generator().manual_seed(0)
-            direction = torch.randn(out.shape, generator=generator).to(out)
-            (out * direction).mean().backward()
+            along = [
+                (out * torch.randn(out.shape, generator=generator).to(out)).mean()
+                for out in _run(model, inputs).values()
+            ]
+            torch.stack(along).sum().backward()
         return {
             name: torch.zeros_like(p) if p.grad is None else p.grad.detach()
             for name, p in model.named_parameters()

@@ -14,12 +14,12 @@ from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import load_model, load_stock_model
 from pruning.cutting.repack import repack
-from pruning.errors import NirvanaError
 from pruning.gates.attach_gates import cost_of, finish_gates
 from pruning.gates.learn_gates import learn_gates
 from pruning.gates.projection import find_unit_cost
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
+from pruning.oneshot.fidelity import prove_equal
 from pruning.oneshot.oneshot_figures import describe_latency
 from pruning.oneshot.pricing import Pricing
 from pruning.plans.plan import PruningPlan
@@ -112,49 +112,28 @@ def _finalise(
     smaller = repack(model, plan)
     smaller_logits = _compute_logits(smaller, batch, task)
     num_rows = len(batch["input_ids"])
-    proofs = [_prove_equal("repacked", "masked", smaller_logits, masked_logits, num_rows)]
+    dtype = smaller.dtype
+    proofs = [prove_equal("repacked", "masked", smaller_logits, masked_logits, num_rows, dtype)]
     save_pruned(smaller, out_dir / "checkpoint", tokenizer)
     plan.save(out_dir / "plan.json")
     loaded = load_pruned(out_dir / "checkpoint")
     loaded_logits = _compute_logits(loaded, batch, task)
-    proofs.append(_prove_equal("loaded", "saved", loaded_logits, smaller_logits, num_rows))
+    proofs.append(prove_equal("loaded", "saved", loaded_logits, smaller_logits, num_rows, dtype))
     return plan, loaded, proofs
 
 
 @torch.no_grad()
 def _compute_logits(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], task: Task
-) -> torch.Tensor:
-    """Return all numbers that the head gives for what is not padding, of any shape.
+) -> dict[str, torch.Tensor]:
+    """Return all numbers that the head gives for what is not padding, by the output's name.
 
     The labels go with the inputs: encoder-decoders make their decoder's input of them.
     """
     outputs = model.eval()(**{key: value.to(model.device) for key, value in batch.items()})
     live_BS = batch["attention_mask"].to(model.device).bool()
-    parts = [cast(torch.Tensor, outputs[name]) for name in task.outputs]
-    if task.reads_tokens:
-        parts = [part[live_BS] for part in parts]
-    return torch.stack(parts)
-
-
-def _prove_equal(
-    what: str, source: str, came: torch.Tensor, expected: torch.Tensor, num_rows: int
-) -> dict[str, Any]:
-    try:
-        torch.testing.assert_close(came, expected)
-    except AssertionError as error:
-        raise NirvanaError(
-            f"The {what} model does not compute what the {source} one does: {error} "
-            "This is a defect of nirvana-deploy; please report it with the model type."
-        ) from error
-    return {
-        "left": what,
-        "right": source,
-        "num_rows": num_rows,
-        "max_abs_difference": float((came - expected).abs().max()),
-        "tolerance": 1e-5,
-        "bitwise_equal": torch.equal(came, expected),
-    }
+    found = {name: cast(torch.Tensor, outputs[name]) for name in task.outputs}
+    return {name: part[live_BS] if task.reads_tokens else part for name, part in found.items()}
 
 
 def _read_curve(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,11 +10,16 @@ from torch.nn import functional as F
 _HEADS = ("logits", "start_logits", "end_logits")
 
 
-def predictions_of(output: Any) -> list[torch.Tensor]:
-    """Return the logits of a model's output: one tensor, or those of an answer's start and end."""
-    found = [output[name] for name in _HEADS if output.get(name) is not None]
+def name_predictions(output: Any) -> dict[str, torch.Tensor]:
+    """Return the logits of a model's output by name: one, or an answer's start and end."""
+    found = {name: output[name] for name in _HEADS if output.get(name) is not None}
     assert found, "the model has no head"
     return found
+
+
+def predictions_of(output: Any) -> list[torch.Tensor]:
+    """Return the logits of a model's output: one tensor, or those of an answer's start and end."""
+    return list(name_predictions(output).values())
 
 
 def divergence(dense: list[torch.Tensor], pruned: list[torch.Tensor]) -> float:

@@ -9,14 +9,16 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning.activations.block_walk import Batch, prepare_inputs
+from pruning.cutting.output_difference import Outputs, find_largest, max_difference
 from pruning.errors import NirvanaError
 from pruning.oneshot.calibration import Calibration
-from pruning.oneshot.divergence import divergence, predictions_of
+from pruning.oneshot.divergence import divergence, name_predictions, predictions_of
 from pruning.saliencies.model_passes import read_loss
 
 _BATCHES = 4  # of a draw, at most
-
-# R numbers that a head gives for the rows of a batch.
+# Outputs whose values are all smaller than this are compared on this scale: what is left of sums of
+# numbers around 1 that cancel is some roundings of these.
+_SMALLEST_SCALE, _SMALLEST_HALF_SCALE = 0.01, 0.05
 
 
 @torch.no_grad()
@@ -43,39 +45,44 @@ def compare_with_dense(
 
 
 @torch.no_grad()
-def predict(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Return all logits of one batch, [R] in float32 on the CPU."""
-    found = predictions_of(model(**prepare_inputs(model, batch)))
-    return torch.cat([logits.flatten() for logits in found]).float().cpu()
+def predict(model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
+    """Return the logits of one batch by the output's name, in float32 on the CPU."""
+    found = name_predictions(model(**prepare_inputs(model, batch)))
+    return {name: logits.float().cpu() for name, logits in found.items()}
 
 
 def prove_equal(
-    what: str, source: str, came: torch.Tensor, expected: torch.Tensor, batch: Batch, dtype: Any
+    what: str, source: str, came: Outputs, expected: Outputs, num_rows: int, dtype: Any
 ) -> dict[str, Any]:
-    """Hold the logits of one form of the model against another's; return what was found.
+    """Compare the logits of one form of the model with another's; return what was found.
 
     The forms add up the same numbers in another order: 1e-5 in float32, relative to the largest
-    where that is above 1, and what 8 bits of mantissa leave of it in half precision.
+    value of the same output, and what 8 bits of mantissa leave of it in half precision. What is
+    returned is of the output that is the furthest off by its own tolerance.
 
     Raises:
-        NirvanaError: they differ by more.
+        NirvanaError: an output differs by more, or has NaN.
     """
-    allowed = 1e-5 if dtype == torch.float32 else 4e-2
-    tolerance = allowed * max(1.0, float(expected.abs().max()))
-    difference = float((came - expected).abs().max())
-    if not difference <= tolerance:  # NaN is no match either
+    exact = dtype == torch.float32
+    allowed, smallest = (1e-5, _SMALLEST_SCALE) if exact else (4e-2, _SMALLEST_HALF_SCALE)
+    differences = {name: max_difference(came[name], expected[name]) for name in expected}
+    tolerances = {n: allowed * max(smallest, find_largest(e)) for n, e in expected.items()}
+    worst = max(differences, key=lambda name: differences[name] / tolerances[name])
+    difference, tolerance = differences[worst], tolerances[worst]
+    if difference > tolerance:
         raise NirvanaError(
-            f"The {what} model does not compute what the {source} one does: logits differ by "
+            f"The {what} model does not compute what the {source} one does: {worst} differs by "
             f"{difference:.2e}, at most {tolerance:.1e} expected. This is a defect of "
             "nirvana-deploy; please report it with the model type."
         )
     return {
         "left": what,
         "right": source,
-        "num_rows": len(batch["input_ids"]),
+        "num_rows": num_rows,
+        "output": worst,
         "max_abs_difference": difference,
         "tolerance": tolerance,
-        "bitwise_equal": torch.equal(came, expected),
+        "bitwise_equal": all(torch.equal(came[name], expected[name]) for name in expected),
     }
 
 

@@ -156,9 +156,9 @@ def prune_once(
         plan = plan_for(dense.model, layers, **_describe_making(run, config, budget, pricing))
         plan = dataclasses.replace(plan, weights=weights)
         smaller = repack(dense.model, plan)
-    dtype = dense.model.dtype
+    dtype, num_rows = dense.model.dtype, len(batch["input_ids"])
     proofs = [
-        prove_equal("repacked", "masked", predict(smaller, batch), masked_logits, batch, dtype)
+        prove_equal("repacked", "masked", predict(smaller, batch), masked_logits, num_rows, dtype)
     ]
     curve: list[dict[str, Any]] = []
     if config.recovery is not None:
@@ -171,7 +171,7 @@ def prune_once(
     plan.save(folder / "plan.json")
     loaded = load_pruned(folder / CHECKPOINT_FOLDER, dtype="auto").eval().to(smaller.device)
     proofs.append(
-        prove_equal("loaded", "saved", predict(loaded, batch), smaller_logits, batch, dtype)
+        prove_equal("loaded", "saved", predict(loaded, batch), smaller_logits, num_rows, dtype)
     )
     whole = PruningPlan.dense(plan.dims, plan.config_hash)
     figures = {

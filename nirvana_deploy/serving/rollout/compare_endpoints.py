@@ -21,6 +21,7 @@ from typing import Any
 
 TIMEOUT_SECONDS = 60
 NUM_RESAMPLES = 2000
+NOTHING_FOUND = {"max_abs_difference": 0.0, "largest": 0.0, "not_a_number": 0}
 
 
 def ask(url: str, body: bytes) -> tuple[list[dict[str, Any]], float]:
@@ -39,9 +40,12 @@ def ask(url: str, body: bytes) -> tuple[list[dict[str, Any]], float]:
 
 
 def compare(
-    one: list[dict[str, Any]], other: list[dict[str, Any]], counts: dict[str, list[float]]
+    one: list[dict[str, Any]],
+    other: list[dict[str, Any]],
+    counts: dict[str, list[float]],
+    by_output: dict[str, dict[str, Any]],
 ) -> None:
-    """Add what two answers have in common to `counts`, in place."""
+    """Add what two answers have in common to `counts` and `by_output`, in place."""
     others = {output["name"]: output for output in other}
     for output in one:
         match = others.get(output["name"])
@@ -51,13 +55,39 @@ def compare(
         if not str(output["datatype"]).startswith("FP"):  # labels, or generated tokens
             counts["tokens_equal"] += [float(x == y) for x, y in zip(a, b)]  # noqa: B905
             continue
-        counts["differences"].append(max(abs(x - y) for x, y in zip(a, b)))  # noqa: B905
+        note_differences(a, b, by_output.setdefault(output["name"], dict(NOTHING_FOUND)))
         width = output["shape"][-1] if output["name"] == "logits" else 0
         for start in range(0, len(a), width) if width else ():
             row_a, row_b = a[start : start + width], b[start : start + width]
+            if not all(is_finite(value) for value in row_a + row_b):
+                counts["argmax_equal"].append(0.0)  # no prediction can be read from NaN
+                continue
             best = max(range(width), key=row_a.__getitem__)
             counts["argmax_equal"].append(float(best == max(range(width), key=row_b.__getitem__)))
             counts["divergences"].append(divergence(row_a, row_b))
+
+
+def note_differences(a: list[Any], b: list[Any], found: dict[str, Any]) -> None:
+    """Add the differences of one output to `found`, in place; null and NaN have no size."""
+    for x, y in zip(a, b):  # noqa: B905
+        if is_finite(x):
+            found["largest"] = max(found["largest"], abs(x))
+        if is_finite(x) and is_finite(y):
+            found["max_abs_difference"] = max(found["max_abs_difference"], abs(x - y))
+        elif x is None or x != y:  # NaN is not even itself
+            found["not_a_number"] += 1
+
+
+def relate(difference: float, largest: float) -> "float | None":
+    """Return a difference over a magnitude; None where that is 0 and the difference is not."""
+    if difference == 0:
+        return 0.0
+    return difference / largest if largest else None
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether a value of an answer is a finite number; servers write NaN as null or NaN."""
+    return value is not None and math.isfinite(value)
 
 
 def divergence(a: list[float], b: list[float]) -> float:
@@ -89,8 +119,9 @@ def ratio_of_medians(pairs: list[tuple[float, float]]) -> float:
 def replay(url_a: str, url_b: str, bodies: list[bytes], rounds: int) -> dict[str, Any]:
     """Send every request to both, and return what was found."""
     counts: dict[str, list[float]] = {
-        name: [] for name in ("argmax_equal", "divergences", "tokens_equal", "differences")
+        name: [] for name in ("argmax_equal", "divergences", "tokens_equal")
     }
+    by_output: dict[str, dict[str, Any]] = {}
     pairs: list[tuple[float, float]] = []
     for url in (url_a, url_b):  # the first request of a connection or a model is not like others
         ask(url, bodies[0])
@@ -102,7 +133,7 @@ def replay(url_a: str, url_b: str, bodies: list[bytes], rounds: int) -> dict[str
                 (one, ms_a), (other, ms_b) = ask(url_a, body), ask(url_b, body)
             pairs.append((ms_a, ms_b))
             if turn == 0:
-                compare(one, other, counts)
+                compare(one, other, counts, by_output)
     found: dict[str, Any] = {"requests": len(bodies), "rounds": rounds, "a": url_a, "b": url_b}
     for name, title in (
         ("argmax_equal", "argmax_agreement"),
@@ -111,8 +142,14 @@ def replay(url_a: str, url_b: str, bodies: list[bytes], rounds: int) -> dict[str
     ):
         if counts[name]:
             found[title] = estimate(counts[name])
-    if counts["differences"]:
-        found["max_abs_difference"] = max(counts["differences"])
+    if by_output:
+        found["outputs"] = by_output
+        found["max_abs_difference"] = max(o["max_abs_difference"] for o in by_output.values())
+    for output in by_output.values():  # over the output's own largest value in the first answers
+        output["relative_difference"] = relate(output["max_abs_difference"], output["largest"])
+        if output["not_a_number"]:
+            output["max_abs_difference"] = output["relative_difference"] = None
+            found["max_abs_difference"] = None
     for title, index in (("latency_a_ms", 0), ("latency_b_ms", 1)):
         found[title] = estimate([pair[index] for pair in pairs], statistics.median)
     found["times_as_fast"] = estimate(pairs, ratio_of_medians)  # type: ignore[arg-type]

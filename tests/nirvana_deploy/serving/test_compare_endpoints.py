@@ -23,6 +23,10 @@ ANSWERS: dict[str, Any] = {
     "/narrow": [("logits", "FP32", [1, 2], [0.0, 1.0])],
     "/tokens": [("tokens", "INT64", [1, 4], [1, 2, 3, 4])],
     "/others": [("tokens", "INT64", [1, 4], [1, 2, 9, 4])],
+    "/large": [("hidden", "FP32", [1, 2], [1e4, 0.0]), ("logits", "FP32", [1, 2], [0.5, 0.25])],
+    "/small": [("hidden", "FP32", [1, 2], [1e4, 1.0]), ("logits", "FP32", [1, 2], [0.5, 0.0])],
+    "/nan": [("hidden", "FP32", [1, 2], [1e4, 0.0]), ("logits", "FP32", [1, 2], [0.5, math.nan])],
+    "/null": [("hidden", "FP32", [1, 2], [1e4, 0.0]), ("logits", "FP32", [1, 2], [0.5, None])],
 }
 
 
@@ -90,6 +94,28 @@ def test_endpoints_that_differ(url: str, requests: Path) -> None:
     tokens = json.loads(run(f"{url}/tokens", f"{url}/others", str(requests)).stdout)
     assert tokens["token_match"]["value"] == 0.75
     assert "argmax_agreement" not in tokens
+
+
+def test_each_output_is_related_to_its_own_largest_value(url: str, requests: Path) -> None:
+    found = json.loads(run(f"{url}/large", f"{url}/small", str(requests)).stdout)
+    outputs = found["outputs"]
+    assert outputs["hidden"]["relative_difference"] == pytest.approx(1e-4)
+    assert outputs["logits"]["relative_difference"] == pytest.approx(0.5)
+    assert outputs["logits"]["max_abs_difference"] == 0.25
+
+
+@pytest.mark.parametrize("sides", [("nan", "nan"), ("large", "nan"), ("null", "large")])
+def test_what_is_not_a_number_is_no_agreement(
+    url: str, requests: Path, sides: tuple[str, str]
+) -> None:
+    ended = run(*(f"{url}/{side}" for side in sides), str(requests))
+    assert ended.returncode == 0, ended.stderr
+    assert "NaN" not in ended.stdout and "Infinity" not in ended.stdout
+    found = json.loads(ended.stdout)
+    assert found["outputs"]["logits"]["not_a_number"] == 2  # one per request
+    assert found["max_abs_difference"] is None
+    assert found["outputs"]["hidden"]["max_abs_difference"] == 0
+    assert found["argmax_agreement"]["value"] == 0
 
 
 def test_what_cannot_be_compared_is_told(url: str, requests: Path, tmp_path: Path) -> None:
