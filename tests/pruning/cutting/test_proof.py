@@ -69,7 +69,7 @@ def test_a_wrong_gradient_does_not_pass() -> None:
     plan = uneven_plan(model)
     smaller = repack(model, plan)
     smaller.bert.encoder.layer[0].output.dense.bias.register_hook(lambda gradient: 2 * gradient)
-    pair = proof_checks.Pair("plan", model, smaller, plan, read_model(model))
+    pair = proof_checks.Pair("plan", model, smaller, plan, read_model(model), [])
     checks = {check.what: check for check in proof_checks.check_pair(pair, 0)}
     gradients = checks.pop("gradients of every weight")
     assert not gradients.passed
@@ -84,7 +84,7 @@ def test_a_wrong_cache_does_not_pass() -> None:
     plan = plans["empty and dropped sub-blocks"]
     smaller = repack(model, plan)
     smaller.model.layers[0].self_attn.counts_positions = False
-    pair = proof_checks.Pair("plan", model, smaller, plan, read_model(model))
+    pair = proof_checks.Pair("plan", model, smaller, plan, read_model(model), [])
     checks = {check.what: check for check in proof_checks.check_pair(pair, 0)}
     assert not checks["greedy tokens and their logits, dynamic cache"].passed
     assert checks["outputs, eager, padded left"].passed
