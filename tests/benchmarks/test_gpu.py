@@ -184,7 +184,7 @@ def test_a_run_keeps_what_a_dead_part_had(
 ) -> None:
     """The script as it is run, with a part that is killed in the middle."""
     out = tmp_path / "result.json"
-    words = ["--out", str(out), "--rehearse", "--minutes", "1", "--parts", "roofline", OTHER]
+    words = ["--out", str(out), "--rehearse", "--minutes", "10", "--parts", "roofline", OTHER]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *words])
     original = modules.gpu.Worker.is_done
 

@@ -39,11 +39,13 @@ def test_a_checkpoint_equals_itself_bit_by_bit(bert: Exported) -> None:
 
 
 def test_tokens_are_known_by_the_config_or_the_table(bert: Exported, tmp_path: Path) -> None:
-    assert open_onnx(bert.onnx).facts == TokenFacts(num_tokens=99)
+    assert open_onnx(bert.onnx).facts == TokenFacts(num_tokens=99, num_types=2)
     shutil.copy(bert.onnx / "model.onnx", tmp_path)
     shutil.copy(bert.checkpoint / "config.json", tmp_path)
     facts = open_onnx(tmp_path / "model.onnx").facts
-    assert facts == TokenFacts(num_tokens=99, pad_token=0, max_length=160)
+    assert facts == TokenFacts(
+        num_tokens=99, num_types=2, pad_token=0, max_length=160, avoided=frozenset({0})
+    )
 
 
 def test_a_corrupt_config_is_refused(bert: Exported, tmp_path: Path) -> None:
