@@ -35,9 +35,10 @@ $(VENV)/triton/.installed: | $(BIN)/python
 
 environments: $(VENV)/.installed-dev $(VENV)/triton/.installed
 
-# A process a core, and a file in one of them: its fixtures are made once. One thread each.
+# A process a core, and a file in one of them: its fixtures are made once. One thread each. Tests start
+# hundreds of processes: without byte code, each would compile torch and transformers anew.
 test: environments
-	NIRVANA_TRITON=$(abspath $(VENV)/triton) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+	env -u PYTHONDONTWRITEBYTECODE NIRVANA_TRITON=$(abspath $(VENV)/triton) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
 
 # What differs between Python versions, in a few minutes: installing, the demo, loading, serving.
@@ -46,7 +47,7 @@ $(VENV)/.installed-smoke: pyproject.toml | $(BIN)/python
 	touch $@
 
 smoke: $(VENV)/.installed-smoke
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider \
+	env -u PYTHONDONTWRITEBYTECODE HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider \
 		tests/test_readme.py tests/nirvana_deploy/serving/server tests/nirvana_deploy/test_cli.py \
 		tests/field/test_pipeline.py tests/field/test_class_names.py \
 		--numprocesses=logical --dist=loadfile
