@@ -197,7 +197,7 @@ def test_a_multi_label_model_is_served_with_every_label(tmp_path: Path) -> None:
         answer = get_json(url, {"inputs": [request]})
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=180)
     outputs = {output["name"]: output for output in answer["outputs"]}
     assert outputs["label"]["shape"] == outputs["score"]["shape"] == [2, 3]
     assert outputs["label"]["data"] == NAMES * 2

@@ -63,7 +63,7 @@ def requests(tmp_path: Path) -> Path:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-I", compare_endpoints.__file__, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
 
 
 def test_endpoints_that_agree(url: str, requests: Path, tmp_path: Path) -> None:

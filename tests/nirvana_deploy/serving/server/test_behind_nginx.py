@@ -73,14 +73,14 @@ def proxy(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     )
     url = f"https://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while ask(f"{url}/v2/health/live", folder=folder)[0] != 200:
             assert nginx.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
         yield f"{url} {folder}"
     finally:
         nginx.terminate()
-        nginx.wait(30)
+        nginx.wait(120)
         assert stop(served) == 0
 
 
