@@ -71,11 +71,12 @@ def check_rows(recipe: Recipe) -> None:
     """
     from pruning.checkpoints.model_skeleton import build_skeleton
     from pruning.checkpoints.model_source import resolve_model
-    from pruning.training.tasks import recognise_task
+    from pruning.training.tasks import check_head, recognise_task
     from pruning.training.text_data import check_text
 
     model = build_skeleton(resolve_model(recipe.model))
     own = recognise_task(model)
+    check_head(_find_task(recipe, model), model, fine_tuned=recipe.fine_tuned)
     num_rows = check_text(recipe.data, own, model if recipe.fine_tuned else None)
     if not isinstance(recipe.prune, PruneConfig):
         return

@@ -331,11 +331,14 @@ def test_absent_folder_is_named(tmp_path: Path) -> None:
         write_report(tmp_path / "nothing-here")
 
 
-@pytest.mark.parametrize(("broken", "found"), [("{", "Expecting"), ("[]", "a list")])
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [("{", "it is not JSON: Expecting"), ("[]", "expected an object, got a list")],
+)
 def test_broken_manifest_is_named(tmp_path: Path, broken: str, found: str) -> None:
     run = write_run(tmp_path, make_results())
     (run / "prune" / "manifest.json").write_text(broken)
-    with pytest.raises(NirvanaError, match=rf"JSON object in .*manifest.json, found: {found}"):
+    with pytest.raises(NirvanaError, match=rf"manifest\.json cannot be read: .*{found}"):
         write_report(run)
 
 

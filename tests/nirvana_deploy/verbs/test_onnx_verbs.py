@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from nirvana_deploy.cli import main
+from pruning.checkpoints.file_hash import hash_file
 from tests.exporters.surgeon.dense_graphs import (
     assert_same_logits,
     export_torchscript,
@@ -64,6 +65,8 @@ def test_inspect_proves_no_graph(dense, capsys):
 def test_inspect_shows_every_graph_of_an_export(dense, tmp_path, capsys):
     told = {"task": "text-classification", "form": "portable", "max_abs_difference": 1e-7}
     told["verification"] = {"passed": True}
+    hashes = {path.name: hash_file(path) for path in tmp_path.iterdir() if path.is_file()}
+    told["graphs"] = {"model": {"file": "dense.onnx", "sha256": hashes}}
     (tmp_path / "export.json").write_text(json.dumps(told))
     assert main(["inspect", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -74,7 +77,7 @@ def test_inspect_shows_every_graph_of_an_export(dense, tmp_path, capsys):
     assert list(found["graphs"]) == ["dense.onnx"] and found["unknown"] == {}
     (tmp_path / "export.json").write_text("{}")
     assert main(["inspect", str(tmp_path)]) == 1
-    assert "export.json is corrupt" in capsys.readouterr().err
+    assert "export.json cannot be read" in capsys.readouterr().err
 
 
 def test_inspect_says_why_a_graph_is_not_known(tmp_path, capsys):
