@@ -8,7 +8,12 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
 from pruning.checkpoints.model_skeleton import build_skeleton
-from pruning.checkpoints.model_source import load_model, load_stock_model, resolve_model
+from pruning.checkpoints.model_source import (
+    load_model,
+    load_stock_model,
+    load_with_head,
+    resolve_model,
+)
 from pruning.cutting.inspection import inspect_model, read_current_plan
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
@@ -83,17 +88,20 @@ def test_a_missing_or_another_head_is_made_anew(tmp_path: Path) -> None:
     model.base_model.save_pretrained(tmp_path / "base")
     model.save_pretrained(tmp_path / "head")
     task = AutoModelForSequenceClassification
-    assert load_model(task, str(tmp_path / "base"), num_labels=7).classifier.out_features == 7
+    made, fresh = load_with_head(task, str(tmp_path / "base"), fresh=True, num_labels=7)
+    assert made.classifier.out_features == 7 and "classifier.weight" in fresh
+    with pytest.raises(NirvanaError, match=r"classifier\."):
+        load_model(task, str(tmp_path / "base"), num_labels=7)
     with pytest.raises(NirvanaError, match=r"makes classifier.bias \[7\], the weights have \[5\]"):
         load_model(task, str(tmp_path / "head"), num_labels=7)
     asked = {"num_labels": 7, "ignore_mismatched_sizes": True}
-    loaded = load_model(task, str(tmp_path / "head"), **asked)
+    loaded, _ = load_with_head(task, str(tmp_path / "head"), fresh=True, **asked)
     assert loaded.classifier.out_features == 7
     for name, tensor in model.bert.state_dict().items():
         assert torch.equal(loaded.bert.state_dict()[name], tensor)
     edit_config(tmp_path / "head", intermediate_size=40)  # of a head only may the size differ
     with pytest.raises(NirvanaError, match=r"\.intermediate.dense.bias \[40\], .* have \[48\]"):
-        load_model(task, str(tmp_path / "head"), **asked)
+        load_with_head(task, str(tmp_path / "head"), fresh=True, **asked)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
