@@ -22,7 +22,7 @@ from pruning.training.answer_metrics import score_spans
 from pruning.training.answer_rows import encode_answers
 from pruning.training.class_rows import encode_classes
 from pruning.training.classification_metrics import score_classes, score_tags
-from pruning.training.data_config import DataConfig
+from pruning.training.data_config import DataConfig, find_column
 from pruning.training.language_rows import mask_texts, pack_texts
 from pruning.training.tag_rows import encode_tags
 from pruning.training.target_rows import encode_targets
@@ -143,7 +143,8 @@ def choose_task(config: DataConfig, columns: Collection[str], own: Task | None) 
     """
     if config.task is not None:
         return TASKS[config.task]
-    if own is not None and (not config.label_column or config.label_column not in columns):
+    label = find_column(config, "label_column", columns)
+    if own is not None and (not label or label not in columns):
         return own
     return TASKS["classification"]
 
