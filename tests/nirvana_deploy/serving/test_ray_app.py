@@ -16,7 +16,7 @@ from nirvana_deploy.serving.triton.triton_package import package_triton
 from tests.nirvana_deploy.serving.tiny_classifier import make_classifier, save_classifier
 
 pytest.importorskip("tritonclient.grpc", reason="tritonclient[grpc] (extra triton) is missing")
-pytest.importorskip("fastapi", reason="FastAPI (extra serve) is missing")
+pytest.importorskip("fastapi", reason="FastAPI (extra test) is missing")
 
 
 @pytest.fixture
