@@ -11,7 +11,12 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc
 
 from nirvana_deploy.serving.server.http_service import SERVER_NAME, describe_tensor
-from nirvana_deploy.serving.server.inference_request import GivenTensor, InferRequest, RefusedError
+from nirvana_deploy.serving.server.inference_request import (
+    WIRE_TYPES,
+    GivenTensor,
+    InferRequest,
+    RefusedError,
+)
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
@@ -25,15 +30,6 @@ _FIELDS = {
     "INT64": "int64_contents",
     "FP32": "fp32_contents",
     "BYTES": "bytes_contents",
-}
-_WIRE_TYPES = {
-    "bool": "BOOL",
-    "int8": "INT8",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "object": "BYTES",
 }
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -132,7 +128,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
             model_name=graph.name, model_version=graph.version, id=request.id
         )
         for name, array in outputs.items():
-            datatype = _WIRE_TYPES[str(array.dtype)]
+            datatype = WIRE_TYPES[str(array.dtype)]
             answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
             answer.raw_output_contents.append(_pack(array))
         return answer

@@ -19,7 +19,12 @@ from starlette.routing import Route
 
 from nirvana_deploy.serving.onnx_signature import TensorSignature
 from nirvana_deploy.serving.server.connection_limits import BACKLOG, make_protocol_class
-from nirvana_deploy.serving.server.inference_request import GivenTensor, InferRequest, RefusedError
+from nirvana_deploy.serving.server.inference_request import (
+    WIRE_TYPES,
+    GivenTensor,
+    InferRequest,
+    RefusedError,
+)
 from nirvana_deploy.serving.server.request_limits import RequestLimits
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from nirvana_deploy.serving.server.served_models import ServedGraph
@@ -30,15 +35,6 @@ if TYPE_CHECKING:
 SERVER_NAME = "nirvana-deploy"
 # Of the protocol's extension for tensors behind the JSON, as tritonclient sends them.
 _JSON_LENGTH = "inference-header-content-length"
-_DTYPE_NAMES = {
-    "bool": "BOOL",
-    "int8": "INT8",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "object": "BYTES",
-}
 
 
 class _Input(msgspec.Struct):
@@ -146,7 +142,7 @@ class _Routes:
             {
                 "name": name,
                 "shape": list(array.shape),
-                "datatype": _DTYPE_NAMES[str(array.dtype)],
+                "datatype": WIRE_TYPES[str(array.dtype)],
                 "data": array.reshape(-1).tolist(),
             }
             for name, array in outputs.items()

@@ -23,6 +23,8 @@ NUMPY_TYPES = {
     "FP16": "float16",
     "FP32": "float32",
 }
+# The other way round, for answers; texts are arrays of objects.
+WIRE_TYPES = {dtype: name for name, dtype in NUMPY_TYPES.items()} | {"object": "BYTES"}
 # Inputs with one number per token.
 _TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
