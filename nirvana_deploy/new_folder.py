@@ -23,7 +23,7 @@ def write_new_folder(out: Path, verb: str) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             aside = stack.enter_context(make_folder_aside(out))
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except (FileExistsError, NotADirectoryError) as error:
             raise NirvanaError(
                 f"No folder can be made in {out.parent}: {error.strerror}. Choose another output "
                 "folder; nothing was changed."

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import NirvanaError
+from pruning.machine_limits import explain_limit
 from pruning.strict_json import read_object
 from pruning.write_aside import is_leftover, write_aside
 
@@ -39,7 +40,7 @@ def claim_run_folder(folder: Path) -> Iterator[Path]:
             "changed."
         ) from error
     except PermissionError as error:
-        raise NirvanaError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+        raise explain_limit(error, "the run", folder.parent) or error from error
     _refuse_foreign_folder(folder)
     with _lock(folder):
         if not (folder / RUN_FILE).exists():
@@ -145,7 +146,7 @@ def _lock(folder: Path) -> Iterator[None]:
     try:
         file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
     except PermissionError as error:
-        raise NirvanaError(f"Cannot write in {folder}: {error.strerror}.") from error
+        raise explain_limit(error, "the run", folder) or error from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -179,7 +179,7 @@ def _find_closed(error: BaseException, folder: Path | None) -> str | None:
     for cause in _list_causes(error):
         if isinstance(cause, NirvanaError):
             return None  # it says what it is
-        if folder is not None and _is_closed(cause):
+        if folder is not None and (_is_closed(cause) or _is_forbidden_in(folder, cause)):
             reason = getattr(cause, "strerror", None) or _first_line(cause)
             return f"Cannot write in {folder}: {reason}. Choose a folder that can be written."
         if isinstance(cause, OSError) and cause.errno in _CLOSED_ERRNOS and cause.filename:
@@ -190,6 +190,13 @@ def _find_closed(error: BaseException, folder: Path | None) -> str | None:
         if _is_closed(cause):
             return f"{_first_line(cause)}. Choose another place, or change its permissions."
     return None
+
+
+def _is_forbidden_in(folder: Path, error: BaseException) -> bool:
+    """Tell whether permissions keep a file from being written in `folder`, or `folder` itself."""
+    if not isinstance(error, PermissionError) or not error.filename:
+        return False
+    return Path(os.fsdecode(error.filename)).resolve().is_relative_to(folder.resolve())
 
 
 def _is_closed(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """A full disk, a folder that cannot be written and too little memory give the same sentences."""
 
 import errno
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,13 @@ from nirvana_deploy.new_folder import write_new_folder
 from nirvana_deploy.run_folder import claim_run_folder
 from pruning.cutting.inspection import read_current_plan
 from pruning.errors import NirvanaError
-from pruning.machine_limits import OutOfMemoryError, explain_limit, explain_limits, explained
+from pruning.machine_limits import (
+    MachineLimitError,
+    OutOfMemoryError,
+    explain_limit,
+    explain_limits,
+    explained,
+)
 from pruning.write_aside import make_folder_aside, write_aside
 from tests.pruning.tiny_models import make_tiny
 
@@ -103,6 +110,24 @@ def test_a_read_only_folder_is_told_alike(disk: Path) -> None:
         claim_run_folder(disk / "x"),
     ):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+@pytest.mark.parametrize("place", ["", "checkpoint", "checkpoint/model.safetensors"])
+def test_a_closed_folder_is_named_whatever_closes_it(
+    number: int, place: str, tmp_path: Path
+) -> None:
+    told = rf"^Cannot write in {tmp_path}: {os.strerror(number)}\. Choose a folder that can be"
+    with pytest.raises(MachineLimitError, match=told), explain_limits("prune", tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path / place))
+
+
+def test_a_closed_file_elsewhere_is_named_itself(tmp_path: Path) -> None:
+    with (
+        pytest.raises(MachineLimitError, match=f"^{tmp_path}/model cannot be read or written"),
+        explain_limits("prune", tmp_path / "out"),
+    ):
+        raise OSError(errno.EACCES, "Permission denied", str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(

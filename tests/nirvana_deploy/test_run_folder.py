@@ -69,7 +69,7 @@ def test_a_file_in_the_way_is_refused(below: str, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with (
-        pytest.raises(NirvanaError, match="Cannot make the folder"),
+        pytest.raises(NirvanaError, match="Cannot write in"),
         claim_run_folder(tmp_path / "x"),
     ):
         pass
