@@ -33,6 +33,7 @@ from exporters.trace.load_source import load_source
 from exporters.trace.trace_part import trace_graph
 from exporters.trace.write_graph import write_graph
 from pruning.checkpoints.model_source import fetch_model
+from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.errors import NirvanaError
 
 
@@ -86,6 +87,7 @@ def export_checkpoint(
     described = {
         "task": task,
         "model_type": model.config.model_type,
+        "trust_remote_code": is_remote_code_allowed(),
         "form": config.form,
         "precision": config.precision,
         "opset": config.chosen_opset,

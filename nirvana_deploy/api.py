@@ -78,7 +78,7 @@ def deploy(
     if is_remote_code_allowed() and not recipe.trust_remote_code:
         recipe = dataclasses.replace(recipe, trust_remote_code=True)
     with allow_remote_code(recipe.trust_remote_code):
-        for stage, reason in check_fit(recipe).items():
+        for stage, reason in check_fit(recipe, say).items():
             say(f"{stage}: will be left out. {reason}")
         outcome = run_stages(recipe, recipe.out_dir, list_stages(recipe), say, write_report)
     assert outcome.report is not None
@@ -123,9 +123,9 @@ def prune(
         fine_tuned=fine_tuned,
         trust_remote_code=is_remote_code_allowed(),
     )
-    check_rows(recipe)
-    stages = list_pruning_stages(recipe)
-    outcome = run_stages(recipe, recipe.out_dir, stages, say or _say_on_stderr)
+    say = say or _say_on_stderr
+    check_rows(recipe, say)
+    outcome = run_stages(recipe, recipe.out_dir, list_pruning_stages(recipe), say)
     folder = outcome.folders["prune"]
     return PruneResult(
         checkpoint=folder / "checkpoint",
@@ -408,9 +408,10 @@ def sweep(
         NirvanaError: it cannot be opened or run, or takes no such batch.
     """
     from profiles.measuring.sweep_model import sweep_model
-    from profiles.runners.open_runner import open_runner
+    from profiles.runners.open_runner import check_positions, open_runner
 
     config = config or SweepConfig()
+    check_positions(str(model), config)
     return sweep_model(open_runner(str(model), name=name, config=config), config)
 
 

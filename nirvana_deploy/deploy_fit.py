@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.engines.engine_config import EngineConfig
 from nirvana_deploy.deploy_stages import LEFT_OUT
+from nirvana_deploy.pipeline import Say
 from nirvana_deploy.recipe import Recipe
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
@@ -25,11 +26,10 @@ _DECODER, _ENCODER_DECODER = "causal-lm", "seq2seq"
 _FEW_TEXTS = 4096  # of which there are enough rows in most cases, without tokenizing all texts
 
 
-def check_fit(recipe: Recipe) -> dict[str, str]:
+def check_fit(recipe: Recipe, say: Say = lambda _: None) -> dict[str, str]:
     """Return the stages that will be left out, each with the reason.
 
-    The model's config and tokenizer are read, and of the data set the columns where these decide
-    the task.
+    The model's config and tokenizer are read, and the data set. `say` gets what was found of it.
 
     Raises:
         NirvanaError: the model is not there or cannot be pruned, has no head for the task, or a
@@ -48,7 +48,7 @@ def check_fit(recipe: Recipe) -> dict[str, str]:
     _check_build(recipe, task, model)
     if task.name != _ENCODER_DECODER:
         _check_profile(recipe, task, model)
-    check_rows(recipe)  # last, since it reads all rows
+    check_rows(recipe, say)  # last, since it reads all rows
     return dict(LEFT_OUT) if task.name == _ENCODER_DECODER else {}
 
 
@@ -62,8 +62,8 @@ def _find_task(recipe: Recipe, model: PreTrainedModel) -> Task:
     return choose_task(find_columns(recipe.data, columns), columns, own)
 
 
-def check_rows(recipe: Recipe) -> None:
-    """Refuse rows that a stage would refuse after others have worked.
+def check_rows(recipe: Recipe, say: Say = lambda _: None) -> None:
+    """Refuse rows that a stage would refuse after others have worked; `say` what was found.
 
     Raises:
         NirvanaError: the data set cannot be loaded, its classes do not fit (or those of the model,
@@ -77,16 +77,27 @@ def check_rows(recipe: Recipe) -> None:
     model = build_skeleton(resolve_model(recipe.model))
     own = recognise_task(model)
     check_head(_find_task(recipe, model), model, fine_tuned=recipe.fine_tuned)
-    num_rows = check_text(recipe.data, own, model if recipe.fine_tuned else None)
+    found = check_text(recipe.data, own, model if recipe.fine_tuned else None)
+    for line in found.told:
+        say(line)
+    if isinstance(recipe.prune, OneShotConfig):
+        _check_calibration(recipe.prune)
     if not isinstance(recipe.prune, PruneConfig):
         return
-    if num_rows is not None:
-        check_num_rows(recipe.prune, num_rows)
+    if found.num_rows is not None:
+        check_num_rows(recipe.prune, found.num_rows)
         return
     try:
         check_num_rows(recipe.prune, _count_packed_rows(recipe, own, _FEW_TEXTS))
     except NirvanaError:
         check_num_rows(recipe.prune, _count_packed_rows(recipe, own, None))
+
+
+def _check_calibration(prune: OneShotConfig) -> None:
+    """Raise NirvanaError where no documents can be read to calibrate on."""
+    from pruning.oneshot.calibration_documents import load_documents
+
+    load_documents(prune.scoring.calibration)
 
 
 def _count_packed_rows(recipe: Recipe, own: Task | None, limit: int | None) -> int:
@@ -197,8 +208,8 @@ def _check_profile(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
             f"profile.vocab_size is {config.vocab_size}, and the model has {vocab_size} tokens. "
             f"Set it to at most {vocab_size}."
         )
-    longest = config.length + max(config.past, config.generate)
-    _check_positions("profile: length, and past or generate after it", longest, model)
+    asked = "profile: length, and past or generate with it"
+    _check_positions(asked, config.num_positions, model)
 
 
 def _check_build(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:

@@ -37,7 +37,7 @@ def _fine_tune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     from pruning.training.baseline_stage import run_baseline
 
     recipe = inputs.recipe
-    return run_baseline(recipe.model, recipe.data, recipe.baseline, out_dir)
+    return run_baseline(recipe.model, recipe.data, recipe.baseline, out_dir, say=inputs.say)
 
 
 def _prune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:

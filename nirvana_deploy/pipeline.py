@@ -156,6 +156,7 @@ def _run_stage(
         recipe=recipe,
         folders={name: folder.run_dir / name for name in manifests},
         results={name: manifest["result"] for name, manifest in manifests.items()},
+        say=lambda line: say(f"{stage.name}: {line}"),
     )
     result = stage.run(inputs, folder.partial)
     seconds = time.monotonic() - clock

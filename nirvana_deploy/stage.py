@@ -15,11 +15,16 @@ from pruning.flat_settings import flatten
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageInputs:
-    """What a stage may read: the recipe, and the folders and results of the stages before it."""
+    """What a stage may read: the recipe, and the folders and results of the stages before it.
+
+    Attributes:
+        say: Gets a line for what the user has to know while the stage works.
+    """
 
     recipe: Recipe
     folders: Mapping[str, Path]
     results: Mapping[str, Mapping[str, Any]]
+    say: Callable[[str], None] = lambda _: None
 
 
 def _read_nothing(_: Recipe) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from exporters.engines.engine_graph import (
     name_attentions,
     name_blocks,
 )
-from exporters.engines.engine_profiles import Profile, plan_profiles, read_max_length
+from exporters.engines.engine_profiles import Profile, find_max_length, plan_profiles
 from exporters.engines.graph_types import choose_precision
 from pruning.checkpoints.file_hash import hash_file
 
@@ -63,7 +63,7 @@ def read_build_graph(path: Path, config: EngineConfig) -> BuildGraph:
         model=model,
         sha256=hash_source(path, model),
         precision=choose_precision(model, config.precision, path),
-        profiles=plan_profiles(model, config, max_length=read_max_length(path)),
+        profiles=plan_profiles(model, config, max_length=find_max_length(path)),
         structure_sha256=hash_structure(model),
         attentions=name_attentions(model),
         blocks=name_blocks(model),

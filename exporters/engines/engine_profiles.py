@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from exporters.engines.engine_config import EngineConfig, GivenProfile, ShapeRange
 from exporters.export_config import EXPORT_FILE
+from exporters.graphs.read_structure import read_structure
 from pruning.errors import NirvanaError
 from pruning.strict_json import read_json
 
@@ -85,6 +86,29 @@ def read_max_length(onnx_path: Path) -> int | None:
         return None
     graphs = document["graphs"].values()
     return next((g.get("max_length") for g in graphs if g["file"] == onnx_path.name), None)
+
+
+def find_max_length(onnx_path: Path) -> int | None:
+    """Return how many positions a graph has; None where nothing says it.
+
+    By `export.json`, else by a config.json beside the graph, and never more than the rows of the
+    graph's own table of positions, of which some types leave the first ones out.
+    """
+    found = read_max_length(onnx_path)
+    if found is not None:
+        return found
+    # Not above: it takes seconds to import, and most graphs have their export.json.
+    from pruning.checkpoints.config_file import CONFIG_FILE, read_config_file
+    from pruning.training.position_limit import count_config_positions, is_position_table
+
+    folder = onnx_path.parent
+    limits: list[int | None] = []
+    if (folder / CONFIG_FILE).is_file():
+        limits.append(count_config_positions(read_config_file(folder)))
+    if onnx_path.is_file():
+        tables = read_structure(onnx_path).graph.initializer
+        limits += [int(t.dims[0]) for t in tables if len(t.dims) == 2 and is_position_table(t.name)]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _read_inputs(model: onnx.ModelProto) -> dict[str, Dims]:

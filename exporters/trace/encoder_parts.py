@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 
 import torch
@@ -15,10 +16,13 @@ from exporters.trace.load_source import EXPORTED
 from exporters.trace.part_outputs import describe_outputs, is_live
 from exporters.trace.token_inputs import describe_tokens
 from pruning.errors import NirvanaError
+from pruning.machine_limits import explain_limit
 from pruning.training.position_limit import count_positions
 
-# What heads return, and what is left out: the first row of which a model's output has all.
+# What heads return: the first row of which a model's output has all.
 _OUTPUTS = (("start_logits", "end_logits"), ("logits",), ("last_hidden_state",))
+# What is left out: states on the way, and the logits that DeiT takes the mean of.
+_LEFT_OUT = re.compile(r"(encoder_|decoder_)?last_hidden_state|pooler_output|\w+_logits")
 
 
 def list_encoder_parts(model: PreTrainedModel) -> tuple[GraphPart, ...]:
@@ -90,14 +94,28 @@ def _find_outputs(model: PreTrainedModel, inputs: Sequence[GraphTensor]) -> tupl
         with torch.no_grad():
             output = model(**named)
     except Exception as error:  # whatever a class that is not known expects
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if explain_limit(error, "export") is not None:
+            raise
         raise NirvanaError(
-            f"{type(model).__name__} cannot be run on {', '.join(named)}: {first_line} {EXPORTED}"
+            f"{type(model).__name__} is not exported: it does not run on {', '.join(named)} alone, "
+            f"where tokens or pixels are drawn at random. {EXPORTED}"
         ) from error
     for names in _OUTPUTS:
         if all(isinstance(getattr(output, name, None), torch.Tensor) for name in names):
+            given = output.items() if isinstance(output, dict) else ()
+            lost = [name for name, value in given if _is_lost(name, value, names)]
+            if lost:
+                raise NirvanaError(
+                    f"{type(model).__name__} is not exported: its head gives {', '.join(lost)} "
+                    f"beside {', '.join(names)}, which the graph would lack. {EXPORTED}"
+                )
             return names
     raise NirvanaError(
         f"{type(model).__name__} returns {', '.join(output.keys())}; expected logits, "
         f"start_logits and end_logits, or last_hidden_state. This head is not exported. {EXPORTED}"
     )
+
+
+def _is_lost(name: str, value: object, kept: Sequence[str]) -> bool:
+    is_known = name in kept or _LEFT_OUT.fullmatch(name) is not None
+    return isinstance(value, torch.Tensor) and not is_known

@@ -27,6 +27,13 @@ _REFUSED_HEADS = {
     "ForPreTraining": "it has the heads of pretraining",
     "DoubleHeadsModel": "it has two heads",
     "EncoderDecoderModel": "it joins two models by a class of its own",
+    "WithProjection": "it projects what it reads into a space that it shares with another model",
+    "ForObjectDetection": "it gives boxes besides logits",
+}
+# Inputs without which a model runs, and computes something else than it was trained for.
+_NEEDED_INPUTS = {
+    "bbox": "it reads where words stand on a page (bbox)",
+    "visual_embeds": "it reads parts of an image beside the text (visual_embeds)",
 }
 _INPUTS = ("input_ids", "pixel_values")
 
@@ -51,11 +58,16 @@ def refuse_head(stock: Any, config: Any, source: str) -> None:
     name = stock.__name__
     reason = next((why for end, why in _REFUSED_HEADS.items() if name.endswith(end)), None)
     takes = getattr(stock, "main_input_name", "input_ids")
+    accepted = inspect.signature(stock.forward).parameters
+    needed = (why for name, why in _NEEDED_INPUTS.items() if name in accepted)
+    reason = reason or next(needed, None)
     if reason is None and takes not in _INPUTS:
         reason = f"it takes {takes} instead of {' or '.join(_INPUTS)}"
     parts = [p for p in ("text_config", "vision_config", "audio_config") if _has(config, p)]
     if reason is None and len(parts) > 1 and not _takes_one_part(stock):
         reason = f"it joins several models ({', '.join(parts)})"
+    if reason is None and takes == "pixel_values" and not _has(config, "image_size"):
+        reason = "its config sets no image_size, the size of the images that its graph would take"
     if reason is not None:
         raise NirvanaError(f"{source} is a {name}, which is not exported: {reason}. {EXPORTED}")
     text = config.get_text_config()
@@ -72,7 +84,7 @@ def _has(config: Any, name: str) -> bool:
 
 
 def _takes_one_part(stock: Any) -> bool:
-    return any(word in stock.__name__ for word in ("Text", "Vision"))
+    return sum(word in stock.__name__ for word in ("Text", "Vision")) == 1
 
 
 def _reads_pad(stock: Any) -> bool:

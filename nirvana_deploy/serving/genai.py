@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporters.engines.engine_profiles import read_max_length
+import numpy as np
+
+from exporters.compare.artefact import Array
+from exporters.compare.compare_config import CompareConfig
+from exporters.compare.difference import Difference, measure_difference
+from exporters.compare.gates import Gates, choose_gates
+from exporters.engines.engine_profiles import find_max_length
+from exporters.graphs.load_graph import read_precision
 from exporters.graphs.onnx_files import check_hashes
+from exporters.graphs.read_structure import read_structure
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.graph_decoder import DecoderInputs, GraphDecoder, read_decoder
 from nirvana_deploy.serving.onnx_signature import read_signature
@@ -77,11 +86,14 @@ def package_genai(sources: Sources, out_dir: Path, config: PackageConfig) -> Pac
 
 
 def check_genai(package: Path) -> dict[str, Any]:
-    """Generate with GenAI, and hold tokens against ONNX Runtime's, step by step; say what was done.
+    """Generate with GenAI, and compare its logits with ONNX Runtime's token by token.
+
+    They are compared as `nirvana verify` compares outputs: by their own scale, and a choice among
+    tokens that are as good as each other is no difference.
 
     Raises:
         MissingExtraError: GenAI is not installed.
-        NirvanaError: it does not load the folder, or its tokens or its tokenizer's differ.
+        NirvanaError: it does not load the folder, or its logits or its tokenizer's ids differ.
     """
     try:
         import onnxruntime_genai as genai
@@ -95,26 +107,71 @@ def check_genai(package: Path) -> dict[str, Any]:
     except Exception as error:  # GenAI's errors are plain RuntimeErrors of many kinds
         raise NirvanaError(f"ONNX Runtime GenAI does not load {package}: {error}") from error
     _check_tokenizer(package, tokenizer)
-    prompts = _choose_prompts(package)
+    gates = choose_gates([read_precision(read_structure(package / MODEL_NAME))], CompareConfig())
+    prompts, largest = _choose_prompts(package), 0.0
     for prompt in prompts:
-        expected = decoder.generate_greedily(prompt, _CHECKED_TOKENS)
-        came = generate(model, prompt, _CHECKED_TOKENS)
-        # GenAI ends at an end token, the loop here does not.
-        if came != expected[: len(came)] or len(came) <= len(prompt):
+        logits: list[Array] = []
+        tokens = generate(model, prompt, _CHECKED_TOKENS, logits)
+        if len(tokens) <= len(prompt):
             raise NirvanaError(
-                f"GenAI goes on from {prompt} with {came[len(prompt) :]}, ONNX Runtime with "
-                f"{expected[len(prompt) :]}. Do not serve this package."
+                f"GenAI gives no token after {prompt}: {_CHECKED_TOKENS} were expected. Do not "
+                "serve this package."
             )
+        found = _compare(decoder, tokens, np.array(logits), gates)
+        if not found.scaled <= gates.tolerance or not (found.agreement or 0) >= gates.min_agreement:
+            raise NirvanaError(
+                f"GenAI goes on from {prompt} with {tokens[len(prompt) :]}, and its {found.output} "
+                f"differ from ONNX Runtime's by {found.max_abs:.2e}, at most "
+                f"{gates.tolerance * found.worst.scale:.0e} expected, with the same choice in "
+                f"{found.agreement or 0:.0%}. Do not serve this package."
+            )
+        largest = max(largest, found.max_abs)
     return {
         "server": f"onnxruntime-genai {genai.__version__}",
         "num_answers": len(prompts),
         "tokens_each": _CHECKED_TOKENS,
+        "max_abs_difference": largest,
         "layers_with_cache": len({each.layer for each in decoder.inputs.cache}),
     }
 
 
-def generate(model: Any, prompt: list[int], num_new: int) -> list[int]:
-    """Return a prompt and the likeliest tokens after it, at most `num_new`, by a GenAI model."""
+def _compare(
+    decoder: GraphDecoder, tokens: list[int], logits_SV: Array, gates: Gates
+) -> Difference:
+    """Compare the logits of each new token, and the choice, with those of the graph itself.
+
+    The graph is called as GenAI calls it: with the prompt, then with a token at a time.
+    """
+    new, past = tokens[: -len(logits_SV)], decoder.start(1)
+    chosen = tokens[-len(logits_SV) :]
+    steps = []
+    for number, token in enumerate(chosen):
+        mask = np.ones((1, len(tokens) - len(chosen) + number), np.int64)
+        step, past = decoder.step(np.array([new], np.int64), mask, past)
+        steps.append(step[0, -1])
+        new = [token]
+    settings = {
+        "tie": gates.tie,
+        "smallest_scale": gates.smallest_scale,
+        "outlier_share": gates.outlier_share,
+    }
+    ours = {"logits": np.array(steps)}
+    # The tokens that it chose, as logits of which those are the largest.
+    choice = measure_difference(
+        ours, {"logits": np.eye(logits_SV.shape[-1])[chosen]}, None, **settings
+    )
+    found = measure_difference(ours, {"logits": logits_SV}, None, **settings).worst
+    agreement = min(found.agreement or 0.0, choice.agreement or 0.0)
+    return Difference(outputs=(replace(found, agreement=agreement),))
+
+
+def generate(
+    model: Any, prompt: list[int], num_new: int, logits: list[Array] | None = None
+) -> list[int]:
+    """Return a prompt and the likeliest tokens after it, at most `num_new`, by a GenAI model.
+
+    GenAI ends at an end token. The logits [vocabulary] of each new token are added to `logits`.
+    """
     import onnxruntime_genai as genai
 
     params = genai.GeneratorParams(model)
@@ -122,6 +179,9 @@ def generate(model: Any, prompt: list[int], num_new: int) -> list[int]:
     generator = genai.Generator(model, params)
     generator.append_tokens(prompt)
     while not generator.is_done():
+        if logits is not None:
+            found = np.array(generator.get_logits())
+            logits.append(found.reshape(-1, found.shape[-1])[-1])
         generator.generate_next_token()
     return [int(token) for token in generator.get_sequence(0)]
 
@@ -130,7 +190,7 @@ def _find_context(onnx_path: Path, source_dir: Path) -> int:
     """Return the most tokens of a prompt and what is generated: of graph, model and tokenizer."""
     from pruning.training.position_limit import find_usable_length
 
-    limits = [find_usable_length(source_dir), read_max_length(onnx_path)]
+    limits = [find_usable_length(source_dir), find_max_length(onnx_path)]
     return min((limit for limit in limits if limit is not None), default=_DEFAULT_CONTEXT)
 
 

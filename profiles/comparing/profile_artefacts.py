@@ -15,7 +15,7 @@ from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileResult
 from profiles.measuring.memory import watch_memory
 from profiles.measuring.progress import OnProgress, draw_progress
-from profiles.runners.open_runner import find_graph, open_runner
+from profiles.runners.open_runner import check_positions, find_graph, open_runner
 from profiles.runners.runner import Runner
 from profiles.runners.stepper import open_stepper
 from profiles.runners.token_inputs import make_call_inputs
@@ -45,6 +45,8 @@ def profile_artefacts(
         for name, kind in kinds.items()
         if kind == "onnx"
     }
+    for source in sources.values():
+        check_positions(source, config)
     opened, memory = {}, {}
     for name, source in sources.items():
         opened[name], memory[name] = _open(source, name, config)

@@ -40,6 +40,11 @@ class ProfileConfig(RunConfig):
         default=(), metadata={"help": "requests a second at random times, a load each; []: none"}
     )
 
+    @property
+    def num_positions(self) -> int:
+        """Positions of a call, or of a text that is generated: its last token is not read."""
+        return self.length + max(self.past, self.generate - 1)
+
     def __post_init__(self) -> None:
         check_numbers(self)
         if not self.batch_sizes:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from exporters.compare.open_artefact import find_engine_dir, find_kind
+from exporters.engines.engine_profiles import find_max_length
 from profiles.measuring.environment import count_allowed_cpus
 from profiles.runners.run_config import RunConfig
 from profiles.runners.runner import Runner
@@ -40,6 +41,34 @@ def open_runner(source: str, *, name: str, config: RunConfig) -> Runner:
         provider_options=parse_options(config.provider_options),
         provider_cache=None if config.provider_cache is None else Path(config.provider_cache),
     )
+
+
+def check_positions(source: str, config: RunConfig) -> None:
+    """Refuse a call that is longer than a model has positions, before anything is loaded or run.
+
+    An engine is not asked: its own profiles say what it takes.
+
+    Raises:
+        NirvanaError: the call is longer than what the checkpoint's config, the export or the
+            graph's table of positions says.
+    """
+    kind = find_kind(source)
+    limit: int | None = None
+    if kind == "checkpoint":
+        from pruning.checkpoints.config_file import read_config_file
+        from pruning.checkpoints.model_source import fetch_model
+        from pruning.training.position_limit import count_config_positions
+
+        limit = count_config_positions(read_config_file(fetch_model(source)))
+    elif kind == "onnx":
+        limit = find_max_length(find_graph(Path(source)))
+    if limit is not None and config.num_positions > limit:
+        more = config.num_positions > config.length
+        together = " together with past or generate" if more else ""
+        raise NirvanaError(
+            f"length is {config.length}, which{together} takes {config.num_positions} positions, "
+            f"and {source} has {limit}. Ask for at most {limit}."
+        )
 
 
 def find_graph(path: Path) -> Path:

@@ -39,6 +39,11 @@ class RunConfig:
     )
     seed: int = field(default=0, metadata={"help": "of token ids, order of runs and resampling"})
 
+    @property
+    def num_positions(self) -> int:
+        """Positions that a call takes up: of its own tokens and of those in a cache before it."""
+        return self.length + self.past
+
     def check_run(self) -> None:
         """Raise NirvanaError for a setting that makes no sense."""
         self.require_at_least(1, "length", "vocab_size")

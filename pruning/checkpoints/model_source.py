@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,7 @@ def _check_loading(
     if extra:
         raise NirvanaError(
             f"The weights of {source} hold {len(extra)} tensors more than its config asks for, the "
-            f"first is {_name_first(extra)}. They are of different models (put the config beside "
+            f"first is {name_first(extra)}. They are of different models (put the config beside "
             "the weights it belongs to), or adapters were not merged."
         )
 
@@ -215,12 +215,12 @@ def _describe_missing(
 ) -> str:
     told = (
         f"The weights of {source} lack {len(missing)} tensors that its config asks for, the first "
-        f"is {_name_first(missing)}."
+        f"is {name_first(missing)}."
     )
     if any(is_in_body(name) and "pooler" not in name for name in missing):
         return f"{told} Fetch or save the model again."
     stored = [n for n in sorted(info["unexpected_keys"]) if not _MAY_BE_STORED.search(n)]
-    instead = f" They hold {_name_first(stored)} instead." if stored else ""
+    instead = f" They hold {name_first(stored)} instead." if stored else ""
     return (
         f"{told}{instead} {type(model).__name__} would compute with random values there. Save the "
         "fine-tuned model again with its head, name the class that was saved in `architectures` of "
@@ -228,7 +228,7 @@ def _describe_missing(
     )
 
 
-def _name_first(names: list[str]) -> str:
+def name_first(names: Sequence[str]) -> str:
     """Return the first names of many."""
     rest = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" (and {rest} more)" if rest > 0 else "")

@@ -132,7 +132,9 @@ def draw_calibration(
         return Calibration(batches=_batch_chunks(chunks, config.batch_size), labels="text")
     groups = group_rows(documents, tokenizer, config, luck, writes=task.writes)
     generator = torch.Generator().manual_seed(luck.getrandbits(63))
-    batches, origin = label_groups(model, tokenizer, groups, task.name, generator)
+    batches, origin = label_groups(
+        model, tokenizer, groups, task.name, generator, config.label_column
+    )
     return Calibration(batches=batches, labels=origin)
 
 

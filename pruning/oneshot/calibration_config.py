@@ -34,7 +34,10 @@ class CalibrationConfig:
     split: str = field(default="train", metadata={"help": "split to take documents from"})
     text_column: str = field(
         default="",
-        metadata={"help": "column with the text; unset: found by its name, such as text"},
+        metadata={
+            "help": "column with the text, or with a list of its words; unset: found by its name, "
+            "such as text"
+        },
     )
     target_column: str | None = field(
         default=None,
@@ -98,10 +101,11 @@ def calibrate_on(config: CalibrationConfig, data: DataConfig) -> CalibrationConf
     """Return the config with the training rows of `data` for a source, where none was given."""
     if config.source:
         return config
+    texts = {"token-classification": data.tokens_column, "question-answering": data.context_column}
     return replace(
         config,
         source=data.dataset,
         subset=data.subset,
         split=data.train_split,
-        text_column=config.text_column or data.text_column,
+        text_column=config.text_column or texts.get(data.task or "", data.text_column),
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 
 from pruning.errors import NirvanaError
 from pruning.oneshot.calibration_config import CalibrationConfig, name_source
+from pruning.training.class_rows import name_rows
 from pruning.training.data_config import (
     EMBEDDED_DATASET,
     DataConfig,
@@ -32,8 +33,8 @@ def load_documents(config: CalibrationConfig) -> list[Document]:
     """Return the documents of a source that have text, in its order.
 
     Raises:
-        NirvanaError: the source cannot be loaded or is empty, a split or column is missing, or a
-            text or target is not a string.
+        NirvanaError: the source cannot be loaded or is empty, a split or column is missing, a text
+            or target is not a string, or a row of `label_column` has no class.
     """
     config = name_source(config)
     rows = _load_rows(config)
@@ -100,9 +101,15 @@ def _layout(config: CalibrationConfig) -> TaskName:
 
 def _read_texts(rows: Dataset, column: str, config: CalibrationConfig, setting: str) -> list[str]:
     _require_column(rows, column, config, setting)
-    texts = ["" if text is None else text for text in rows[column]]  # what csv makes of blanks
-    require_text(texts, column)
+    texts = [_join("" if text is None else text) for text in rows[column]]
+    require_text(texts, column, config.split)
     return texts
+
+
+def _join(text: Any) -> Any:
+    """Return a list of words as the text that token classification makes of it."""
+    is_words = isinstance(text, list) and all(isinstance(word, str) for word in text)
+    return " ".join(text) if is_words else text
 
 
 def _read_labels(rows: Dataset, config: CalibrationConfig) -> list[str | None]:
@@ -113,11 +120,8 @@ def _read_labels(rows: Dataset, config: CalibrationConfig) -> list[str | None]:
     if column is None:
         return [None] * len(rows)
     _require_column(rows, column, config, "label_column")
-    feature = rows.features[column]
-    values: list[Any] = list(rows[column])
-    if isinstance(feature, ClassLabel):
-        values = [None if value is None else feature.int2str(value) for value in values]
-    return [None if value is None else str(value) for value in values]
+    data = DataConfig(dataset=config.source, label_column=column)
+    return [*name_rows(rows, data, config.split)]
 
 
 def _require_column(rows: Dataset, column: str, config: CalibrationConfig, setting: str) -> None:

@@ -1,11 +1,11 @@
-"""Labels for calibration rows: the documents' own where they fit the model, else its predictions.
+"""Labels for calibration rows: the documents' own where they are given, else its predictions.
 
 Label-free saliencies do not look at them; Taylor and Fisher take the loss against them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -16,7 +16,9 @@ from pruning.activations.block_walk import Batch
 from pruning.errors import NirvanaError
 from pruning.oneshot.calibration_rows import Row
 from pruning.saliencies.model_passes import leave_as_found
+from pruning.training.class_names import number_classes
 from pruning.training.loss_labels import IGNORED
+from pruning.training.text_data import name_model_classes
 from pruning.training.token_masking import hide_tokens
 
 # B rows, S tokens, T tokens of the target.
@@ -31,16 +33,18 @@ def label_groups(
     groups: Sequence[list[Row]],
     task: str,
     generator: torch.Generator,
+    label_column: str | None = None,
 ) -> tuple[tuple[Batch, ...], LabelOrigin]:
     """Make a labelled batch of each group of equally long rows; say where the labels come from.
 
-    `generator` decides which tokens a masked language model has to guess.
+    `generator` decides which tokens a masked language model has to guess. With `label_column`, of
+    which the user says that it holds the classes, they must be the model's.
 
     Raises:
-        NirvanaError: a classifier does not choose one of several classes, or the tokenizer has no
-            mask token where one is needed.
+        NirvanaError: a classifier does not choose one of several classes, its classes are not those
+            of `label_column`, or the tokenizer has no mask token where one is needed.
     """
-    label, origin = _choose_labels(model, tokenizer, groups, task, generator)
+    label, origin = _choose_labels(model, tokenizer, groups, task, generator, label_column)
     with leave_as_found(model), torch.no_grad():
         return tuple({**_stack(rows), **label(rows)} for rows in groups), origin
 
@@ -51,6 +55,7 @@ def _choose_labels(
     groups: Sequence[list[Row]],
     task: str,
     generator: torch.Generator,
+    label_column: str | None,
 ) -> tuple[Callable[[list[Row]], Labels], LabelOrigin]:
     if task == "seq2seq":
         return _take_targets, "text"
@@ -61,6 +66,11 @@ def _choose_labels(
     if task == "question-answering":
         return partial(_predict_span, model), "predicted"
     _require_single_choice(model)
+    if label_column is not None:
+        used = {str(row.label) for rows in groups for row in rows}
+        names = name_model_classes(model)
+        found = number_classes(used, (), model=names, column=label_column)
+        return partial(_number, found.numbers), "given"
     numbers = {str(name): int(i) for name, i in (model.config.label2id or {}).items()}
     if all(row.label in numbers for rows in groups for row in rows):
         return partial(_number, numbers), "given"
@@ -94,7 +104,7 @@ def _hide(tokenizer: Any, generator: torch.Generator, rows: list[Row]) -> Labels
     return {"input_ids": ids_BS, "labels": labels_BS}
 
 
-def _number(numbers: dict[str, int], rows: list[Row]) -> Labels:
+def _number(numbers: Mapping[str, int], rows: list[Row]) -> Labels:
     return {"labels": torch.tensor([numbers[str(row.label)] for row in rows])}
 
 

@@ -21,6 +21,7 @@ from pruning.checkpoints.model_fingerprint import list_fingerprints
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import resolve_model
 from pruning.checkpoints.prunable_model import read_model
+from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
 from pruning.oneshot.fidelity import compare_with_dense, predict, prove_equal
@@ -192,6 +193,7 @@ def prune_once(
         if run.held_out is None
         else compare_with_dense(dense.model, smaller, run.held_out),
         "proofs": proofs,
+        "trust_remote_code": is_remote_code_allowed(),
         "layers": describe_layers(plan),
         "seconds": time.monotonic() - started,
     }

@@ -20,6 +20,7 @@ from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_skeleton import build_skeleton, find_architecture
 from pruning.checkpoints.model_source import load_model, load_stock_model, resolve_model
 from pruning.checkpoints.prunable_model import PrunableModel
+from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.errors import NirvanaError
 from pruning.oneshot.calibration import (
     Calibration,
@@ -106,6 +107,9 @@ def score_model(
         f"The unfinished scoring run {folder}",
     )
     manifest["weights_hash"] = dense.weights_hash
+    # Of all attempts: one of them may have run a folder's own code.
+    allowed = bool(manifest.get("trust_remote_code")) or is_remote_code_allowed()
+    manifest["trust_remote_code"] = allowed
     write_manifest(folder, manifest)
     draws = [
         draw_calibration(dense.model, dense.tokenizer, documents, config.calibration, number)

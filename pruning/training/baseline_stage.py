@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ from transformers import AutoTokenizer, set_seed
 
 from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_skeleton import build_skeleton
-from pruning.checkpoints.model_source import load_stock_model, load_with_head, resolve_model
+from pruning.checkpoints.model_source import (
+    load_stock_model,
+    load_with_head,
+    name_first,
+    resolve_model,
+)
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig
 from pruning.training.evaluation import evaluate_text
@@ -21,12 +27,16 @@ from pruning.training.text_data import LabelledText, load_text
 
 
 def run_baseline(
-    model: str, data: DataConfig, config: BaselineConfig, out_dir: Path
+    model: str,
+    data: DataConfig,
+    config: BaselineConfig,
+    out_dir: Path,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Fine-tune `model` for the task of `data` into `out_dir/checkpoint`.
 
     Where the task has classes, the head is a fresh one; `fresh_tensors` of the result names what
-    was drawn at random.
+    was drawn at random, and `say` gets a line that says so.
     Called again with the same `out_dir`, it continues from its last whole checkpoint.
 
     Raises:
@@ -42,6 +52,8 @@ def run_baseline(
     settle_padding(text.task, skeleton, tokenizer)
     set_seed(config.seed)  # the head is drawn from it
     dense, drawn = load_with_head(text.task.auto_class, model, fresh=True, **_describe_head(text))
+    if drawn:
+        say(f"drawn at random, to be trained: {name_first(drawn)}")
     read_dense(dense)  # refuse what cannot be pruned before an hour of training
     settle_padding(text.task, dense, tokenizer)
     check_length(dense, data.max_length, "data.max_length")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.errors import NirvanaError
+from pruning.training.loss_labels import IGNORED
 
 _UNNAMED = re.compile(r"LABEL_(\d+)")
 _CANONICAL_INTEGER = re.compile(r"0|-?[1-9]\d*")
@@ -51,6 +52,11 @@ def read_name(value: Any, declared: tuple[str, ...] | None, place: str) -> str:
         )
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         value = int(value)  # what some tools make of a column of integers with gaps
+    if isinstance(value, int) and value == IGNORED and not isinstance(value, bool):
+        raise NirvanaError(
+            f"{place} has {IGNORED}, by which losses are told to leave a label out. Expected a "
+            "class name or an integer: give that row its class, or remove it."
+        )
     if isinstance(value, bool | int):
         return str(value)
     if isinstance(value, str) and value.strip():
@@ -101,6 +107,11 @@ def number_classes(
     return ClassNames(labels=names, numbers={name: i for i, name in enumerate(names)})
 
 
+def are_unnamed(model: Iterable[str]) -> bool:
+    """Tell whether a model's classes are LABEL_0, LABEL_1, ...: transformers' for no names."""
+    return all(_UNNAMED.fullmatch(name) for name in model)
+
+
 def sort_names(names: Iterable[str]) -> list[str]:
     """Sort class names; integers by size where all are integers."""
     listed = list(names)
@@ -143,8 +154,15 @@ def _number_as(
     if set(used) <= set(own):
         return ClassNames(labels=model, numbers=own)
     if all(_CANONICAL_INTEGER.fullmatch(name) and 0 <= int(name) < count for name in used):
+        both = sort_names(set(used) & set(own))
+        if both:  # such as 0 to 4 for stars that the model calls 1 to 5
+            raise NirvanaError(
+                f"The column {column!r} has the classes {list_first(sort_names(used))}, and the "
+                f"model calls its own {list_first(model, 30)}: {both[0]!r} is a name and a number "
+                "of two classes. Write the model's names into the column."
+            )
         return ClassNames(labels=model, numbers={str(number): number for number in range(count)})
-    if all(_UNNAMED.fullmatch(name) for name in model):
+    if are_unnamed(model):
         if are_declared and len(names) == count:
             return ClassNames(labels=names, numbers={name: i for i, name in enumerate(names)})
         raise NirvanaError(

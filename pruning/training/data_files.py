@@ -72,10 +72,14 @@ def _read_table(path: Path, text: str, delimiter: str) -> Dataset:
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise NirvanaError(f"{path} has the column {twice[0]!r} twice. Rename one of them.")
+    content = text.encode()
     try:
         table = pa_csv.read_csv(
-            io.BytesIO(text.encode()),
-            read_options=pa_csv.ReadOptions(use_threads=False),
+            io.BytesIO(content),
+            # One block: a row that is longer than a block is an error.
+            read_options=pa_csv.ReadOptions(
+                use_threads=False, block_size=min(len(content) + 1, 2**31 - 1)
+            ),
             parse_options=pa_csv.ParseOptions(
                 delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=len(header) > 1
             ),
@@ -117,7 +121,8 @@ def _read_json(path: Path, text: str) -> Dataset:
         if not isinstance(rows, list):
             raise NirvanaError(f"{path} must hold a list of objects.")
     else:
-        for number, line in enumerate(text.splitlines(), 1):
+        # Not splitlines: JSON's strings may hold what that splits at, such as U+2028.
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 rows.append(_decode(line, path, f"Line {number}"))
     for number, row in enumerate(rows):

@@ -14,6 +14,7 @@ from pruning.training.data_config import EMBEDDED_DATASET, DataConfig, find_colu
 from pruning.training.data_files import SUFFIXES, find_format, read_file
 
 _EMBEDDED_FOLDER = Path(__file__).parent.parent / "data" / "debian_sections"
+_SHOWN = 60  # characters of a value
 _HELD_OUT = 0.1  # of a single local file, for validation
 # Columns of a txt file, which names none.
 _UNNAMED = {"label_column": "label", "text_column": "text", "target_column": "target"}
@@ -82,10 +83,15 @@ def take_splits(
     )
 
 
-def require_text(values: Iterable[Any], column: str) -> None:
-    """Raise NirvanaError for a value of `column` that is not text."""
-    if not all(isinstance(value, str) for value in values):
-        raise NirvanaError(f"The column {column!r} must hold text in every row.")
+def require_text(values: Iterable[Any], column: str, split: str = "") -> None:
+    """Raise NirvanaError for a value of `column` that is not text; `split` has all the values."""
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            place = f"row {row} of {split!r}" if split else "a row"
+            raise NirvanaError(
+                f"The column {column!r} must hold text in every row; {place} has "
+                f"{str(value)[:_SHOWN]!r} ({type(value).__name__}). Correct or remove that row."
+            )
 
 
 def _find_cause(error: BaseException) -> str:

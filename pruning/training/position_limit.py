@@ -74,6 +74,11 @@ def count_config_positions(config: Mapping[str, Any]) -> int | None:
     return stated
 
 
+def is_position_table(name: str) -> bool:
+    """Tell by a weight's name whether it is a table of positions; it may be quantized."""
+    return bool(_TABLE.search(re.sub(r"\.weight(_quantized)?$", "", name)))
+
+
 def find_usable_length(folder: Path) -> int | None:
     """Return the most tokens that model and tokenizer of a folder take; None where neither says.
 

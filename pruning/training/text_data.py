@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,11 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from pruning.errors import NirvanaError
+from pruning.training.class_names import ClassNames, are_unnamed, list_first
 from pruning.training.class_rows import read_classes
 from pruning.training.collation import collate
 from pruning.training.data_config import DataConfig, find_columns
-from pruning.training.data_splits import Splits, load_splits, take_splits
+from pruning.training.data_splits import Splits, load_splits, require_text, take_splits
 from pruning.training.own_metric import Metric, load_metric
 from pruning.training.tag_rows import read_tags
 from pruning.training.task import Task
@@ -70,10 +72,23 @@ def load_text(
     )
 
 
-def check_text(config: DataConfig, own: Task | None, model: PreTrainedModel | None) -> int | None:
-    """Refuse rows whose classes do not fit, before any work; see `load_text`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundText:
+    """What a data set was found to be, before any work.
 
-    Returns the number of training rows; None for a causal-lm, where the tokens decide it.
+    Attributes:
+        num_rows: Training rows; None for a causal-lm, where the tokens decide it.
+        told: Lines for the user: task, columns, classes and rows, none of which may be a surprise.
+    """
+
+    num_rows: int | None
+    told: tuple[str, ...]
+
+
+def check_text(
+    config: DataConfig, own: Task | None, model: PreTrainedModel | None = None
+) -> FoundText:
+    """Refuse rows that do not fit, before any work; see `load_text`.
 
     Raises:
         NirvanaError: see `load_text`. Tasks without classes have theirs checked when they are
@@ -81,11 +96,47 @@ def check_text(config: DataConfig, own: Task | None, model: PreTrainedModel | No
     """
     config, task, splits = _take(config, own)
     names = _own_classes(task, own, model)
+    classes: ClassNames | None = None
     if task.name == "classification":
-        read_classes(splits, config, names)
+        classes = read_classes(splits, config, names)
     elif task.name == "token-classification":
-        read_tags(splits, config, names)
-    return None if task.name == "causal-lm" else len(splits.train)
+        classes = read_tags(splits, config, names)
+    if "text_column" in task.columns:
+        for split, rows in (
+            (config.train_split, splits.train),
+            (config.validation_split, splits.validation),
+        ):
+            require_text(rows[config.text_column], config.text_column, split)
+    return FoundText(
+        num_rows=None if task.name == "causal-lm" else len(splits.train),
+        told=tuple(_describe(config, task, splits, classes, names)),
+    )
+
+
+def _describe(
+    config: DataConfig,
+    task: Task,
+    splits: Splits,
+    classes: ClassNames | None,
+    model: tuple[str, ...] | None,
+) -> Iterator[str]:
+    columns = ", ".join(f"{name} {getattr(config, name)!r}" for name in task.columns)
+    rows = f"{len(splits.train)} training and {len(splits.validation)} validation rows"
+    named = ""
+    if classes is not None:
+        named = f" with {len(classes.labels)} classes ({list_first(classes.labels, 10)})"
+    yield f"data: {task.name} by {columns}{named}, {rows}"
+    if classes is None:
+        return
+    if model is not None and are_unnamed(model) and classes.labels != model:
+        yield (
+            "data: the model does not name its classes; they are taken in the order that the data "
+            f"set declares: {list_first(classes.labels, 10)}"
+        )
+    if model is None and "-1" in classes.labels:
+        yield (
+            "data: -1 counts as a class of its own; if it marks rows without a label, remove them"
+        )
 
 
 def _own_classes(

@@ -63,6 +63,8 @@ def describe_towers(model: PreTrainedModel) -> str:
         return ""
     towers = [f"{name} ({config.model_type})" for name, config in configs.items()]
     texts = [config for config in configs.values() if _reads_text(config)]
+    # A Q-Former reads images by queries, and has a vocabulary all the same.
+    texts = [config for config in texts if "qformer" not in config.model_type]
     said = f"it joins {len(towers)} towers, {', '.join(towers)}, and only a single one can be cut"
     for config in texts:
         path = _find_tower(model, config)
@@ -161,12 +163,15 @@ def _reads_text(config: Any) -> bool:
 
 
 def _find_tower(model: PreTrainedModel, config: Any) -> str:
-    for path, module in model.named_modules():
-        own = getattr(module, "config", None)
-        same = getattr(own, "model_type", None) == config.model_type
-        if path and isinstance(module, PreTrainedModel) and same:
-            return path
-    return ""
+    towers = [
+        (path, getattr(module, "config", None))
+        for path, module in model.named_modules()
+        if path and isinstance(module, PreTrainedModel)
+    ]
+    # The one with this very config first: an encoder and a decoder may be of one type.
+    found = [path for path, own in towers if own is config]
+    alike = [path for path, own in towers if getattr(own, "model_type", "") == config.model_type]
+    return next(iter([*found, *alike]), "")
 
 
 def _list_shared(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> Iterator[str]:

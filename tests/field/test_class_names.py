@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from transformers import AutoTokenizer
 from pruning.errors import NirvanaError
 from pruning.training.class_names import number_classes
 from pruning.training.data_config import DataConfig
-from pruning.training.text_data import load_text
+from pruning.training.text_data import check_text, load_text
 from tests.pruning.conftest import tiny_model_dir as tiny_model_dir
 
+# What str.splitlines takes for the end of a line, and JSON for a character of a text.
+SEPARATORS = [("\u2028", "x"), ("\x85", "y"), ("\u2029", "x")]
 TEXTS = ["play dice", "send it", "add one", "roll on"]
 
 
@@ -57,6 +60,7 @@ def test_a_split_of_other_classes_is_refused(tmp_path: Path, tokenizer: Any) -> 
         (None, [["a"], ["b"], ["a"]], r"row 0 of 'train', has \['a'\]"),
         (None, ["a", "b", " "], "row 2 of 'train', has ' '"),
         (None, [0.5, 1.0, 2.0], "row 0 of 'train', has 0.5"),
+        (None, [0, 1, -100], "row 2 of 'train', has -100, by which losses are told"),
         (None, [1.0, 2.0, float("nan")], "row 2 of 'train', has (nan|None)"),
         (None, ["a", "a", "a"], "has the class 'a' in every training row"),
         (None, ["Pos", "pos ", "neg"], "differ by case or blanks alone"),
@@ -93,6 +97,10 @@ def test_the_models_numbers_are_taken_by_name() -> None:
         (("a", "A"), ("A ", "a "), "does not have|differ by case"),
         (("neg", "pos"), ("neg", "neutral"), "has the class 'neutral'"),
         (("neg", "pos"), ("0", "2"), "has the class '0'"),
+        (("neg", "pos"), ("-1", "0", "1"), "has the class '-1'"),
+        (("LABEL_0", "LABEL_1"), ("-1", "1"), "does not name its 2 classes"),
+        (("LABEL_0", "LABEL_1"), ("False", "True"), "does not name its 2 classes"),
+        (("1", "2", "3"), ("0", "1", "2"), "'1' is a name and a number of two classes"),
     ],
 )
 def test_classes_that_cannot_be_matched_are_refused(
@@ -105,6 +113,48 @@ def test_classes_that_cannot_be_matched_are_refused(
 def test_integers_are_numbered_by_size() -> None:
     found = number_classes([str(n) for n in (10, 9, 2)], [], column="label")
     assert found.labels == ("2", "9", "10")
+
+
+def test_floats_and_booleans_are_the_integers_and_words_that_they_are(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    for values, labels in (([0.0, 1.0], ("0", "1")), ([True, False], ("False", "True"))):
+        for split in ("train", "validation"):
+            write_split(tmp_path, split, None, values)
+        assert load_text(DataConfig(dataset=str(tmp_path)), tokenizer).labels == labels
+
+
+def test_what_was_found_is_told_before_any_work(tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    rows = [f"play {i},{label}" for i in range(10) for label in (-1, 0, 1)]
+    data.write_text("\n".join(["Review,Category", *rows]))
+    first, second = check_text(DataConfig(dataset=str(data)), None).told
+    assert first == (
+        "data: classification by text_column 'Review', label_column 'Category' with 3 classes "
+        "(-1, 0, 1), 27 training and 3 validation rows"
+    )
+    assert "-1 counts as a class of its own" in second
+
+
+def test_a_text_that_is_none_is_named_before_any_work(tmp_path: Path) -> None:
+    rows = [{"text": "play", "label": "a"}, {"text": None, "label": "b"}]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(NirvanaError, match=r"'text' must hold text in every row; row 1 of 'train'"):
+        check_text(DataConfig(dataset=str(tmp_path)), None)
+
+
+def test_lines_of_json_end_at_line_breaks_alone(tmp_path: Path, tokenizer: Any) -> None:
+    lines = [f'{{"text": "a{mark}b", "label": "{label}"}}' for mark, label in SEPARATORS]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_bytes("\r\n".join(lines).encode())
+    assert len(load_text(DataConfig(dataset=str(tmp_path)), tokenizer).train) == len(lines)
+
+
+def test_a_row_longer_than_a_megabyte_is_read(tmp_path: Path, tokenizer: Any) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text(f"text,label\na,x\n{'play ' * 300_000},y\n")
+    assert load_text(DataConfig(dataset=str(tmp_path)), tokenizer).labels == ("x", "y")
 
 
 def test_rare_classes_of_a_single_file_stay_in_training(tmp_path: Path, tokenizer: Any) -> None:

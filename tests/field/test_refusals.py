@@ -141,6 +141,41 @@ def test_a_refusal_is_said_of_the_architecture(name: str) -> None:
     assert not _RAW.search(str(caught.value).split(" Known: ")[0]), caught.value
 
 
+@pytest.mark.parametrize(
+    ("name", "inner", "reason"),
+    [
+        (
+            "EncoderDecoderModel",
+            ("encoder", "decoder"),
+            r"bert can be pruned alone: save `model.encoder` .* save `model.decoder`",
+        ),
+        ("VisionEncoderDecoderModel", ("vit", "decoder"), r"encoder \(vit\), decoder \(bert\)"),
+        ("Blip2ForConditionalGeneration", (), r"joins 3 towers, (?!.*qformer has no record)"),
+    ],
+)
+def test_models_of_several_towers_say_which_can_be_pruned_alone(
+    name: str, inner: tuple[str, ...], reason: str
+) -> None:
+    architecture = getattr(transformers, name)
+    bert = transformers.BertConfig(**SIZES)
+    if inner:
+        first = transformers.ViTConfig(**_VIT) if "vit" in inner else bert
+        config = architecture.config_class.from_encoder_decoder_configs(first, bert)
+    else:
+        text = {"model_type": "opt", "hidden_size": 32, "ffn_dim": 48, "word_embed_proj_dim": 32}
+        text |= {"num_hidden_layers": 2, "num_attention_heads": 4, **_N}
+        config = transformers.Blip2Config(
+            vision_config=_VIT,
+            qformer_config={**SIZES, "encoder_hidden_size": 32},
+            text_config=text,
+            num_query_tokens=4,
+            image_token_index=VOCAB - 1,
+        )
+    with pytest.raises(NirvanaError, match=reason) as caught:
+        find_or_infer_wiring(architecture(config).eval())
+    assert not _RAW.search(str(caught.value).split(" Known: ")[0]), caught.value
+
+
 def test_a_type_with_experts_is_judged_by_its_modules() -> None:
     """Llama 4 and Qwen 3 name numbers of experts in the config of a dense model, too."""
     config = transformers.Llama4TextConfig(

@@ -10,11 +10,21 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from nirvana_deploy import Recipe, allow_remote_code, apply_plan, load
+from nirvana_deploy import (
+    Recipe,
+    allow_remote_code,
+    apply_plan,
+    export,
+    load,
+    prune_from_scores,
+    score,
+)
 from nirvana_deploy.cli import main
 from pruning.checkpoints.model_source import load_stock_model
 from pruning.cutting.inspection import inspect_model, read_current_plan
 from pruning.errors import NirvanaError
+from pruning.oneshot.repair_config import NoRepair
+from tests.pruning.oneshot.tiny_runs import oneshot, scoring, write_model, write_text
 from tests.pruning.tiny_models import make_tiny
 from tests.pruning.tiny_text import write_tiny_model
 
@@ -142,6 +152,20 @@ def test_our_own_checkpoints_load_without_their_code(tmp_path: Path) -> None:
     assert load(tmp_path / "pruned").config.model_type == config["model_type"]
     assert inspect_model(str(tmp_path / "pruned"))
     assert not [name for name in set(sys.modules) - before if "transformers_modules" in name]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_exports_and_scoring_runs_record_it(tmp_path: Path, allowed: bool) -> None:
+    model = write_model(tmp_path / "model")
+    with allow_remote_code(allowed):
+        export(model, out=tmp_path / "export")
+        config = scoring(write_text(tmp_path / "text"), {"num_draws": 1})
+        score(model, config, out=tmp_path / "run")
+        settings = oneshot(repair=NoRepair())
+        (made,) = prune_from_scores(tmp_path / "run", [0.5], settings, out=tmp_path / "pruned")
+    for path in ("export/export.json", "run/manifest.json"):
+        assert json.loads((tmp_path / path).read_text())["trust_remote_code"] is allowed
+    assert made.figures["trust_remote_code"] is allowed
 
 
 def test_the_recipe_says_it(tmp_path: Path) -> None:

@@ -7,21 +7,29 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from transformers import AutoConfig, AutoModel
 
 from exporters.compare.token_facts import read_config_facts
+from exporters.engines.engine_profiles import find_max_length
+from nirvana_deploy import profile, sweep
 from nirvana_deploy.serving.genai import package_genai
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
 from nirvana_deploy.serving.text_model_file import find_length_step
 from nirvana_deploy.serving.text_parts import read_text_parts
+from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.sweep_config import SweepConfig
 from pruning.errors import NirvanaError
 from pruning.training.position_limit import (
     count_config_positions,
     count_positions,
     find_usable_length,
+    is_position_table,
 )
 from tests.nirvana_deploy.serving.tiny_classifier import save_checkpoint
 from tests.nirvana_deploy.serving.tiny_decoder import export_tiny
@@ -153,3 +161,68 @@ def test_the_context_of_genai_is_the_models(
     package_genai(Sources(onnx=folder / "model.onnx"), tmp_path / "out", PackageConfig(to="genai"))
     written = json.loads((tmp_path / "out" / "genai_config.json").read_text())
     assert written["model"]["context_length"] == written["search"]["max_length"] == expected
+
+
+def write_graph(folder: Path, table: str, rows: int) -> Path:
+    """Write a graph of one table of positions, which nothing reads: it must not come to a run."""
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ("batch", "sequence"))
+    out = helper.make_tensor_value_info("copy", TensorProto.INT64, ("batch", "sequence"))
+    weight = numpy_helper.from_array(np.zeros((rows, 4), np.float32), table)
+    node = helper.make_node("Identity", ["input_ids"], ["copy"])
+    graph = helper.make_graph([node], "graph", [ids], [out], [weight])
+    path = folder / "model.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"export.json": {"graphs": {"model": {"file": "model.onnx", "max_length": 30}}}}, 30),
+        ({"config.json": {"model_type": "gpt2", "n_positions": 24}}, 24),
+        ({"config.json": {"model_type": "roberta", "max_position_embeddings": 66}}, 40),
+        ({}, 40),
+    ],
+)
+def test_a_measurement_beyond_the_positions_is_refused_before_it_runs(
+    tmp_path: Path, files: dict[str, Any], expected: int
+) -> None:
+    path = write_graph(tmp_path, "bert.embeddings.position_embeddings.weight", 40)
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert find_max_length(path) == expected
+    reason = (
+        rf"length is {expected + 1}, which takes .* has {expected}\. Ask for at most {expected}"
+    )
+    with pytest.raises(NirvanaError, match=reason):
+        profile(path, path, ProfileConfig(length=expected + 1))
+    with pytest.raises(NirvanaError, match=reason):
+        sweep(path, SweepConfig(length=expected + 1))
+    with pytest.raises(NirvanaError, match="together with past or generate takes"):
+        profile(path, path, ProfileConfig(length=8, past=expected))
+    with pytest.raises(NirvanaError, match="together with past or generate takes"):
+        profile(path, path, ProfileConfig(length=expected, generate=2))
+
+
+def test_a_checkpoint_is_not_measured_beyond_its_positions(tmp_path: Path) -> None:
+    model = AutoModel.from_config(AutoConfig.for_model("bert", **SIZES, max_position_embeddings=20))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(NirvanaError, match=r"length is 21, .* has 20"):
+        profile(tmp_path, tmp_path, ProfileConfig(length=21, vocab_size=40))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("transformer.wpe.weight", True),
+        ("bert.embeddings.position_embeddings.weight_quantized", True),
+        ("model.encoder.embed_positions.weight", True),
+        ("bert.embeddings.word_embeddings.weight", False),
+        ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", False),
+        ("layer.0.wpe.bias", False),
+    ],
+)
+def test_a_table_of_positions_is_known_by_its_name(name: str, expected: bool) -> None:
+    assert is_position_table(name) is expected

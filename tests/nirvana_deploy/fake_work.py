@@ -31,16 +31,16 @@ class Result:
         return self.data
 
 
-def check_fit(recipe: Recipe) -> dict[str, str]:
+def check_fit(recipe: Recipe, say: Any) -> dict[str, str]:
     return {}
 
 
-def check_rows(recipe: Recipe) -> None:
+def check_rows(recipe: Recipe, say: Any) -> None:
     pass
 
 
 def run_baseline(
-    model: str, data: DataConfig, config: BaselineConfig, out_dir: Path
+    model: str, data: DataConfig, config: BaselineConfig, out_dir: Path, say: Any
 ) -> dict[str, Any]:
     calls.append("baseline")
     (out_dir / "checkpoint").mkdir()

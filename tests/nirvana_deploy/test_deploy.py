@@ -125,7 +125,7 @@ def test_an_encoder_decoder_gets_an_engine_a_graph_and_the_rest_says_why_not(
     with monkeypatch.context() as context:
         several = SimpleNamespace(run_export=fakes.export_encoder_decoder)
         context.setitem(sys.modules, "exporters.export_stage", several)
-        left_out = SimpleNamespace(check_fit=lambda _: dict(LEFT_OUT))
+        left_out = SimpleNamespace(check_fit=lambda *_: dict(LEFT_OUT))
         context.setitem(sys.modules, "nirvana_deploy.deploy_fit", left_out)
         result = deploy(Recipe(model="model"), "r", say=said.append)
     assert fake_work == ["baseline", "prune", "export", "build", "build", "report"]

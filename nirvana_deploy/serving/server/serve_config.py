@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
 
+MAX_TEXT_CHARS = 1_000_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
@@ -31,7 +33,8 @@ class ServeConfig:
         default=16_384, metadata={"help": "most tokens per request: rows times their length"}
     )
     max_text_chars: int = field(
-        default=1_000_000, metadata={"help": "most characters of a text that is tokenized here"}
+        default=MAX_TEXT_CHARS,
+        metadata={"help": "most characters of a text that is tokenized here"},
     )
     max_connections: int = field(
         default=512,

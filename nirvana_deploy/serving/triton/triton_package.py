@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporters.engines.engine_profiles import read_max_length
+from exporters.engines.engine_profiles import find_max_length
 from exporters.graphs.onnx_files import check_hashes
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.kubernetes_files import write_manifests
@@ -60,7 +60,7 @@ def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig
     if config.profiles and sources.engine is None:
         raise NirvanaError("profiles are those of an engine: give --engine, or leave them out.")
     parts = None
-    lengths = [read_max_length(graph) for graph in sources.graphs]
+    lengths = [find_max_length(graph) for graph in sources.graphs]
     max_positions = min((length for length in lengths if length is not None), default=None)
     if sources.checkpoint is not None:
         parts = read_text_parts(sources.checkpoint, max_positions)

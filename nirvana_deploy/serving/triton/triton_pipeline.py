@@ -11,6 +11,7 @@ from typing import Any
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.server.serve_config import MAX_TEXT_CHARS
 from nirvana_deploy.serving.text_model_file import (
     LABELS_FILE,
     TEXT,
@@ -40,6 +41,7 @@ def write_pipeline(
     logits = signature.outputs[0]
     settings = {
         "max_length": str(parts.max_length),
+        "max_text_chars": str(MAX_TEXT_CHARS),
         "pad_id": str(parts.pad_id),
         "pad_token": parts.pad_token,
         "file_sha256": hash_file(parts.tokenizer_path),

@@ -79,7 +79,9 @@ curl --fail -H 'Content-Type: application/json' \\
   http://localhost:8000/v2/models/{name}_text/infer
 ```
 
-Its tokenizer runs in the Python backend and needs the package `tokenizers` there.
+Its tokenizer runs in the Python backend and needs the package `tokenizers` there. A text that is
+longer than the model is cut; one of more than `max_text_chars` characters (in the tokenizer's
+`config.pbtxt`) is refused.
 """
 
 _DEVICES = {

@@ -21,10 +21,11 @@ from pruning.errors import NirvanaError
 
 # Scores of two sessions of one graph; a regression's by their size.
 _TOLERANCE = 1e-4
-# Short and long rows in one request: padding must change nothing.
+# Short and long rows in one request: padding must change nothing, nor where a long one is cut.
 _TEXTS = (
     ("the first text",),
     ("", "a word", "a text that is a good deal longer than the others are, and more " * 8),
+    ("so a text goes on, and on; " * 2000,),
 )
 
 

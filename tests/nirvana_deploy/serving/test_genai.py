@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -111,14 +113,37 @@ def test_what_genai_cannot_hold_is_refused(dense_decoder: TinyDecoder, tmp_path:
     assert not out.exists()
 
 
+def change_logits(generate: Any, change: float, *given: Any) -> list[int]:
+    """Generate as GenAI does, with another number in the last logits."""
+    tokens: list[int] = generate(*given)
+    given[-1][-1][7] += change
+    return tokens
+
+
+def choose_last(generate: Any, *given: Any) -> list[int]:
+    """Generate as GenAI does, but for the last token, which is the unlikeliest."""
+    tokens: list[int] = generate(*given)
+    return [*tokens[:-1], int(given[-1][-1].argmin())]
+
+
 def test_other_tokens_or_another_tokenizer_are_found(
     dense_decoder: TinyDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package_genai(Sources(onnx=dense_decoder.onnx), tmp_path / "package", CONFIG)
     wrong = "nirvana_deploy.serving.genai.generate"
     with monkeypatch.context() as patched:
-        patched.setattr(wrong, lambda model, prompt, num_new: [*prompt, 98])
-        with pytest.raises(NirvanaError, match=r"GenAI goes on from \[1\] with \[98\]"):
+        for change, reason in (
+            (3.0, "differ from .* by 3"),
+            (float("nan"), "differ from .* by inf"),
+        ):
+            patched.setattr(wrong, partial(change_logits, generate, change))
+            with pytest.raises(NirvanaError, match=rf"GenAI goes on from \[1\] with .*{reason}"):
+                check_genai(tmp_path / "package")
+        patched.setattr(wrong, partial(choose_last, generate))
+        with pytest.raises(NirvanaError, match=r"with \[\d+.*with the same choice in \d\d%"):
+            check_genai(tmp_path / "package")
+        patched.setattr(wrong, lambda model, prompt, num_new, logits: prompt)
+        with pytest.raises(NirvanaError, match=r"GenAI gives no token after \[1\]"):
             check_genai(tmp_path / "package")
     onnx_path = copy(dense_decoder, tmp_path / "export")
     save_tokenizer(tmp_path / "export", alphabet=[])

@@ -156,6 +156,20 @@ def test_given_classes_are_numbered_as_the_model_does(tmp_path: Path) -> None:
             assert tokenizer.decode(ids[1:2]) in CLASSES[names[label]].split()
 
 
+def test_a_column_of_classes_that_was_named_must_be_the_models(tmp_path: Path) -> None:
+    tokenizer, named = make_tokenizer(tmp_path), make_config(label_column="class")
+    names = [*(name.upper() for name in sorted(CLASSES)[::-1]), "other", "more"]
+    ids = {"label2id": {n: i for i, n in enumerate(names)}, "id2label": dict(enumerate(names))}
+    model = make_headed("classification", **ids)
+    found = draw_calibration(model, tokenizer, make_documents(), named, 0)
+    assert found.labels == "given"
+    for batch in found.batches:
+        for row, label in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+            assert tokenizer.decode(row[1:2]) in CLASSES[names[label].lower()].split()
+    with pytest.raises(NirvanaError, match=r"does not name its .* classes"):
+        draw_calibration(make_headed("classification"), tokenizer, make_documents(), named, 0)
+
+
 def test_predictions_are_the_labels_where_none_fit(tmp_path: Path) -> None:
     model = make_headed("classification").train()  # with dropout, which must not count
     tokenizer = make_tokenizer(tmp_path)

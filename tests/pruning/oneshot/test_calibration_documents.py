@@ -117,3 +117,21 @@ def test_the_demos_text_is_used_for_others_with_a_warning_alone() -> None:
     assert (found.source, found.split, found.text_column) == ("my.csv", "training", "words")
     given = CalibrationConfig(source="other.csv")
     assert calibrate_on(given, own) is given and name_source(given) is given
+
+
+def test_words_of_tags_are_a_text(tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"tokens": [["play", "dice"], ["send"]], "ner_tags": [[0, 1], [0]]})
+    for split in ("train", "validation"):
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    data = DataConfig(dataset=str(tmp_path), task="token-classification")
+    documents = load_documents(calibrate_on(CalibrationConfig(), data))
+    assert [d.text for d in documents] == ["play dice", "send"]
+
+
+def test_a_row_without_its_class_is_named(tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"text": ["play", "send"], "kind": ["games", None]})
+    for split in ("train", "validation"):
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    config = CalibrationConfig(source=str(tmp_path), label_column="kind")
+    with pytest.raises(NirvanaError, match="'kind', row 1 of 'train', has None"):
+        load_documents(config)

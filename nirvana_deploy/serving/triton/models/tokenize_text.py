@@ -11,6 +11,10 @@ from tokenizers import Tokenizer
 
 # Lengths are rounded up to this, so that more of the requests that wait are alike.
 _LENGTH_STEP = 16
+# As in `nirvana serve`: room for special tokens and for those that a cut within a word spoils, and
+# the characters of a text that are tokenized at first, per token that the model takes.
+_SPARE_TOKENS = 16
+_CHARS_PER_TOKEN = 16
 
 
 class TritonPythonModel:
@@ -28,7 +32,12 @@ class TritonPythonModel:
                 "again."
             )
         self._tokenizer = Tokenizer.from_str(content.decode("utf-8"))
-        max_length = int(parameters["max_length"])
+        # To count tokens by, since one that truncates does not tell what it left out.
+        self._whole = Tokenizer.from_str(content.decode("utf-8"))
+        self._whole.no_truncation()
+        self._whole.no_padding()
+        self._max_chars = int(parameters["max_text_chars"])
+        self._max_length = max_length = int(parameters["max_length"])
         self._tokenizer.enable_truncation(max_length)
         self._tokenizer.enable_padding(
             pad_id=int(parameters["pad_id"]),
@@ -46,12 +55,20 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        texts = triton.get_input_tensor_by_name(request, "text").as_numpy().reshape(-1)
+        given = triton.get_input_tensor_by_name(request, "text").as_numpy().reshape(-1)
         try:
-            rows = self._tokenizer.encode_batch([text.decode("utf-8") for text in texts])
+            texts = [text.decode("utf-8") for text in given]
         except UnicodeDecodeError as error:
             message = f"text is not UTF-8: {error}"
             return triton.InferenceResponse(error=triton.TritonError(message))
+        longest = max(map(len, texts), default=0)
+        if longest > self._max_chars:
+            message = (
+                f"a text has {longest} characters; at most {self._max_chars} are taken. "
+                "Cut it, or set a larger max_text_chars in the tokenizer's config.pbtxt."
+            )
+            return triton.InferenceResponse(error=triton.TritonError(message))
+        rows = self._tokenizer.encode_batch([self._cut(text) for text in texts])
         columns = {
             "input_ids": [row.ids for row in rows],
             "attention_mask": [row.attention_mask for row in rows],
@@ -63,3 +80,16 @@ class TritonPythonModel:
                 for name, dtype in self._outputs.items()
             ]
         )
+
+    def _cut(self, text: str) -> str:
+        """Return a beginning of the text that fills the model's length, or all of it.
+
+        A tokenizer reads a text to its end before it truncates: megabytes for 512 tokens.
+        """
+        size = _CHARS_PER_TOKEN * self._max_length
+        while size < len(text):
+            start = text[:size]
+            if len(self._whole.encode(start).ids) > self._max_length + _SPARE_TOKENS:
+                return start
+            size *= 4
+        return text

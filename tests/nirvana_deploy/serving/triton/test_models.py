@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from tokenizers import Tokenizer
 
 from nirvana_deploy.serving.triton import models as triton_models
 from pruning.checkpoints.file_hash import hash_file
-from tests.nirvana_deploy.serving.tiny_classifier import make_classifier, save_classifier
+from tests.nirvana_deploy.serving.tiny_classifier import (
+    make_classifier,
+    save_checkpoint,
+    save_classifier,
+)
 
 
 class Tensor:
@@ -57,6 +62,7 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module: Any = ModuleType("triton_python_backend_utils")
     module.Tensor, module.InferenceResponse = Tensor, Response
     module.TritonError, module.TritonModelException = str, TritonModelException
+    module.triton_string_to_numpy = lambda _: np.int64
     module.get_input_tensor_by_name = lambda request, name: Tensor(name, request[name])
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
@@ -68,7 +74,11 @@ def load(
     full_name = f"{triton_models.__name__}.{name}"
     monkeypatch.delitem(sys.modules, full_name, raising=False)
     model = importlib.import_module(full_name).TritonPythonModel()
-    config = {"parameters": {k: {"string_value": v} for k, v in parameters.items()}}
+    outputs = [{"name": "input_ids", "data_type": "TYPE_INT64"}]
+    config = {
+        "parameters": {k: {"string_value": v} for k, v in parameters.items()},
+        "output": outputs,
+    }
     model.initialize(
         {
             "model_config": json.dumps(config),
@@ -155,3 +165,46 @@ def test_a_text_models_file_that_was_changed_is_not_loaded(
     (tmp_path / "1" / file).write_text("[]")
     with pytest.raises(TritonModelException, match=rf"{file} is not the file that config\.pbtxt"):
         load(name, tmp_path, {"file_sha256": "0" * 64}, monkeypatch)
+
+
+def test_a_long_text_is_cut_before_it_is_tokenized_and_a_longer_one_refused(
+    triton: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_checkpoint(tmp_path / "checkpoint") / "tokenizer.json"
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "tokenizer.json").write_bytes(path.read_bytes())
+    parameters = {"file_sha256": hash_file(path), "max_length": "16", "max_text_chars": "60000"}
+    parameters |= {"pad_id": "0", "pad_token": "[PAD]"}
+    model = load("tokenize_text", tmp_path, parameters, monkeypatch)
+    whole = Tokenizer.from_file(str(path))
+    whole.enable_truncation(16)
+    texts = ["the first text " * 3000, "no", " " * 50_000 + "text"]
+    lengths: list[int] = []
+    for name in ("_tokenizer", "_whole"):
+        monkeypatch.setattr(model, name, Counted(getattr(model, name), lengths))
+    (response,) = model.execute([{"text": encode(texts)}])
+    for text, row in zip(texts, response.outputs["input_ids"].tolist(), strict=True):
+        ids = whole.encode(text).ids
+        assert row[: len(ids)] == ids and set(row[len(ids) :]) <= {0}
+    assert max(lengths[:1]) < 1000  # characters of 45,000
+    (refused,) = model.execute([{"text": encode(["a " * 40_000])}])
+    assert "80000 characters; at most 60000 are taken" in refused.error
+
+
+def encode(texts: list[str]) -> np.ndarray:
+    return np.array([[text.encode()] for text in texts], object)
+
+
+class Counted:
+    """A tokenizer that writes down how long the texts are that it reads."""
+
+    def __init__(self, tokenizer: Tokenizer, lengths: list[int]) -> None:
+        self._tokenizer, self._lengths = tokenizer, lengths
+
+    def encode(self, text: str) -> Any:
+        self._lengths.append(len(text))
+        return self._tokenizer.encode(text)
+
+    def encode_batch(self, texts: list[str]) -> Any:
+        self._lengths += map(len, texts)
+        return self._tokenizer.encode_batch(texts)

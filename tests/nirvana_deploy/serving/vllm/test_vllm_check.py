@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nirvana_deploy.serving.hub_checkpoint import STACKS
 from nirvana_deploy.serving.package import package_model
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.vllm.vllm_check import _measure
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.vllm.tiny_checkpoints import EMPTY, MIXED, save
 
@@ -126,3 +128,29 @@ def test_missing_servers_and_wrong_answers_are_told(
 def test_forms_that_a_server_cannot_take_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(NirvanaError, match=message):
         PackageConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_equal"),
+    [(0.0, True), (1e-4, True), (0.1, False), (float("nan"), False), (float("-inf"), False)],
+)
+def test_one_log_probability_is_compared_by_the_scale_of_all(change: float, is_equal: bool) -> None:
+    logs = np.log(np.random.default_rng(0).dirichlet(np.ones(50), 6))
+    tokens = [3, 9, *logs[1:].argmax(-1).tolist()]
+    given = [float(row[token]) for row, token in zip(logs, tokens[1:], strict=True)]
+    given[3] += change
+    found = _measure(logs, {"tokens": tokens, "log_probabilities": given}, 2)
+    assert found.agreement == 1.0
+    assert (found.scaled <= 1e-3) is is_equal
+
+
+def test_a_choice_that_is_not_the_likeliest_is_a_difference() -> None:
+    logs = np.log(np.random.default_rng(0).dirichlet(np.ones(50), 6))
+    logs[2, 7] = logs[2].max()  # a tie
+    tokens = [3, 9, *logs[1:].argmax(-1).tolist()]
+    tokens[3] = 7
+    for last, agreement in ((tokens[-1], 1.0), (int(logs[-1].argmin()), 0.8)):
+        tokens[-1] = last
+        given = [float(row[token]) for row, token in zip(logs, tokens[1:], strict=True)]
+        found = _measure(logs, {"tokens": tokens, "log_probabilities": given}, 2)
+        assert found.agreement == pytest.approx(agreement) and found.max_abs == 0.0
