@@ -202,6 +202,7 @@ def prune_from_scores(
     progress: Progress | None = None,
     latency: LatencyConfig | None = None,
     pricing: Pricing | None = None,
+    say: Say | None = None,
 ) -> tuple[OneShotResult, ...]:
     """Prune the model of a scoring run to each budget; a budget's folder appears when it is whole.
 
@@ -209,7 +210,7 @@ def prune_from_scores(
     and the figures. Of `config`, `budget` is not looked at. `model` says where the run's model is
     now, if it has moved; `data` is what `config.recovery` trains on. With `latency` there is one
     budget, in milliseconds, in place of `budgets`; with `pricing` budgets are fractions of what it
-    counts.
+    counts. `say` gets what was found of `data`, by default on the standard error.
 
     Raises:
         NirvanaError: a budget cannot be reached or is there twice, the run is damaged or of another
@@ -235,6 +236,7 @@ def prune_from_scores(
         model=None if model is None else str(model),
         data=data,
         say=progress,
+        tell=say or _say_on_stderr,
         pricing=pricing,
     )
     return tuple(

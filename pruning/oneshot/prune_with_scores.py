@@ -58,6 +58,7 @@ def prune_with_scores(
     model: str | None = None,
     data: DataConfig | None = None,
     say: Say | None = None,
+    tell: Callable[[str], None] = lambda _: None,
     pricing: Pricing | None = None,
 ) -> dict[float, dict[str, Any]]:
     """Prune the model of a scoring run to each budget, and return the figures of each.
@@ -68,6 +69,7 @@ def prune_with_scores(
     Args:
         model: where the run's model is now, if it has moved.
         data: what recovery trains on; only it needs some.
+        tell: gets what was found of `data`, in lines.
         pricing: what the budgets are fractions of, in place of `config.cost`.
 
     Raises:
@@ -84,6 +86,8 @@ def prune_with_scores(
         f"The scoring run {run.folder} is of another model than {source}: it",
     )
     text = None if config.recovery is None else load_task_text(dense, data or DataConfig())
+    for line in () if text is None else text.told:
+        tell(line)
     figures = {}
     for budget in budgets:
         with place(budget) as folder:

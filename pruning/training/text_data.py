@@ -31,6 +31,7 @@ class LabelledText:
         labels: the classes' names, none where the task has no classes.
         bytes_per_token: of the validation text, for bits per byte; None for other tasks.
         own_metric: what `metric` of the DataConfig names.
+        told: see `FoundText`.
     """
 
     train: Dataset
@@ -39,6 +40,7 @@ class LabelledText:
     task: Task = TASKS["classification"]
     bytes_per_token: float | None = None
     own_metric: Metric | None = None
+    told: tuple[str, ...] = ()
 
 
 def load_text(
@@ -69,6 +71,7 @@ def load_text(
         task=task,
         bytes_per_token=encoded.bytes_per_token,
         own_metric=own_metric,
+        told=tuple(_describe(config, task, splits, encoded.labels, names)),
     )
 
 
@@ -109,7 +112,7 @@ def check_text(
             require_text(rows[config.text_column], config.text_column, split)
     return FoundText(
         num_rows=None if task.name == "causal-lm" else len(splits.train),
-        told=tuple(_describe(config, task, splits, classes, names)),
+        told=tuple(_describe(config, task, splits, classes.labels if classes else (), names)),
     )
 
 
@@ -117,23 +120,19 @@ def _describe(
     config: DataConfig,
     task: Task,
     splits: Splits,
-    classes: ClassNames | None,
+    labels: tuple[str, ...],
     model: tuple[str, ...] | None,
 ) -> Iterator[str]:
     columns = ", ".join(f"{name} {getattr(config, name)!r}" for name in task.columns)
     rows = f"{len(splits.train)} training and {len(splits.validation)} validation rows"
-    named = ""
-    if classes is not None:
-        named = f" with {len(classes.labels)} classes ({list_first(classes.labels, 10)})"
+    named = f" with {len(labels)} classes ({list_first(labels, 10)})" if labels else ""
     yield f"data: {task.name} by {columns}{named}, {rows}"
-    if classes is None:
-        return
-    if model is not None and are_unnamed(model) and classes.labels != model:
+    if model is not None and are_unnamed(model) and labels != model:
         yield (
             "data: the model does not name its classes; they are taken in the order that the data "
-            f"set declares: {list_first(classes.labels, 10)}"
+            f"set declares: {list_first(labels, 10)}"
         )
-    if model is None and "-1" in classes.labels:
+    if model is None and "-1" in labels:
         yield (
             "data: -1 counts as a class of its own; if it marks rows without a label, remove them"
         )

@@ -142,7 +142,10 @@ def test_recovery_trains_what_is_left(
     args = (runs["causal-lm"], [0.5])
     plain = prune_with_scores(*args, oneshot(), placed_in(tmp_path / "plain"))[0.5]
     config = oneshot(recovery=recovery)
-    told = prune_with_scores(*args, config, placed_in(tmp_path / "more"), data=data)[0.5]
+    said: list[str] = []
+    more = placed_in(tmp_path / "more")
+    told = prune_with_scores(*args, config, more, data=data, tell=said.append)[0.5]
+    assert said[0].startswith("data: causal-lm by text_column ")
     assert (told["recovered"], plain["recovered"]) == (True, False)
     assert told["layers"] == plain["layers"]
     assert told["calibration"]["pruned_loss"] != plain["calibration"]["pruned_loss"]

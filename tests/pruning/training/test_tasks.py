@@ -113,7 +113,9 @@ def test_what_the_model_is_for_decides_where_the_data_does_not(tmp_path: Path) -
 def test_a_head_of_another_size_gives_way_to_the_task_s(tmp_path: Path) -> None:
     source = write_headed(tmp_path / "source", "classification")
     data = write_rows(tmp_path / "data", "question-answering")
-    run_baseline(str(source), data, BASELINE, tmp_path / "out")
+    said: list[str] = []
+    run_baseline(str(source), data, BASELINE, tmp_path / "out", said.append)
+    assert said == ["drawn at random, to be trained: qa_outputs.bias, qa_outputs.weight"]
     config = AutoConfig.from_pretrained(tmp_path / "out" / "checkpoint")
     assert (config.num_labels, config.architectures) == (2, ["BertForQuestionAnswering"])
 
