@@ -55,11 +55,15 @@ def check_positions(source: str, config: RunConfig) -> None:
     kind = find_kind(source)
     limit: int | None = None
     if kind == "checkpoint":
+        from transformers import AutoConfig
+
         from pruning.checkpoints.config_file import read_config_file
-        from pruning.checkpoints.model_source import fetch_model
+        from pruning.checkpoints.model_source import fetch_model, load_stock_model
         from pruning.training.position_limit import count_config_positions
 
-        limit = count_config_positions(read_config_file(fetch_model(source)))
+        folder = fetch_model(source)
+        load_stock_model(AutoConfig, str(folder))  # which refuses code of the folder
+        limit = count_config_positions(read_config_file(folder))
     elif kind == "onnx":
         limit = find_max_length(find_graph(Path(source)))
     if limit is not None and config.num_positions > limit:

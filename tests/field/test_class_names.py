@@ -13,8 +13,10 @@ from transformers import AutoTokenizer
 from pruning.errors import NirvanaError
 from pruning.training.class_names import number_classes
 from pruning.training.data_config import DataConfig
+from pruning.training.tasks import recognise_task
 from pruning.training.text_data import check_text, load_text
 from tests.pruning.conftest import tiny_model_dir as tiny_model_dir
+from tests.pruning.training.tiny_tasks import make_headed
 
 # What str.splitlines takes for the end of a line, and JSON for a character of a text.
 SEPARATORS = [("\u2028", "x"), ("\x85", "y"), ("\u2029", "x")]
@@ -134,6 +136,15 @@ def test_what_was_found_is_told_before_any_work(tmp_path: Path) -> None:
         "(-1, 0, 1), 27 training and 3 validation rows"
     )
     assert "-1 counts as a class of its own" in second
+
+
+def test_names_that_a_model_lacks_are_told_with_the_order_they_get(tmp_path: Path) -> None:
+    model = make_headed("classification", num_labels=2)
+    for split in ("train", "validation"):
+        write_split(tmp_path, split, ["neg", "pos"], [0, 1])
+    found = check_text(DataConfig(dataset=str(tmp_path)), recognise_task(model), model)
+    assert "the model does not name its classes; they are taken in the order" in found.told[1]
+    assert found.told[1].endswith("declares: neg, pos")
 
 
 def test_a_text_that_is_none_is_named_before_any_work(tmp_path: Path) -> None:
