@@ -208,7 +208,7 @@ def _check_profile(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
             f"profile.vocab_size is {config.vocab_size}, and the model has {vocab_size} tokens. "
             f"Set it to at most {vocab_size}."
         )
-    asked = "profile: length, and past or generate with it"
+    asked = "profile: length with past or generate"
     _check_positions(asked, config.num_positions, model)
 
 

@@ -86,7 +86,7 @@ ENGINE = {"min": 1, "opt": 8, "max": 100}
         (
             "causal-lm",
             {"profile": {"length": 60, "generate": 30}},
-            r"is 90, .* has 80 positions",
+            r"is 89, .* has 80 positions",
         ),
         ("token-classification", {"build": {"length": ENGINE}}, r"build\.length\.max is 100, "),
         ("causal-lm", {"build": {"past": {**ENGINE, "max": 80}}}, r"build\.past\.max .* is 81, "),
