@@ -1,5 +1,6 @@
 # make demo: from nothing to a pruned, exported, engine-built, profiled and packaged model.
 # make test: the test suite.            make check: lint, types, import layers.
+# make docs: the documentation site, in site/.
 # make smoke: a shortened demo, a real server and a few tests, for any Python (PYTHON=python3.13 VENV=.venv-3.13).
 # Python 3.11+ and PyPI are all that is needed.
 PYTHON ?= python3
@@ -9,7 +10,7 @@ EXTRAS := cpu,rtx,triton,demo,serve,genai
 # Python compiles what it imports: of these packages that is a small part.
 PIP    := -m pip install --quiet --no-compile
 
-.PHONY: demo environments test smoke check lint types clean
+.PHONY: demo environments test smoke check lint types docs clean
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -62,5 +63,13 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP) -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python benchmarks/write_page.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf site $(VENV) .mypy_cache .ruff_cache .pytest_cache

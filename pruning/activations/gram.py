@@ -44,7 +44,7 @@ class Gram:
         """Fit the targets from the input channels `kept` by least squares.
 
         Ridge regression towards `prior_OC` (all channels), with `damping` times the mean of the
-        diagonal: `W = (Y X^T + l W0) (X X^T + l I)^-1` (METHODS section 4).
+        diagonal: `W = (Y X^T + l W0) (X X^T + l I)^-1`.
 
         Returns:
             weight [O, kept], bias [O]: zeros when not `centred`.

@@ -31,7 +31,7 @@ def measure_curves(
     known: Mapping[SubBlock, DamageCurve] | None = None,
     keep: Callable[[Mapping[SubBlock, DamageCurve]], None] | None = None,
 ) -> dict[SubBlock, DamageCurve]:
-    """Return `d[u, k] = KL(dense || dense with only u at level k, repaired)` (METHODS section 3).
+    """Return `d[u, k] = KL(dense || dense with only u at level k, repaired)`.
 
     The units of a sub-block go in the order of their scores; what stays is repaired by least
     squares. The model is run from the sub-block's block on only, and left as it was.

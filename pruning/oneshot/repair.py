@@ -46,7 +46,7 @@ def prune_in_place(
     *,
     say: Callable[[int, int], None] | None = None,
 ) -> dict[int, ResidualStyle]:
-    """Zero what `layers` do not keep, and repair what they keep, in place (METHODS section 4).
+    """Zero what `layers` do not keep, and repair what they keep, in place.
 
     Removed units have zero columns afterwards: `repack` with the same layers cuts them away.
     Blocks are walked in order with the dense hidden states h and the pruned ones h'. For

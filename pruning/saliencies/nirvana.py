@@ -1,4 +1,4 @@
-"""NIRVANA's saliency (arXiv 2509.14230; METHODS section 2): it needs logits, and no labels."""
+"""NIRVANA's saliency (arXiv 2509.14230): it needs logits, and no labels."""
 
 from __future__ import annotations
 

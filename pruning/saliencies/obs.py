@@ -1,4 +1,4 @@
-"""Optimal brain surgeon on output projections (ZipLM; METHODS section 2): the default saliency.
+"""Optimal brain surgeon on output projections (ZipLM, arXiv 2302.04089): the default saliency.
 
 The outputs of a sub-block are its output projection times its inputs. Removing the unit S and
 repairing the rest by least squares costs `rho_S = tr(W_S (H^-1_SS)^-1 W_S^T)`, with H the inputs'
