@@ -15,7 +15,7 @@ from pruning.training.distillation_config import DistillationConfig as Distillat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetConstraint:
-    """Steer the hard density to the target with an augmented Lagrangian (CoFi, arXiv 2204.00408)."""
+    """Steer the hard density to the target by an augmented Lagrangian (CoFi, arXiv 2204.00408)."""
 
     multiplier_lr: float = field(
         default=10.0, metadata={"help": "step of the gradient ascent on lambda 1 (linear term)"}
