@@ -44,7 +44,7 @@ def test_the_commands_and_the_script_work_as_they_are(
 
 
 def test_the_table_is_that_of_the_gates() -> None:
-    header, *rows = re.findall(r"^\| (?:gate|`\w+`) \|.*\|$", PAGE, flags=re.MULTILINE)
+    header, *rows = re.findall(r"^\| (?:limit|`\w+`) \|.*\|$", PAGE, flags=re.MULTILINE)
     names = [cell.strip() for cell in header.strip("|").split("|")][2:]
     for row in rows:
         gate, _, *values = (cell.strip() for cell in row.strip("|").split("|"))
