@@ -17,7 +17,7 @@ from nirvana_deploy.cli import main
 from nirvana_deploy.serving.triton.tritonserver import find_free_ports
 from tests.nirvana_deploy.serving.tiny_decoder import save_tokenizer
 from tests.pruning.tiny_models import make_tiny
-from tests.pruning.training.tiny_tasks import WORDS, draw_row, write_headed
+from tests.pruning.training.tiny_tasks import WORDS, draw_row, make_tokenizer
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
@@ -27,7 +27,7 @@ _CALIBRATION = (
     ("sequence_length", "16"),
     ("num_draws", "1"),
 )
-_QUICK = "--min_seconds 0.05 --warmup_seconds 0.05 --min_samples 8 --length 16 --vocab_size 15"
+_QUICK = "--min_seconds 0.05 --warmup_seconds 0.05 --min_samples 8 --length 16"
 # Tiny models have few positions, and a measurement that lasts seconds shows nothing more.
 SHORT = {
     "score": " ".join(f"--calibration.{name} {value}" for name, value in _CALIBRATION)
@@ -67,7 +67,11 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("materials")
     names = dict(enumerate(("games", "mail", "math")))
     labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-    write_headed(folder / "my-checkpoint", "classification", num_labels=3, **labels)
+    # As many positions and tokens as the scripts take for granted.
+    sizes = {"max_position_embeddings": 160, "vocab_size": 1000, "num_labels": 3}
+    classifier = make_tiny("bert", **sizes, **labels)
+    classifier.save_pretrained(folder / "my-checkpoint")
+    make_tokenizer(folder / "my-checkpoint").save_pretrained(folder / "my-checkpoint")
     # GenAI reads byte-level tokenizers, which have more tokens than other tiny models.
     decoder = make_tiny("llama", vocab_size=320, num_hidden_layers=2, eos_token_id=2)
     decoder.save_pretrained(folder / "my-decoder")
