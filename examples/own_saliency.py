@@ -26,4 +26,5 @@ if __name__ == "__main__":
     )
     run = score(MODEL, config, out="runs/own-scores")
     (result,) = prune_from_scores(run, [0.7], out="runs/own")
-    print(f"KL divergence {result.figures['held_out']['kl_divergence']:.4f}, {result.checkpoint}")
+    divergence = result.figures["calibration"]["kl_divergence"]
+    print(f"KL divergence {divergence:.4f}, {result.checkpoint}")

@@ -10,5 +10,7 @@ TEXT = "reviews.csv"  # a column `text`; json, parquet and txt work as well
 
 run = score(MODEL, ScoringConfig(calibration=CalibrationConfig(source=TEXT)), out="runs/scores")
 for result in prune_from_scores(run, [0.8, 0.65, 0.5], out="runs/budgets"):
-    divergence = result.figures["held_out"]["kl_divergence"]
+    # Text that nothing was fitted on, if there was more of it than the calibration took.
+    figures = result.figures["held_out"] or result.figures["calibration"]
+    divergence = figures["kl_divergence"]
     print(f"{result.budget:.0%} kept: KL divergence {divergence:.4f}, {result.checkpoint}")
