@@ -70,8 +70,8 @@ def test_it_serves_what_onnx_runtime_gives_and_batches_and_refuses(package: Path
     check = check_with_server(package).to_json()
     assert check["models"] == ["tiny", "tiny_label", "tiny_text", "tiny_tokenizer"]
     assert check["stood_in"] == []
-    # Two versions, HTTP and gRPC, batches of 1, 3 and 8, two lengths; and four texts.
-    assert check["num_answers"] == 2 * 2 * 3 * 2 + 4
+    # Two versions, HTTP and gRPC, batches of 1, 3 and 8, two lengths; and five texts.
+    assert check["num_answers"] == 2 * 2 * 3 * 2 + 5
     assert check["max_abs_difference"] < 1e-5
     assert check["rows_per_run"] > 1
     assert "batch-size must be <= 8 for 'tiny'" in check["refused"]
