@@ -56,10 +56,11 @@ def test_a_changed_budget_keeps_the_scores(tmp_path: Path) -> None:
     assert figures["budget"]["kept_fraction"] <= 0.6
     assert (out / "score" / "scores" / "scores.safetensors").is_file()
     run(oneshot(budget=0.4, scoring=scoring(text)))
-    assert said[0] == "score: finished before, skipped"
+    assert said[0].startswith("data: classification by text_column 'text', label_column 'label'")
+    assert said[1] == "score: finished before, skipped"
     assert "prune: runs again (prune.budget: 0.6 -> 0.4)" in said
     run(oneshot(budget=0.4, scoring=scoring(text, {"seed": 1})))
-    assert said[0] == "score: runs again (prune.scoring.calibration.seed: 0 -> 1)"
+    assert said[1] == "score: runs again (prune.scoring.calibration.seed: 0 -> 1)"
     page = read_page(out)
     assert "not applicable: pruned in one step by scores" in page
     assert "Pruned without training: there is no curve of it." in page
