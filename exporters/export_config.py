@@ -27,38 +27,43 @@ class ExportConfig:
     """Set the graph and its verification."""
 
     form: Form = field(
-        default="portable", metadata={"help": "what the graph is written for: its operators"}
+        default="portable",
+        metadata={"help": "Form: the runtime that the graph's operators are chosen for."},
     )
     precision: GraphPrecision = field(
-        default="fp32", metadata={"help": "number format of the weights and of most operators"}
+        default="fp32", metadata={"help": "Number format of the weights and of most operators."}
     )
     opset: int | None = field(
-        default=None, metadata={"help": "ONNX opset: 18, 20, 23 or 24; by default the form's"}
+        default=None,
+        metadata={"help": "ONNX opset: 18, 20, 23 or 24; by default that of the form."},
     )
     tolerance: float | None = field(
         default=None,
         metadata={
-            "help": "largest difference to torch, of the largest value where that is above 1; by "
-            "default the precision's"
+            "help": "Largest difference from torch, relative to the largest value if that is "
+            "above 1; by default that of the precision."
         },
     )
     graphs: Graphs = field(
         default="merged",
-        metadata={"help": "decoders: one graph for prompt and next tokens, or one for each"},
+        metadata={
+            "help": "For decoders: one graph for the prompt and the tokens after it, or one for "
+            "each."
+        },
     )
     cache_length: int | None = field(
         default=None,
         metadata={
-            "help": "decoders in the form tensorrt: tokens that each cache has room for; the "
-            "engine then writes it in place (default: caches that grow, and are copied)"
+            "help": "For decoders in the form tensorrt: size of each cache in tokens, which the "
+            "engine then writes in place. By default caches grow and are copied."
         },
     )
 
     calibration: CalibrationConfig | None = field(
         default=None,
         metadata={
-            "help": "int8-static: the text on which ranges of activations are measured, in one "
-            "draw (default: random inputs)"
+            "help": "For int8-static: the text on which the ranges of activations are measured, "
+            "in one draw. By default random inputs are used."
         },
     )
 

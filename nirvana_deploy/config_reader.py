@@ -290,4 +290,4 @@ def _place_message(message: str, hints: Mapping[str, Any], key: str, origin: Ori
 def _describe_field(config_type: type[Any], name: str) -> str:
     field = next(f for f in dataclasses.fields(config_type) if f.name == name)
     hint = typing.get_type_hints(config_type)[name]
-    return cast(str, field.metadata.get("help") or describe_type(hint))
+    return cast(str, field.metadata.get("help") or describe_type(hint)).removesuffix(".")

@@ -28,30 +28,33 @@ from pruning.training.data_config import DataConfig
 class Recipe:
     """Describe a run from a model and a data set to a server folder."""
 
-    name: str = field(default="run", metadata={"help": "names the run; a recipe's is its file's"})
+    name: str = field(
+        default="run", metadata={"help": "Name of the run, by default that of the recipe's file."}
+    )
     model: str = field(
-        metadata={"help": "local folder, hub id (owner/name), or pypi:PACKAGE with a model in it"}
+        metadata={
+            "help": "Model: a local folder, a hub id (owner/name), or pypi:PACKAGE with a model "
+            "in it."
+        }
     )
     fine_tuned: bool = field(
         default=False,
         metadata={
-            "help": "The model is fine-tuned for the task of the data already: prune it as it is. "
-            "There is no stage baseline then, and baseline.* is not used."
+            "help": "The model is already fine-tuned for the task of the data, so it is pruned "
+            "as it is. There is no stage `baseline`, and baseline.* is not used."
         },
     )
-    out: str | None = field(
-        default=None, metadata={"help": "output folder, runs/NAME where none is given"}
-    )
+    out: str | None = field(default=None, metadata={"help": "Output folder; runs/NAME by default."})
     trust_remote_code: bool = field(
         default=False,
-        metadata={"help": "run the code that the model's folder brings along, if it needs any"},
+        metadata={"help": "Run the code in the model's folder, if the model needs it."},
     )
     data: DataConfig = field(default_factory=DataConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     # By gates, or by scores and without training: the keys tell which, such as `scoring`.
     prune: PruneConfig | OneShotConfig = field(default_factory=PruneConfig)
     latency: LatencyConfig | None = field(
-        default=None, metadata={"help": "a budget in milliseconds, in place of prune.budget"}
+        default=None, metadata={"help": "Budget as a latency, in place of prune.budget."}
     )
     export: ExportConfig = field(default_factory=ExportConfig)
     build: EngineConfig = field(default_factory=EngineConfig)

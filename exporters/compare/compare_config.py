@@ -13,26 +13,32 @@ class CompareConfig:
 
     precision: GraphPrecision | None = field(
         default=None,
-        metadata={"help": "whose gates apply (default: the coarser of the two artefacts')"},
+        metadata={
+            "help": "Precision whose tolerances apply. By default the coarser of the two "
+            "artifacts' precisions."
+        },
     )
     tolerance: float | None = field(
         default=None,
         metadata={"help": "Largest difference of each output, over the output's own scale."},
     )
     max_kl: float | None = field(
-        default=None, metadata={"help": "largest mean KL divergence of the logits of a case, nats"}
+        default=None,
+        metadata={"help": "Largest mean KL divergence of the logits of a case, in nats."},
     )
     min_agreement: float | None = field(
-        default=None, metadata={"help": "least fraction of predictions that are the same"}
+        default=None, metadata={"help": "Smallest fraction of equal predictions."}
     )
     num_steps: int = field(
-        default=3, metadata={"help": "decode steps with cache, each side with its own"}
+        default=3, metadata={"help": "Decode steps with a cache; each side uses its own cache."}
     )
     max_length: int | None = field(
         default=None,
-        metadata={"help": "tokens a row at most (default: what the model's config says)"},
+        metadata={
+            "help": "Largest number of tokens per row. By default that of the model's config."
+        },
     )
-    seed: int = field(default=0, metadata={"help": "of the random inputs"})
+    seed: int = field(default=0, metadata={"help": "Random seed of the inputs."})
 
     def __post_init__(self) -> None:
         check_numbers(self)

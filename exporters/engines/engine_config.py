@@ -22,9 +22,9 @@ GivenProfile = dict[str, tuple[tuple[int, ...], ...]]
 class ShapeRange:
     """Give the sizes of one dynamic dimension: what must run, and what to tune for."""
 
-    min: int = field(metadata={"help": "smallest size that the engine accepts"})
-    opt: int = field(metadata={"help": "size that the engine is tuned for"})
-    max: int = field(metadata={"help": "largest size that the engine accepts"})
+    min: int = field(metadata={"help": "Smallest size that the engine accepts."})
+    opt: int = field(metadata={"help": "Size that the engine is tuned for."})
+    max: int = field(metadata={"help": "Largest size that the engine accepts."})
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -42,68 +42,86 @@ class EngineConfig:
 
     flavour: Flavour = field(
         default="auto",
-        metadata={"help": "auto takes tensorrt_rtx where it is installed, else tensorrt"},
+        metadata={
+            "help": "TensorRT flavor; auto takes tensorrt_rtx if it is installed, otherwise "
+            "tensorrt."
+        },
     )
     precision: Precision = field(
         default="fp16",
         metadata={
-            "help": "type of weights and activations, into which an fp32 graph is converted (fp32 "
-            "never fuses); graph: as the graph has them, int8 and fp8 included"
+            "help": "Type of weights and activations, to which an fp32 graph is converted "
+            "(attention in fp32 is never fused). graph: the types of the graph, including int8 "
+            "and fp8."
         },
     )
     compute_capabilities: tuple[str, ...] = field(
         default=("8.9",),
         metadata={
-            "help": "GPU generations to build for, such as 8.9; where the flavour builds for this "
-            "machine's GPU only, leave it"
+            "help": "GPU generations to build for, such as 8.9. Leave it out if the flavor "
+            "builds for this machine's GPU only."
         },
     )
     batch: ShapeRange = field(
-        default=ShapeRange(min=1, opt=8, max=32), metadata={"help": "rows a request"}
+        default=ShapeRange(min=1, opt=8, max=32),
+        metadata={"help": "Batch size (rows per request)."},
     )
     length: ShapeRange = field(
         default=ShapeRange(min=16, opt=128, max=512),
         metadata={
-            "help": "tokens a row, of a decoder's prompt; unless it is set, no more than the model "
-            "has positions for"
+            "help": "Tokens per row; for a decoder, of its prompt. By default at most the "
+            "model's positions."
         },
     )
     past: ShapeRange = field(
         default=ShapeRange(min=1, opt=128, max=512),
-        metadata={"help": "decoders with a cache: tokens in it before a step; as length"},
+        metadata={
+            "help": "For decoders with a cache: tokens in the cache before a step, with limits "
+            "as for length."
+        },
     )
     profiles: tuple[GivenProfile, ...] = field(
         default=(),
         metadata={
-            "help": "optimisation profiles: by input name [min, opt, max], a shape each; by "
-            "default those of the task, from batch, length and past"
+            "help": "Optimization profiles: for each input name the shapes [min, opt, max]. By "
+            "default those of the task, from batch, length and past."
         },
     )
     workspace_mib: int | None = field(
-        default=None, metadata={"help": "scratch memory a layer may take, MiB; none: no limit"}
+        default=None, metadata={"help": "Scratch memory per layer in MiB; none: no limit."}
     )
     optimisation_level: int | None = field(
         default=None,
-        metadata={"help": "0 to 5: time to spend on finding faster kernels; none: the flavour's"},
+        metadata={
+            "help": "Builder optimization level, 0 to 5: the higher, the longer it searches for "
+            "fast kernels; none: the flavor's default."
+        },
     )
     timing_cache: str | None = field(
         default=None,
-        metadata={"help": "folder that keeps kernel timings by flavour, version and device"},
+        metadata={
+            "help": "Folder for the timing cache: kernel timings by flavor, version and device."
+        },
     )
     version_compatible: bool = field(
-        default=False, metadata={"help": "newer versions of the flavour can load the engine"}
+        default=False, metadata={"help": "Let newer versions of the flavor load the engine."}
     )
     hardware_compatible: Hardware = field(
-        default="none", metadata={"help": "other GPUs than the one built on that the engine is for"}
+        default="none",
+        metadata={"help": "GPUs other than the one at build time that the engine is for."},
     )
     weight_streaming: bool = field(
-        default=False, metadata={"help": "weights may stay in host memory, in part, at run time"}
+        default=False,
+        metadata={"help": "Allow part of the weights to stay in host memory at run time."},
     )
     refittable: bool = field(
-        default=False, metadata={"help": "re-trained weights can be put in: build --refit"}
+        default=False,
+        metadata={
+            "help": "Allow retrained weights to be put in later, with `nirvana build --refit`."
+        },
     )
     require_fused_attention: bool = field(
-        default=False, metadata={"help": "fail where an attention is not one fused kernel"}
+        default=False, metadata={"help": "Fail if an attention is not one fused kernel."}
     )
 
     def __post_init__(self) -> None:

@@ -24,67 +24,77 @@ class PackageConfig:
 
     to: Stack = field(
         default="triton",
-        metadata={"help": "the server that it is for"},
+        metadata={"help": "Server to package for."},
     )
     backend: Backend = field(
         default="onnxruntime",
-        metadata={"help": "Triton's own for ONNX, or python, which every Triton has"},
+        metadata={"help": "Triton backend: onnxruntime, or python, which every Triton has."},
     )
     model_name: str = field(
-        default="model", metadata={"help": "of the model in the server, and of its folder"}
+        default="model", metadata={"help": "Name of the model in the server, and of its folder."}
     )
-    max_batch_size: int = field(default=32, metadata={"help": "most rows that run together"})
+    max_batch_size: int = field(
+        default=32, metadata={"help": "Largest number of rows that run together."}
+    )
     preferred_batch_sizes: tuple[int, ...] = field(
         default=(8, 16, 32),
-        metadata={"help": "sizes at which waiting requests run at once; none: as they come"},
+        metadata={"help": "Batch sizes at which waiting requests run at once; none: as they come."},
     )
     max_queue_delay_us: int = field(
-        default=500, metadata={"help": "longest wait for a larger batch, microseconds"}
+        default=500, metadata={"help": "Longest wait for a larger batch, in microseconds."}
     )
     instance_kind: InstanceKind = field(
-        default="auto", metadata={"help": "where it runs; auto takes a GPU where there is one"}
+        default="auto", metadata={"help": "Where the model runs; auto takes a GPU if there is one."}
     )
     instance_count: int = field(
-        default=1, metadata={"help": "copies that run at the same time; on GPUs, a GPU"}
+        default=1,
+        metadata={"help": "Number of instances that run at the same time; on GPUs, per GPU."},
     )
     profiles: tuple[int, ...] = field(
         default=(),
-        metadata={"help": "optimisation profiles of an engine that are served; none given: all"},
+        metadata={"help": "Optimization profiles of an engine to serve; by default all."},
     )
     ab: bool = field(
         default=False,
-        metadata={"help": "add a script that compares two endpoints, and requests to replay"},
+        metadata={"help": "Add a script that compares two endpoints, and requests to replay."},
     )
     ray: bool = field(
-        default=False, metadata={"help": "add an application of Ray Serve, ray_app.py"}
+        default=False, metadata={"help": "Add an application of Ray Serve, ray_app.py."}
     )
     kubernetes: bool = field(
-        default=False, metadata={"help": "add manifests for Kubernetes and KServe"}
+        default=False, metadata={"help": "Add manifests for Kubernetes and KServe."}
     )
     form: Form = field(
         default="uniform",
         metadata={
-            "help": "of a checkpoint for vllm or tensorrt-llm: layers that are alike; filled up "
-            "with zeros till they are; each as it is (vllm); or as DeciLM's block_configs"
+            "help": "Form of a checkpoint for vllm or tensorrt-llm: layers that are alike "
+            "(uniform), padded with zeros to the same size (padded), each as it is (per-layer, "
+            "vllm only), or as DeciLM's block_configs (deci)."
         },
     )
     remote_code: bool = field(
         default=False,
         metadata={
-            "help": "put code into a per-layer or deci package, which the server runs when told "
-            "to trust it; without, vLLM takes it from nirvana-deploy's plugin"
+            "help": "Put code into a per-layer or deci package, which the server runs if it is "
+            "told to trust remote code. Without it, vLLM uses nirvana-deploy's plugin."
         },
     )
     gpu_resource: str = field(
         default="nvidia.com/gpu",
-        metadata={"help": "of the manifests; a MIG slice is such as nvidia.com/mig-1g.10gb"},
+        metadata={
+            "help": "GPU resource in the manifests; a MIG slice is, for example, "
+            "nvidia.com/mig-1g.10gb."
+        },
     )
     target: str = field(
         default="",
-        metadata={"help": "GPU that the manifests ask for, as `nirvana targets` lists them"},
+        metadata={"help": "GPU that the manifests request, by its name in `nirvana targets`."},
     )
     canary_percent: int = field(
-        default=10, metadata={"help": "of the manifests: requests that the pruned model gets first"}
+        default=10,
+        metadata={
+            "help": "Percentage of the requests that the canary manifest sends to the pruned model."
+        },
     )
 
     @property

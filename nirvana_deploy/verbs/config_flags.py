@@ -106,7 +106,7 @@ def _add_fields(
                 skip=(),
                 seen=seen,
                 default=own_default,
-                about=f"{text.removesuffix(': ')}: " if text else "",
+                about=f"{text.rstrip('.: ')}: " if text else "",
             )
         if not nested:
             seen.add(key)

@@ -12,32 +12,36 @@ class ProfileConfig(RunConfig):
     """Set the batch shapes, how long to measure, and with how many threads."""
 
     batch_sizes: tuple[int, ...] = field(
-        default=(1, 8), metadata={"help": "rows a request, one measurement each"}
+        default=(1, 8), metadata={"help": "Batch sizes to measure (rows per request)."}
     )
     warmup_seconds: float = field(
         default=1.0,
-        metadata={"help": "shortest warm-up of a case; it goes on until the latency is steady"},
+        metadata={"help": "Shortest warm-up per case; it continues until the latency is steady."},
     )
     min_samples: int = field(
-        default=64, metadata={"help": "samples a model and case; p90 is withheld below 64"}
+        default=64, metadata={"help": "Samples per model and case; p90 is withheld below 64."}
     )
-    min_seconds: float = field(default=3.0, metadata={"help": "shortest measurement of a case"})
+    min_seconds: float = field(default=3.0, metadata={"help": "Shortest measurement per case."})
     max_seconds: float = field(
-        default=120.0, metadata={"help": "longest time of a case, warm-up included"}
+        default=120.0, metadata={"help": "Longest time per case, including the warm-up."}
     )
     generate: int = field(
         default=0,
         metadata={
-            "help": "tokens to generate after a prompt of `length`, for the time to the first and "
-            "between them; 0: none"
+            "help": "Tokens to generate after a prompt of `length` tokens, to measure the time "
+            "to the first token and between tokens; 0: none."
         },
     )
     callers: tuple[int, ...] = field(
         default=(),
-        metadata={"help": "callers at a time that each wait for an answer, a load each; []: none"},
+        metadata={
+            "help": "Loads to measure: numbers of concurrent callers that each wait for an "
+            "answer; []: none."
+        },
     )
     rates_per_s: tuple[float, ...] = field(
-        default=(), metadata={"help": "requests a second at random times, a load each; []: none"}
+        default=(),
+        metadata={"help": "Loads to measure: requests per second at random times; []: none."},
     )
 
     @property

@@ -18,19 +18,21 @@ class LatencyConfig:
     """Set what the whole model may take on a target, in place of a fraction to keep."""
 
     at_most: str | None = field(
-        default=None, metadata={"help": "latency with its unit: 12.5ms, 800us, 0.2s"}
+        default=None, metadata={"help": "Largest latency, with its unit: 12.5ms, 800us, 0.2s."}
     )
-    speedup: float | None = field(default=None, metadata={"help": "dense over pruned latency"})
+    speedup: float | None = field(
+        default=None, metadata={"help": "Smallest ratio of the dense over the pruned latency."}
+    )
     target: str = field(
         default=CPU,
         metadata={
-            "help": "cpu: this machine, measured through exported blocks in ONNX Runtime; or a "
-            "name of `nirvana targets`: estimated, nothing is run"
+            "help": "Target: cpu (this machine, measured on exported blocks in ONNX Runtime), or "
+            "a name of `nirvana targets` (estimated, nothing is run)."
         },
     )
     precision: str | None = field(
         default=None,
-        metadata={"help": "of an estimate: fp32, tf32, fp16 (its default), bf16, int8"},
+        metadata={"help": "Precision of an estimate: fp32, tf32, fp16 (its default), bf16, int8."},
     )
     table: TableConfig = field(default_factory=TableConfig)
 

@@ -14,17 +14,20 @@ ClockName = Literal["wall", "cpu"]
 class TableConfig:
     """Set the shape of the call that is measured, and how."""
 
-    batch: int = field(default=1, metadata={"help": "rows of the call"})
-    length: int = field(default=128, metadata={"help": "tokens a row; 1 for a decoding step"})
-    past: int = field(default=0, metadata={"help": "tokens in the cache before the call"})
-    num_points: int = field(default=7, metadata={"help": "widths measured of each sub-block"})
-    num_rounds: int = field(default=64, metadata={"help": "samples of each width"})
+    batch: int = field(default=1, metadata={"help": "Rows per call."})
+    length: int = field(default=128, metadata={"help": "Tokens per row; 1 for a decoding step."})
+    past: int = field(default=0, metadata={"help": "Tokens in the cache before the call."})
+    num_points: int = field(
+        default=7, metadata={"help": "Number of widths at which each sub-block is measured."}
+    )
+    num_rounds: int = field(default=64, metadata={"help": "Samples per width."})
     num_threads: int | None = field(
-        default=None, metadata={"help": "threads of an operator; unset: the CPUs allowed here"}
+        default=None,
+        metadata={"help": "Threads per operator; by default the CPUs that this process may use."},
     )
     clock: ClockName = field(
         default="wall",
-        metadata={"help": "wall time, or with one thread the processor's time of this process"},
+        metadata={"help": "Clock: wall time, or, with one thread, the CPU time of this process."},
     )
 
     def __post_init__(self) -> None:

@@ -12,13 +12,17 @@ class SweepConfig(RunConfig):
     """Set the batch sizes, the callers at a time, and how often each is measured."""
 
     batch_sizes: tuple[int, ...] = field(
-        default=(1, 2, 4, 8, 16), metadata={"help": "rows a request, all measured in turns"}
+        default=(1, 2, 4, 8, 16),
+        metadata={"help": "Batch sizes to measure (rows per request), in turns."},
     )
     callers: tuple[int, ...] = field(
-        default=(1, 2, 4), metadata={"help": "callers at a time, one row each; []: none"}
+        default=(1, 2, 4),
+        metadata={
+            "help": "Numbers of concurrent callers to measure, one row per request; []: none."
+        },
     )
-    num_rounds: int = field(default=32, metadata={"help": "samples a batch size"})
-    num_requests: int = field(default=32, metadata={"help": "requests of each caller"})
+    num_rounds: int = field(default=32, metadata={"help": "Samples per batch size."})
+    num_requests: int = field(default=32, metadata={"help": "Requests per caller."})
 
     def __post_init__(self) -> None:
         check_numbers(self)

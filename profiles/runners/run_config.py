@@ -12,32 +12,49 @@ TorchMode = Literal["eager", "sdpa", "compile"]
 class RunConfig:
     """Set the call, and the run-time of each kind of artefact."""
 
-    length: int = field(default=128, metadata={"help": "tokens a row; 1 for a decoding step"})
-    past: int = field(default=0, metadata={"help": "tokens in a decoder's cache before the call"})
+    length: int = field(default=128, metadata={"help": "Tokens per row; 1 for a decoding step."})
+    past: int = field(default=0, metadata={"help": "Tokens in a decoder's cache before the call."})
     num_threads: int | None = field(
-        default=None, metadata={"help": "threads of an operator; unset: the CPUs allowed here"}
+        default=None,
+        metadata={"help": "Threads per operator; by default the CPUs that this process may use."},
     )
     vocab_size: int = field(
-        default=1000, metadata={"help": "token ids are drawn below this; at most the model's"}
+        default=1000,
+        metadata={
+            "help": "Token ids are drawn below this number; at most the model's vocabulary is used."
+        },
     )
     torch_mode: TorchMode = field(
-        default="sdpa", metadata={"help": "how a checkpoint runs: attention, or compiled"}
+        default="sdpa",
+        metadata={"help": "How a checkpoint is run: its attention implementation, or compiled."},
     )
     provider: str = field(
         default="cpu",
-        metadata={"help": "ONNX Runtime's: cpu, cuda, tensorrt, tensorrt-rtx, or a full name"},
+        metadata={
+            "help": "Execution provider of ONNX Runtime: cpu, cuda, tensorrt, tensorrt-rtx, or a "
+            "full name."
+        },
     )
     provider_options: tuple[str, ...] = field(
-        default=(), metadata={"help": "of the provider, name=value; one that it lacks is refused"}
+        default=(),
+        metadata={
+            "help": "Options of the execution provider as name=value; unknown ones are refused."
+        },
     )
     provider_cache: str | None = field(
         default=None,
-        metadata={"help": "folder in which the provider keeps what it compiles; unset: nowhere"},
+        metadata={
+            "help": "Folder in which the execution provider keeps what it compiles; by default "
+            "nothing is kept."
+        },
     )
     cuda_graph: bool = field(
-        default=False, metadata={"help": "engines: record a run once, launch it as a whole"}
+        default=False,
+        metadata={"help": "For engines: capture a run as a CUDA graph and launch that."},
     )
-    seed: int = field(default=0, metadata={"help": "of token ids, order of runs and resampling"})
+    seed: int = field(
+        default=0, metadata={"help": "Random seed of token ids, order of runs and resampling."}
+    )
 
     @property
     def num_positions(self) -> int:

@@ -30,8 +30,8 @@ class GlobalThreshold:
     gamma: float | Literal["auto"] | None = field(
         default="auto",
         metadata={
-            "help": "share cut of the MLPs over that of the attentions; auto: their costs' ratio; "
-            "null: one threshold on score per cost"
+            "help": "Fraction cut of the MLPs over that of the attentions. auto: the ratio of "
+            "their costs; null: one threshold on the score per cost."
         },
     )
 
@@ -45,10 +45,13 @@ class KlKnapsack:
     """Measure what pruning each sub-block alone does to the predictions, and minimise the sum."""
 
     num_levels: int = field(
-        default=12, metadata={"help": "counts at which each sub-block is measured, 0 and all too"}
+        default=12,
+        metadata={
+            "help": "Number of counts at which each sub-block is measured, including 0 and all."
+        },
     )
     num_measured: int | None = field(
-        default=4, metadata={"help": "calibration batches it is measured on; null: all"}
+        default=4, metadata={"help": "Number of calibration batches to measure on; null: all."}
     )
 
     def __post_init__(self) -> None:

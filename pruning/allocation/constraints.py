@@ -19,26 +19,31 @@ class Constraints:
     neuron_multiple: int = field(
         default=64,
         metadata={
-            "help": "kept MLP neurons are a multiple of this, or all; 8 is the least that pays"
+            "help": "Kept MLP neurons are a multiple of this number, or all of them. Less than 8 "
+            "is of no use to hardware."
         },
     )
     min_groups: int = field(
-        default=1, metadata={"help": "KV groups that an attention keeps at least, or it is emptied"}
+        default=1, metadata={"help": "Smallest number of KV groups in an attention that is kept."}
     )
     min_neurons: int = field(
-        default=0, metadata={"help": "neurons that an MLP keeps at least, or it is emptied"}
+        default=0, metadata={"help": "Smallest number of neurons in an MLP that is kept."}
     )
     may_drop: bool = field(
-        default=True, metadata={"help": "whole attentions and MLPs may be emptied"}
+        default=True, metadata={"help": "Allow whole attentions and MLPs to be removed."}
     )
     avoid_one_head: bool = field(
-        default=False, metadata={"help": "leave no attention with a single query head"}
+        default=False, metadata={"help": "Leave no attention with a single query head."}
     )
     tensor_parallel: int = field(
-        default=1, metadata={"help": "devices that KV groups and neurons are split over, equally"}
+        default=1,
+        metadata={"help": "Number of devices over which KV groups and neurons must split equally."},
     )
     uniform: bool = field(
-        default=False, metadata={"help": "the same counts in every layer, so that any server loads"}
+        default=False,
+        metadata={
+            "help": "Keep the same counts in every layer, so that any server loads the result."
+        },
     )
 
     def __post_init__(self) -> None:

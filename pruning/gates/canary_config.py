@@ -15,11 +15,12 @@ class CanaryConfig:
     """
 
     max_loss_factor: float = field(
-        default=4.0, metadata={"help": "times that the held-out loss may rise in a stage"}
+        default=4.0,
+        metadata={"help": "Largest factor by which the held-out loss may rise in a stage."},
     )
     max_loss_rise: float = field(
         default=2.0,
-        metadata={"help": "rise of the held-out loss that is never too much"},
+        metadata={"help": "Rise of the held-out loss that is always accepted."},
     )
 
     def __post_init__(self) -> None:

@@ -19,10 +19,14 @@ class HardConcrete:
     """Masks drawn at random between 0 and 1, both included (CoFi, arXiv 2204.00408)."""
 
     temperature: float = field(
-        default=2 / 3, metadata={"help": "b: the lower, the nearer are draws to 0 and 1"}
+        default=2 / 3,
+        metadata={"help": "Temperature b: the lower it is, the closer draws are to 0 and 1."},
     )
     stretch: float = field(
-        default=0.1, metadata={"help": "draws lie in (-stretch, 1 + stretch) before they are cut"}
+        default=0.1,
+        metadata={
+            "help": "Draws lie in (-stretch, 1 + stretch) before they are clamped to [0, 1]."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -40,7 +44,7 @@ class SoftSigmoid:
 
     start_logit: float = field(
         default=4.0,
-        metadata={"help": "logit at which gates start without a ranking; 4 scales by 0.98"},
+        metadata={"help": "Logit at which gates start without a ranking; 4 scales by 0.98."},
     )
 
     def __post_init__(self) -> None:
@@ -57,18 +61,20 @@ class GateUnits:
     """Choose what gets gates; what gets none stays whole."""
 
     heads: bool = field(
-        default=True, metadata={"help": "each head; with grouped queries, each KV group"}
+        default=True,
+        metadata={"help": "A gate for each head; with grouped queries, for each KV group."},
     )
-    neurons: bool = field(default=True, metadata={"help": "each MLP neuron"})
-    mlp_blocks: bool = field(default=True, metadata={"help": "each MLP as a whole"})
+    neurons: bool = field(default=True, metadata={"help": "A gate for each MLP neuron."})
+    mlp_blocks: bool = field(default=True, metadata={"help": "A gate for each MLP as a whole."})
     attention_blocks: bool = field(
-        default=True, metadata={"help": "each attention as a whole, cross-attentions too"}
+        default=True,
+        metadata={"help": "A gate for each attention as a whole, including cross-attentions."},
     )
     query_heads: bool = field(
         default=False,
         metadata={
-            "help": "with grouped queries, each query head too, besides its KV group; every group "
-            "of an attention then keeps equally many"
+            "help": "With grouped queries, also a gate for each query head. Every group of an "
+            "attention then keeps the same number of them."
         },
     )
 

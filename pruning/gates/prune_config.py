@@ -18,9 +18,10 @@ class BudgetConstraint:
     """Steer the hard density to the target by an augmented Lagrangian (CoFi, arXiv 2204.00408)."""
 
     multiplier_lr: float = field(
-        default=10.0, metadata={"help": "step of the gradient ascent on lambda 1 (linear term)"}
+        default=10.0,
+        metadata={"help": "Step size of the gradient ascent on lambda 1 (linear term)."},
     )
-    quadratic: float = field(default=100.0, metadata={"help": "lambda 2 (quadratic term)"})
+    quadratic: float = field(default=100.0, metadata={"help": "Lambda 2 (quadratic term)."})
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -31,8 +32,8 @@ class BudgetConstraint:
 class FixedPenalty:
     """Add `alpha * sum(head gates) + beta * sum(mlp gates)` to the task loss."""
 
-    alpha: float = field(metadata={"help": "weight of the sum of all head gates"})
-    beta: float = field(metadata={"help": "weight of the sum of all MLP gates"})
+    alpha: float = field(metadata={"help": "Weight of the sum of all head gates."})
+    beta: float = field(metadata={"help": "Weight of the sum of all MLP gates."})
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -49,16 +50,19 @@ class ScheduleConfig:
     kind: Literal["stepwise", "linear", "cubic", "at_budget"] = field(
         default="stepwise",
         metadata={
-            "help": "how the target falls from 1 to the budget; at_budget: it is the budget from "
-            "the start, where one-shot pruning by warm_start ends, with its repair"
+            "help": "How the target falls from 1 to the budget. With at_budget it is the budget "
+            "from the first step, and gates start where one-shot pruning by warm_start ends, with "
+            "its repair."
         },
     )
     num_stages: int = field(
-        default=4, metadata={"help": "pruning stages; each ends with a validation"}
+        default=4, metadata={"help": "Number of pruning stages; each ends with a validation."}
     )
     prune_fraction: float = field(
         default=0.4,
-        metadata={"help": "share of the steps in which gates learn; then masks are frozen"},
+        metadata={
+            "help": "Fraction of the steps in which gates learn; the masks are frozen afterwards."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -76,13 +80,14 @@ class PruneConfig:
     """Set the budget and the training of the gates."""
 
     budget: float = field(
-        default=0.5, metadata={"help": "fraction of the blocks' cost to keep, in (0, 1]"}
+        default=0.5, metadata={"help": "Fraction of the blocks' cost to keep, in (0, 1]."}
     )
     cost: CostName = field(
-        default="macs", metadata={"help": "what the budget counts; bytes are those of float16"}
+        default="macs", metadata={"help": "What the budget counts; bytes are those of float16."}
     )
     sequence_length: int = field(
-        default=128, metadata={"help": "tokens at which attention MACs are counted"}
+        default=128,
+        metadata={"help": "Sequence length at which the MACs of attentions are counted."},
     )
     constraints: Constraints = field(default_factory=lambda: Constraints(neuron_multiple=8))
     gate_kind: GateKind = field(default_factory=StraightThrough)
@@ -92,26 +97,33 @@ class PruneConfig:
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     canary: CanaryConfig | None = field(
         default_factory=CanaryConfig,
-        metadata={"help": "stops and rolls back when the held-out loss rises too far; null: never"},
+        metadata={"help": "Stop and roll back if the held-out loss rises too far; null: never."},
     )
     warm_start: str | None = field(
         default="fisher",
-        metadata={"help": "saliency that ranks the gates' start, or the import path of your own"},
+        metadata={
+            "help": "Saliency that ranks the units at the start, or the import path of your own."
+        },
     )
     warm_start_rows: int = field(
-        default=512, metadata={"help": "training rows that it looks at; 0: no warm start"}
+        default=512,
+        metadata={"help": "Training rows for that ranking; 0 turns the warm start off."},
     )
-    gate_learning_rate: float = field(default=0.1, metadata={"help": "Adam step of the gates"})
-    num_epochs: float = field(default=3.0, metadata={"help": "passes over the training rows"})
-    learning_rate: float = field(default=2e-4, metadata={"help": "of the weights, peak"})
-    batch_size: int = field(default=32, metadata={"help": "rows a step"})
-    seed: int = field(default=0, metadata={"help": "of row order and dropout"})
+    gate_learning_rate: float = field(
+        default=0.1, metadata={"help": "Learning rate of the gates (Adam)."}
+    )
+    num_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
+    learning_rate: float = field(
+        default=2e-4, metadata={"help": "Peak learning rate for the model weights."}
+    )
+    batch_size: int = field(default=32, metadata={"help": "Rows per step."})
+    seed: int = field(default=0, metadata={"help": "Random seed of row order and dropout."})
     bf16: bool | None = field(
-        default=None, metadata={"help": "train in bf16; unset: where the hardware has it"}
+        default=None, metadata={"help": "Train in bf16; by default if the hardware supports it."}
     )
-    save_steps: int = field(default=40, metadata={"help": "steps between resumable checkpoints"})
+    save_steps: int = field(default=40, metadata={"help": "Steps between resumable checkpoints."})
     report_to: str = field(
-        default="none", metadata={"help": "where losses are logged besides: none, tensorboard, ..."}
+        default="none", metadata={"help": "Where losses are also logged: none, tensorboard, ..."}
     )
 
     @property

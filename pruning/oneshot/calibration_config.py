@@ -19,50 +19,51 @@ class CalibrationConfig:
     source: str = field(
         default="",
         metadata={
-            "help": "'debian-sections' (inside the package), a local csv/tsv/json/jsonl/parquet "
-            "file, "
-            "a txt file (a document a line; with label_column: class, tab, document; with "
-            "target_column: document, tab, target), a folder of them (train.*, validation.*), or "
-            "a name that `datasets` can load. Of a single file, the tenth that fine-tuning "
-            "validates on is left out. Unset: a recipe's own training rows, else debian-sections, "
-            "with a warning"
+            "help": "Calibration text: 'debian-sections' (inside the package), a local csv, tsv, "
+            "json, jsonl or parquet file, a txt file (per line: a document; with label_column: "
+            "class, tab, document; with target_column: document, tab, target), a folder with "
+            "train.* and validation.*, or a name that `datasets` can load. The tenth of a single "
+            "file that fine-tuning validates on is left out. By default the recipe's training "
+            "rows, otherwise debian-sections with a warning."
         },
     )
     subset: str | None = field(
-        default=None, metadata={"help": "configuration name of a `datasets` data set"}
+        default=None, metadata={"help": "Configuration name of a `datasets` data set."}
     )
-    split: str = field(default="train", metadata={"help": "split to take documents from"})
+    split: str = field(default="train", metadata={"help": "Split to take documents from."})
     text_column: str = field(
         default="",
         metadata={
-            "help": "column with the text, or with a list of its words; unset: found by its name, "
-            "such as text"
+            "help": "Column with the text or with a list of its words; by default found by its "
+            "usual names, such as `text`."
         },
     )
     target_column: str | None = field(
         default=None,
         metadata={
-            "help": "seq2seq: column with the text to write; unset: the first half of each "
-            "document is the input, the rest the target"
+            "help": "Column with the text to generate (seq2seq). By default the first half of "
+            "each document is the input and the rest the target."
         },
     )
     label_column: str | None = field(
         default=None,
         metadata={
-            "help": "classification: column with the class's name; unset: that of the embedded "
-            "set, else the model's own predictions are the labels"
+            "help": "Column with the class (classification). By default that of the embedded "
+            "data set; for other data the model's own predictions are the labels."
         },
     )
-    num_sequences: int = field(default=128, metadata={"help": "sequences in a draw"})
+    num_sequences: int = field(default=128, metadata={"help": "Number of sequences per draw."})
     sequence_length: int = field(
         default=128,
-        metadata={"help": "tokens in a sequence; for other models than causal ones at most"},
+        metadata={
+            "help": "Tokens per sequence; for models that are not causal, at most this many."
+        },
     )
-    batch_size: int = field(default=8, metadata={"help": "sequences in a batch, at most"})
+    batch_size: int = field(default=8, metadata={"help": "Largest number of sequences per batch."})
     num_draws: int = field(
-        default=3, metadata={"help": "random draws, of which the best one is kept"}
+        default=3, metadata={"help": "Number of random draws, of which the best one is kept."}
     )
-    seed: int = field(default=0, metadata={"help": "seed of the draws"})
+    seed: int = field(default=0, metadata={"help": "Random seed of the draws."})
 
     def __post_init__(self) -> None:
         check_numbers(self)

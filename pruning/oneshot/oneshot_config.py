@@ -22,27 +22,34 @@ class OneShotConfig:
     """Set the budget, its constraints and the repair of pruning without training."""
 
     budget: float = field(
-        default=0.5, metadata={"help": "fraction of the blocks' cost to keep, in (0, 1]"}
+        default=0.5, metadata={"help": "Fraction of the blocks' cost to keep, in (0, 1]."}
     )
     cost: Literal["macs", "parameters", "bytes"] = field(
-        default="macs", metadata={"help": "what the budget counts"}
+        default="macs", metadata={"help": "What the budget counts."}
     )
     sequence_length: int = field(
-        default=128, metadata={"help": "tokens at which attention MACs are counted"}
+        default=128,
+        metadata={"help": "Sequence length at which the MACs of attentions are counted."},
     )
     bytes_dtype: Literal["float32", "float16", "bfloat16", "int8"] = field(
-        default="float16", metadata={"help": "type of the weights whose bytes are counted"}
+        default="float16",
+        metadata={"help": "Data type in which the bytes of the weights are counted."},
     )
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     allocation: Allocation | None = field(
         default=None,
-        metadata={"help": "how the budget is shared; unset: as it was scored for"},
+        metadata={
+            "help": "How the budget is shared between the sub-blocks; by default as in the "
+            "scoring run."
+        },
     )
     constraints: Constraints = field(default_factory=Constraints)
-    repair: Repair = field(default_factory=LeastSquares, metadata={"help": "repair of what stays"})
+    repair: Repair = field(
+        default_factory=LeastSquares, metadata={"help": "Repair of the units that are kept."}
+    )
     recovery: RecoveryConfig | None = field(
         default=None,
-        metadata={"help": "training of what is left, by the dense model"},
+        metadata={"help": "Training of the pruned model with the dense one as its teacher."},
     )
 
     def __post_init__(self) -> None:

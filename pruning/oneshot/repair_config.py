@@ -14,11 +14,16 @@ class LeastSquares:
 
     damping: float = field(
         default=1e-2,
-        metadata={"help": "pull towards the dense weights, as a part of the inputs' mean square"},
+        metadata={
+            "help": "Pull towards the dense weights, as a fraction of the inputs' mean square."
+        },
     )
     corrects_residual: bool = field(
         default=True,
-        metadata={"help": "make up for the error of the blocks before, where the block adds up"},
+        metadata={
+            "help": "Also correct the error of the preceding blocks, in models whose blocks add "
+            "to a residual stream."
+        },
     )
 
     def __post_init__(self) -> None:

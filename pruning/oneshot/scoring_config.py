@@ -21,26 +21,30 @@ class ScoringConfig:
     saliency: str = field(
         default="obs",
         metadata={
-            "help": "obs, nirvana, fisher, taylor, flap, magnitude, or your own by its import "
-            "path, package.module:Name"
+            "help": "Saliency: obs, nirvana, fisher, taylor, flap, magnitude, or your own by its "
+            "import path, package.module:Name."
         },
     )
     allocation: Allocation = field(
         default_factory=KlKnapsack,
-        metadata={"help": "how budgets are to be shared"},
+        metadata={"help": "How a budget is shared between the sub-blocks."},
     )
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto",
-        metadata={"help": "of the weights while scoring and pruning; auto: as they are stored"},
+        metadata={
+            "help": "Data type of the weights while scoring and pruning; auto: as they are stored."
+        },
     )
     damping: float = field(
         default=1e-2,
-        metadata={"help": "of the repair behind each point of a damage curve (see repair)"},
+        metadata={"help": "Damping of the repair at each point of a damage curve (see repair)."},
     )
     draw_budget: float = field(
         default=0.5,
-        metadata={"help": "kept fraction of the parameters at which calibration draws compete"},
+        metadata={
+            "help": "Kept fraction of the parameters at which calibration draws are compared."
+        },
     )
 
     def __post_init__(self) -> None:

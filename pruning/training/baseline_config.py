@@ -10,16 +10,20 @@ from pruning.number_ranges import check_numbers
 class BaselineConfig:
     """Set the fine-tuning of the dense model."""
 
-    num_epochs: float = field(default=3.0, metadata={"help": "passes over the training rows"})
-    learning_rate: float = field(default=2e-4, metadata={"help": "peak, then linear decay"})
-    batch_size: int = field(default=32, metadata={"help": "rows a step"})
-    seed: int = field(default=0, metadata={"help": "of the classification head and row order"})
-    bf16: bool | None = field(
-        default=None, metadata={"help": "train in bf16; unset: where the hardware has it"}
+    num_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
+    learning_rate: float = field(
+        default=2e-4, metadata={"help": "Peak learning rate, followed by linear decay."}
     )
-    save_steps: int = field(default=40, metadata={"help": "steps between resumable checkpoints"})
+    batch_size: int = field(default=32, metadata={"help": "Rows per step."})
+    seed: int = field(
+        default=0, metadata={"help": "Random seed of the classification head and of the row order."}
+    )
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Train in bf16; by default if the hardware supports it."}
+    )
+    save_steps: int = field(default=40, metadata={"help": "Steps between resumable checkpoints."})
     report_to: str = field(
-        default="none", metadata={"help": "where losses are logged besides: none, tensorboard, ..."}
+        default="none", metadata={"help": "Where losses are also logged: none, tensorboard, ..."}
     )
 
     def __post_init__(self) -> None:

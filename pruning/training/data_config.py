@@ -32,66 +32,70 @@ class DataConfig:
     dataset: str = field(
         default=EMBEDDED_DATASET,
         metadata={
-            "help": "'debian-sections' (inside the package), a local csv/tsv/json/jsonl/parquet "
-            "file, "
-            "a txt file (class, tab, text a line; seq2seq: text, tab, target; language models: a "
-            "text a line), a folder of them (train.*, validation.*), or a name that `datasets` can "
-            "load"
+            "help": "Data set: 'debian-sections' (inside the package), a local csv, tsv, json, "
+            "jsonl or parquet file, a txt file (per line: class, tab, text; for seq2seq: text, "
+            "tab, target; for language models: a text), a folder with train.* and validation.*, "
+            "or a name that `datasets` can load."
         },
     )
     task: TaskName | None = field(
         default=None,
         metadata={
-            "help": "classification, token-classification, question-answering, seq2seq, masked-lm "
-            "or causal-lm; unset: classification where the data has the label column, else what "
-            "the model's head is for"
+            "help": "Task. By default classification if the data has a label column, otherwise "
+            "the task of the model's head."
         },
     )
     subset: str | None = field(
-        default=None, metadata={"help": "configuration name of a `datasets` data set"}
+        default=None, metadata={"help": "Configuration name of a `datasets` data set."}
     )
-    train_split: str = field(default="train", metadata={"help": "split to fine-tune on"})
-    validation_split: str = field(default="validation", metadata={"help": "split to validate on"})
+    train_split: str = field(default="train", metadata={"help": "Split to fine-tune on."})
+    validation_split: str = field(default="validation", metadata={"help": "Split to validate on."})
     text_column: str = field(
         default="",
-        metadata={"help": "column with the text; unset: found by its name, such as text"},
+        metadata={
+            "help": "Column with the text; by default found by its usual names, such as `text`."
+        },
     )
     label_column: str = field(
         default="",
-        metadata={"help": "column with the class (name or integer); unset: found by its name"},
+        metadata={
+            "help": "Column with the class (name or integer); by default found by its usual "
+            "names, such as `label`."
+        },
     )
     target_column: str = field(
-        default="target", metadata={"help": "seq2seq: column with the text to write"}
+        default="target", metadata={"help": "Column with the text to generate (seq2seq)."}
     )
     tokens_column: str = field(
-        default="tokens", metadata={"help": "token-classification: column with a list of words"}
+        default="tokens", metadata={"help": "Column with a list of words (token-classification)."}
     )
     tags_column: str = field(
         default="ner_tags",
-        metadata={"help": "token-classification: column with a tag for each word"},
+        metadata={"help": "Column with a tag for each word (token-classification)."},
     )
     question_column: str = field(
-        default="question", metadata={"help": "question-answering: column with the question"}
+        default="question", metadata={"help": "Column with the question (question-answering)."}
     )
     context_column: str = field(
-        default="context", metadata={"help": "question-answering: column with the text to search"}
+        default="context", metadata={"help": "Column with the text to search (question-answering)."}
     )
     answers_column: str = field(
         default="answers",
-        metadata={"help": "question-answering: column with {text, answer_start}, as in SQuAD"},
+        metadata={"help": "Column with {text, answer_start}, as in SQuAD (question-answering)."},
     )
-    max_length: int = field(default=64, metadata={"help": "longest input in tokens"})
+    max_length: int = field(default=64, metadata={"help": "Longest input in tokens."})
     max_train_rows: int | None = field(
-        default=None, metadata={"help": "use only the first N training rows"}
+        default=None, metadata={"help": "Use only the first N training rows."}
     )
     max_validation_rows: int | None = field(
-        default=None, metadata={"help": "use only the first N validation rows"}
+        default=None, metadata={"help": "Use only the first N validation rows."}
     )
     metric: str | None = field(
         default=None,
         metadata={
-            "help": "a metric of your own, package.module:function, called with predictions and "
-            "labels; returns names and numbers, which are added to the results"
+            "help": "A metric of your own as package.module:function. It is called with "
+            "predictions and labels and returns names and numbers, which are added to the "
+            "results."
         },
     )
 

@@ -13,18 +13,25 @@ class DistillationConfig:
     """Teach the pruned model with the fine-tuned dense one."""
 
     weight: float = field(
-        default=0.9, metadata={"help": "share of the distillation loss, 0 turns it off"}
+        default=0.9,
+        metadata={
+            "help": "Weight of the distillation loss in the sum of both losses; 0 turns it off."
+        },
     )
-    temperature: float = field(default=2.0, metadata={"help": "softens both distributions"})
+    temperature: float = field(
+        default=2.0, metadata={"help": "Temperature that softens both distributions."}
+    )
     hidden_weight: float = field(
-        default=0.0, metadata={"help": "weight of the hidden states' relative error; 0: unused"}
+        default=0.0,
+        metadata={"help": "Weight of the hidden states' relative error; 0 turns it off."},
     )
     num_hidden_layers: int = field(
-        default=4, metadata={"help": "layers of the teacher whose hidden states are matched"}
+        default=4,
+        metadata={"help": "Number of layers of the teacher whose hidden states are matched."},
     )
     hidden_projection: Literal["identity", "learned"] = field(
         default="identity",
-        metadata={"help": "what maps the pruned model's hidden states to the teacher's"},
+        metadata={"help": "Map from the pruned model's hidden states to the teacher's."},
     )
 
     def __post_init__(self) -> None:

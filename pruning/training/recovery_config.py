@@ -12,9 +12,9 @@ from pruning.training.distillation_config import DistillationConfig
 class LoraConfig:
     """Train low-rank additions to the linear maps instead of the weights (Hu et al. 2021)."""
 
-    rank: int = field(default=8, metadata={"help": "rank of each addition"})
-    alpha: float = field(default=16.0, metadata={"help": "each addition is scaled by alpha / rank"})
-    dropout: float = field(default=0.0, metadata={"help": "of an addition's input"})
+    rank: int = field(default=8, metadata={"help": "Rank of each adapter."})
+    alpha: float = field(default=16.0, metadata={"help": "Each adapter is scaled by alpha / rank."})
+    dropout: float = field(default=0.0, metadata={"help": "Dropout of an adapter's input."})
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -27,25 +27,30 @@ class LoraConfig:
 class RecoveryConfig:
     """Set the training of a model after it was cut."""
 
-    num_epochs: float = field(default=1.0, metadata={"help": "passes over the training rows"})
+    num_epochs: float = field(default=1.0, metadata={"help": "Passes over the training rows."})
     max_steps: int | None = field(
-        default=None, metadata={"help": "number of steps, instead of num_epochs"}
+        default=None, metadata={"help": "Number of steps, in place of num_epochs."}
     )
     learning_rate: float = field(
-        default=2e-4, metadata={"help": "peak, then linear decay; LoRA takes about ten times more"}
+        default=2e-4,
+        metadata={
+            "help": "Peak learning rate, followed by linear decay. LoRA needs about ten times as "
+            "much."
+        },
     )
-    batch_size: int = field(default=32, metadata={"help": "rows a step"})
+    batch_size: int = field(default=32, metadata={"help": "Rows per step."})
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     lora: LoraConfig | None = field(
-        default=None, metadata={"help": "train low-rank additions; unset: all weights"}
+        default=None,
+        metadata={"help": "Train low-rank adapters (LoRA); by default all weights are trained."},
     )
-    seed: int = field(default=0, metadata={"help": "of row order and dropout"})
+    seed: int = field(default=0, metadata={"help": "Random seed of row order and dropout."})
     bf16: bool | None = field(
-        default=None, metadata={"help": "train in bf16; unset: where the hardware has it"}
+        default=None, metadata={"help": "Train in bf16; by default if the hardware supports it."}
     )
-    save_steps: int = field(default=40, metadata={"help": "steps between resumable checkpoints"})
+    save_steps: int = field(default=40, metadata={"help": "Steps between resumable checkpoints."})
     report_to: str = field(
-        default="none", metadata={"help": "where losses are logged besides: none, tensorboard, ..."}
+        default="none", metadata={"help": "Where losses are also logged: none, tensorboard, ..."}
     )
 
     def __post_init__(self) -> None:

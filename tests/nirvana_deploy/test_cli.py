@@ -34,8 +34,10 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_every_flag_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     main(["deploy", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "--prune.budget X fraction of the blocks' cost to keep, in (0, 1] (default: 0.5)" in text
-    assert "--build.batch.max N rows a request: largest size that the engine accepts" in text
+    assert "--prune.budget X Fraction of the blocks' cost to keep, in (0, 1]. (default: " in text
+    assert (
+        "--build.batch.max N Batch size (rows per request): Largest size that the engine " in text
+    )
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +104,7 @@ def test_debug_shows_the_traceback(where: str, capsys: pytest.CaptureFixture[str
 def test_unforeseen_failures_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise TypeError("odd")
 
     monkeypatch.setitem(

@@ -77,7 +77,7 @@ def test_objective_is_chosen_by_its_keys(tmp_path: Path) -> None:
         ("model: a\nbuild: {batch: {min: 9}}\n", r"my\.yaml:2: build\.batch: a shape range needs"),
         ("model: a\ndata: 3\n", r"my\.yaml:2: data: expected keys and values"),
         ("model: a\nprune:\n", r"my\.yaml:2: prune: expected keys and values, came null"),
-        ("name: x\n", r"model: required, but not given \(local folder, hub id"),
+        ("name: x\n", r"model: required, but not given \(Model: a local folder, a hub"),
         ("model: ''\n", r"my\.yaml:1: model: model must name a folder"),
         ("model: a\nname: ../up\n", r"my\.yaml:2: name: name must be letters, digits"),
         ("model: [a\n", r"my\.yaml:2: this is not valid YAML"),

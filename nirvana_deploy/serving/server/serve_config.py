@@ -13,41 +13,57 @@ class ServeConfig:
     """Set where the server listens, and what it takes."""
 
     host: str = field(
-        default="127.0.0.1", metadata={"help": "address to listen on; 0.0.0.0: the whole network"}
+        default="127.0.0.1",
+        metadata={"help": "Address to listen on; 0.0.0.0 is the whole network."},
     )
-    http_port: int = field(default=8000, metadata={"help": "for HTTP"})
-    grpc_port: int = field(default=8001, metadata={"help": "for gRPC"})
-    metrics_port: int = field(default=8002, metadata={"help": "for Prometheus, at /metrics"})
+    http_port: int = field(default=8000, metadata={"help": "Port for HTTP."})
+    grpc_port: int = field(default=8001, metadata={"help": "Port for gRPC."})
+    metrics_port: int = field(
+        default=8002, metadata={"help": "Port for Prometheus metrics, at /metrics."}
+    )
     num_workers: int = field(
         default=1,
-        metadata={"help": "processes that run the model, each started again when it dies"},
+        metadata={
+            "help": "Number of processes that run the model. A process that dies is started again."
+        },
     )
-    num_threads: int = field(default=0, metadata={"help": "of a worker; 0: all processors"})
+    num_threads: int = field(
+        default=0, metadata={"help": "Threads per worker process; 0: all processors."}
+    )
     max_body_bytes: int = field(
-        default=8 * 2**20, metadata={"help": "largest request that is read, bytes"}
+        default=8 * 2**20, metadata={"help": "Largest request body in bytes."}
     )
     max_waiting: int = field(
-        default=256, metadata={"help": "requests in work at once; more are turned away"}
+        default=256,
+        metadata={
+            "help": "Largest number of requests in work at once; further ones are answered with "
+            "503."
+        },
     )
     max_tokens: int = field(
-        default=16_384, metadata={"help": "most tokens per request: rows times their length"}
+        default=16_384,
+        metadata={"help": "Largest number of tokens per request (rows times their length)."},
     )
     max_text_chars: int = field(
         default=MAX_TEXT_CHARS,
-        metadata={"help": "most characters of a text that is tokenized here"},
+        metadata={"help": "Largest number of characters of a text that the server tokenizes."},
     )
     max_connections: int = field(
         default=512,
-        metadata={"help": "open HTTP connections per port; the oldest idle ones give way"},
+        metadata={
+            "help": "Largest number of open HTTP connections per port; the oldest idle ones are "
+            "closed for new ones."
+        },
     )
     header_seconds: int = field(
-        default=10, metadata={"help": "time for the headers of an HTTP request"}
+        default=10, metadata={"help": "Time limit for the headers of an HTTP request, in seconds."}
     )
     request_seconds: int = field(
-        default=60, metadata={"help": "time for a request, waiting included"}
+        default=60, metadata={"help": "Time limit for a request, in seconds, including its wait."}
     )
     drain_seconds: int = field(
-        default=30, metadata={"help": "time for open requests when the server is told to stop"}
+        default=30,
+        metadata={"help": "Time for open requests after the server is told to stop, in seconds."},
     )
 
     def __post_init__(self) -> None:
