@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuzz_mutations import mutate_bytes, mutate_json, mutate_onnx, mutate_yaml
+from fuzz_graphs import (
+    apply_plan,
+    build_graph,
+    cut_graph,
+    inspect_graph,
+    load_decoder,
+    package_graph,
+    profile_graph,
+    verify_graph,
+)
+from fuzz_mutations import (
+    mutate_bytes,
+    mutate_json,
+    mutate_onnx,
+    mutate_plan,
+    mutate_safetensors,
+    mutate_yaml,
+)
 
 Mutate = Callable[[bytes, random.Random], bytes]
-# Returns what is wrong with an accepted input, None where nothing is.
+# Returns what is wrong with an accepted input, None where nothing is, or UNJUDGED.
 Read = Callable[[Path], str | None]
 
 
@@ -25,6 +42,8 @@ class Reader:
     Attributes:
         file: which file of the folder is damaged.
         share: of the inputs.
+        vouched: a manifest whose hashes are made to fit the damaged file, so that what is behind
+            the comparison of hashes is reached.
     """
 
     name: str
@@ -33,145 +52,24 @@ class Reader:
     mutate: Mutate
     read: Read
     share: int
+    vouched: str = ""
 
 
-def make_folders(base: Path, *, with_graphs: bool = True) -> None:
-    """Write whole files for every reader, from tiny random models; an export takes seconds."""
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
-
-    from pruning.checkpoints.checkpoint import save_pruned
-    from pruning.cutting.repack import plan_for, repack
-    from pruning.plans.plan import LayerPlan
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=32,
-        num_attention_heads=4,
-        num_hidden_layers=2,
-        intermediate_size=48,
-        vocab_size=99,
-        max_position_embeddings=64,
-        architectures=["BertForSequenceClassification"],
-    )
-    model = BertForSequenceClassification(config).eval()
-    model.save_pretrained(base / "dense", max_shard_size="20KB")
-    _save_tokenizer(base / "dense")
-    kept = (((0, 2), tuple(range(0, 48, 2))), ((1, 2, 3), (0, 1, 47)))
-    layers = [LayerPlan(kept_heads=heads, kept_neurons=neurons) for heads, neurons in kept]
-    plan = plan_for(model, layers)
-    save_pruned(repack(model, plan), base / "pruned")
-    (base / "plan").mkdir()
-    plan.save(base / "plan" / "plan.json")
-    _write_records(base, plan)
-    if with_graphs:
-        model.save_pretrained(base / "whole")
-        _write_graphs(base, plan)
+def refit(folder: Path, manifest: str) -> None:
+    """Write the hashes of the files as they are into a manifest, in place."""
+    path = folder / manifest
+    path.write_text(json.dumps(_fit(json.loads(path.read_text()), folder)))
 
 
-def _write_graphs(base: Path, plan: Any) -> None:
-    """Write an export, its graph beside the plan, and the graph as the plan leaves it."""
-    from exporters.export_config import ExportConfig
-    from exporters.export_stage import export_checkpoint
-    from exporters.surgeon.prune_onnx import prune_onnx
-
-    export_checkpoint(str(base / "whole"), base / "export", ExportConfig())
-    graph = base / "graph"
-    graph.mkdir()
-    shutil.copy(base / "export" / "model.onnx", graph)
-    plan.save(graph / "plan.json")
-    (base / "reference").mkdir()
-    prune_onnx(graph / "model.onnx", plan, base / "reference" / "cut.onnx")
-
-
-def _save_tokenizer(folder: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "one", "two"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")
-    fast.save_pretrained(folder)
-
-
-def _write_records(base: Path, plan: Any) -> None:
-    """Write the files that need no model."""
-    from profiles.targets.target import TARGETS_FOLDER
-
-    def write(name: str, document: Any) -> None:
-        path = base / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(document if isinstance(document, str) else json.dumps(document))
-
-    def digest(name: str) -> str:
-        return hashlib.sha256((base / name).read_bytes()).hexdigest()
-
-    recipes = Path(__file__).parents[1] / "recipes"
-    write("recipe/recipe.yaml", (recipes / "quickstart.yaml").read_text())
-    write("oneshot/recipe.yaml", (recipes / "oneshot.yaml").read_text())
-    write("run/run.json", {"format": "nirvana-run", "created": "2026"})
-    write("run/prune/weights.bin", "weights")
-    entry = {"size_bytes": 7, "modified_ns": 0, "sha256": digest("run/prune/weights.bin")}
-    parts = {"settings": {"seed": 0}, "versions": {"torch": "2"}}
-    stage = {"stage": "prune", "key": "k", "started": "2026", "seconds": 1.0, "num_attempts": 1}
-    result = {"method": "gates", "layers": [{"heads": 1}], "kept": 0.5}
-    files = {"digest": "d", "files": {"weights.bin": entry}}
-    write("run/prune/manifest.json", {**stage, **files, "key_parts": parts, "result": result})
-    write("run/.prune.partial/key.json", {**stage, "key_parts": parts})
-    write("engine/model.engine", "engine")
-    write("engine/build.log", "log")
-    built = {
-        "flavour": "tensorrt",
-        "version": "10",
-        "precision_asked": "fp16",
-        "precision_found": {"fp16": 3},
-        "compute_capabilities": ["sm89"],
-        "num_attention_layers": 2,
-        "num_fused_attentions": 2,
-        "engine_path": "model.engine",
-        "engine_size_bytes": 6,
-        "build_seconds": 1.0,
-        "onnx_sha256": "0",
-        "optimisation_profile": {"input_ids": {"min": [1, 1], "opt": [1, 8], "max": [1, 16]}},
-        "warnings": [],
+def _fit(value: Any, folder: Path) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if isinstance(item, str) and len(item) == 64 and (folder / name).is_file()
+        else _fit(item, folder)
+        for name, item in value.items()
     }
-    engine = {
-        "manifest_version": 1,
-        "result": built,
-        "engine_sha256": digest("engine/model.engine"),
-        "onnx_name": "model.onnx",
-        "onnx_data_sha256": {},
-        "versions": {"torch": "2"},
-    }
-    write("engine/engine.json", engine)
-    text = {"tokenizer": "t", "classifier": "c", "labels": "l", "max_length": 64, "pad_id": 0}
-    write("package/model/1/text.json", {**text, "pad_token": "[PAD]"})
-    hashes = {"model/1/text.json": digest("package/model/1/text.json")}
-    package = {"stack": "triton", "sha256": hashes, "versions": {"torch": None}, "settings": {}}
-    write("package/package.json", {"manifest_version": 1, **package})
-    stack = plan.to_json()["dims"]["stacks"][0]
-    table = {
-        "format": "nirvana-latency-table-1",
-        "stack": stack,
-        "attention": {"kept": [0, 2, 4], "latency_ms": [0.0, 1.0, 2.0]},
-        "mlp": {"kept": [0, 24, 48], "latency_ms": [0.0, 1.0, 2.0]},
-        "block_ms": 0.5,
-        "dense_ms": 12.0,
-        "rest_ms": 1.0,
-        "measured": {"cpu": "x"},
-        "name": "nanoseconds",
-    }
-    write("table/table.json", table)
-    case = {"batch": 1, "dense": {"p50_ms": 2.0, "samples": 64}, "pruned": {"p50_ms": 1.0}}
-    write("profile/profile.json", {"cases": [case], "environment": {"cpu": "x"}})
-    scoring = {"format": "nirvana-scoring-1", "finished": False, "settings": {}, "model": "m"}
-    write("scoring/manifest.json", {**scoring, "config_hash": "c", "files": {}})
-    write("data/data.csv", "text,label\n" + "".join(f"some text {n},{n % 2}\n" for n in range(30)))
-    rows = (json.dumps({"text": f"text {n}", "label": str(n % 2)}) for n in range(30))
-    write("data/data.jsonl", "\n".join(rows))
-    write("data/data.txt", "".join(f"{n % 2}\ttext {n}\n" for n in range(30)))
-    write("target/l4.toml", (TARGETS_FOLDER / "l4.toml").read_text())
 
 
 def _read_recipe(folder: Path) -> str | None:
@@ -202,17 +100,37 @@ def _read_plan(folder: Path) -> str | None:
     return None
 
 
-_WHOLE: dict[str, Any] = {}
+@functools.cache
+def _load_whole(folder: Path) -> dict[str, Any]:
+    from pruning.checkpoints.checkpoint import load_pruned
+
+    return dict(load_pruned(folder).state_dict())
 
 
 def _read_pruned(folder: Path) -> str | None:
     from pruning.checkpoints.checkpoint import load_pruned
 
-    found = load_pruned(folder).state_dict()
-    if not _WHOLE:
-        _WHOLE.update(load_pruned(folder.parent / "base" / "pruned").state_dict())
-    same = found.keys() == _WHOLE.keys() and all(found[n].equal(t) for n, t in _WHOLE.items())
+    found, whole = load_pruned(folder).state_dict(), _load_whole(folder.parent / "base" / "pruned")
+    same = found.keys() == whole.keys() and all(found[n].equal(t) for n, t in whole.items())
     return None if same else "other weights were loaded from a folder with a manifest"
+
+
+def _read_vouched_weights(folder: Path) -> str | None:
+    """Load weights whose manifest fits: they must be those that safetensors itself reads."""
+    from safetensors.torch import load_file
+
+    from pruning.checkpoints.checkpoint import load_pruned
+
+    found, stored = load_pruned(folder).state_dict(), load_file(folder / "model.safetensors")
+    differ = [n for n, t in found.items() if n in stored and not _equal(t, stored[n])]
+    missing = [name for name in found if name not in stored]
+    if differ or missing:
+        return f"{(differ or missing)[0]} was loaded with values that its file does not hold"
+    return None
+
+
+def _equal(left: Any, right: Any) -> bool:
+    return bool(left.shape == right.shape and (left.eq(right) | (left.ne(left))).all())
 
 
 def _read_dense(folder: Path) -> str | None:
@@ -228,67 +146,46 @@ def _read_dense(folder: Path) -> str | None:
     return None
 
 
-def _read_tokenizer(folder: Path) -> str | None:
+def _load_dense(folder: Path) -> str | None:
+    """Load a dense model; every parameter must come from its file."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForSequenceClassification
+
+    from pruning.checkpoints.model_source import load_model
+
+    found = load_model(AutoModelForSequenceClassification, str(folder)).state_dict()
+    stored = load_file(folder / "model.safetensors")
+    for name, tensor in found.items():
+        if name not in stored:
+            return f"{name} is in no file, and was drawn at random"
+        if not _equal(tensor, stored[name].to(tensor.dtype)):
+            return f"{name} has other values than its file"
+    return None
+
+
+def _read_text_parts(folder: Path) -> str | None:
+    from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
+    from nirvana_deploy.serving.text_parts import read_text_parts
     from pruning.checkpoints.model_source import load_stock_model
 
+    parts = read_text_parts(folder)
+    tokenizer = Tokenizer.from_file(str(parts.tokenizer_path))
     load_stock_model(AutoTokenizer, str(folder))
-    return None
-
-
-def _inspect_graph(folder: Path) -> str | None:
-    from exporters.graphs.graph_structure import inspect_onnx
-
-    inspect_onnx(folder / "model.onnx")
-    return None
-
-
-def _check_graph(folder: Path) -> str | None:
-    from exporters.graphs.load_graph import load_graph, read_precision
-
-    read_precision(load_graph(folder / "model.onnx"))
-    return None
-
-
-def _cut_graph(folder: Path) -> str | None:
-    """Cut a graph; what stays of each weight must be the units that stay of it in the whole one."""
-    import numpy as np
-    import onnx
-
-    from exporters.surgeon.prune_onnx import prune_onnx
-    from pruning.plans.plan import PruningPlan
-
-    plan = PruningPlan.load(folder / "plan.json")
-    prune_onnx(folder / "model.onnx", plan, folder / "cut.onnx")
-    base = folder.parent / "base"
-    whole_paths = (base / "graph" / "model.onnx", base / "reference" / "cut.onnx")
-    paths = (*whole_paths, folder / "model.onnx", folder / "cut.onnx")
-    models = [onnx.load(path) for path in paths]
-    tensors = [
-        {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer} for model in models
-    ]
-    for name in tensors[0].keys() & tensors[1].keys() & tensors[2].keys() & tensors[3].keys():
-        whole, kept, other, cut = (each[name] for each in tensors)
-        if whole.shape != other.shape or whole.dtype != other.dtype:
-            continue  # another graph, cut by its own sizes
-        if kept.shape != cut.shape:
-            return f"{name} was cut to {cut.shape}, expected {kept.shape}"
-        axes = [axis for axis in range(whole.ndim) if whole.shape[axis] != kept.shape[axis]]
-        expected = other
-        for axis in axes:
-            rows, stay = np.moveaxis(whole, axis, 0), np.moveaxis(kept, axis, 0)
-            indices = [next(i for i, r in enumerate(rows) if np.array_equal(r, s)) for s in stay]
-            expected = expected.take(indices, axis)
-        if not np.array_equal(expected, cut, equal_nan=expected.dtype.kind == "f"):
-            return f"other units of {name} were kept than the plan's"
+    if tokenizer.id_to_token(parts.pad_id) != parts.pad_token:
+        return f"the pad token {parts.pad_token!r} has another id than {parts.pad_id}"
+    if parts.max_length < 1 or not parts.labels:
+        return f"a length of {parts.max_length} and the labels {parts.labels}"
     return None
 
 
 def _load_export(folder: Path) -> str | None:
+    from exporters.engines.engine_profiles import read_max_length
     from exporters.inspect_export import inspect_export
     from nirvana_deploy.serving.loaded.load_export import load_export
 
+    read_max_length(folder / "model.onnx")
     inspect_export(folder)
     load_export(folder)
     whole = (folder.parent / "base" / "export" / "model.onnx").read_bytes()
@@ -304,6 +201,23 @@ def _read_engine(folder: Path) -> str | None:
     return None if same else "another engine was taken than engine.json vouches for"
 
 
+def _read_layers(name: str) -> Read:
+    def read(folder: Path) -> str | None:
+        from exporters.engines.layer_table import read_layer_table
+
+        read_layer_table((folder / name).read_text(errors="replace"))
+        return None
+
+    return read
+
+
+def _read_inputs(folder: Path) -> str | None:
+    from nirvana_deploy.engine_run import read_inputs
+
+    read_inputs(folder / "inputs.npz")
+    return None
+
+
 def _read_package(folder: Path) -> str | None:
     from nirvana_deploy.serving.package_manifest import check_package
 
@@ -312,6 +226,17 @@ def _read_package(folder: Path) -> str | None:
     hashes = manifest.sha256.get("model/1/text.json")
     same = hashes == hashlib.sha256(text).hexdigest()
     return None if same else "a file was taken that package.json does not vouch for"
+
+
+def _serve_package(folder: Path) -> str | None:
+    """Open a package as the server does, and let its text model answer."""
+    from nirvana_deploy.serving.server.graph_model import open_model
+    from nirvana_deploy.serving.server.served_models import list_served_graphs
+
+    for graph in list_served_graphs(folder):
+        if graph.text is not None:
+            open_model(graph, 1)
+    return None
 
 
 def _read_text_model(folder: Path) -> str | None:
@@ -348,19 +273,43 @@ def _read_table(folder: Path) -> str | None:
     return None if predicted < 1e12 else f"a latency of {predicted} ms"
 
 
-def _read_subject(folder: Path) -> str | None:
-    from nirvana_deploy.report.read_subjects import read_subjects
+def _draw_report(*names: str) -> Read:
+    """Draw what is damaged as a page; it holds no number that is none."""
 
-    read_subjects([folder / "profile.json"])
-    return None
+    def read(folder: Path) -> str | None:
+        from nirvana_deploy import api
+
+        page = api.draw_report([folder / name for name in names], out=folder / "page.html")
+        text = page.read_text(encoding="utf-8")
+        found = next((word for word in (">nan", "nan ms", "inf ms", ">inf") if word in text), None)
+        return None if found is None else f"{found!r} stands on the page"
+
+    return read
 
 
-def _read_scoring(folder: Path) -> str | None:
-    from pruning.oneshot.scoring_run import load_run, read_manifest
+def _read_scores(folder: Path) -> str | None:
+    """Load a scoring run and allocate: what is kept lies within the model, and ascends."""
+    from pruning.oneshot.oneshot_config import OneShotConfig
+    from pruning.oneshot.prune_to_budget import allocate_budget
+    from pruning.oneshot.prune_with_scores import check_run
+    from pruning.oneshot.scoring_run import load_run
 
-    read_manifest(folder)
-    load_run(folder)
-    return "an unfinished run was taken"
+    run, config = load_run(folder), OneShotConfig()
+    check_run(run, [0.5], config)
+    for layer, dims in zip(allocate_budget(run, config, 0.5), run.dims.layers, strict=True):
+        for kept, most in (
+            (layer.kept_heads or (), dims.num_heads),
+            (layer.kept_neurons or (), dims.intermediate_size),
+        ):
+            if list(kept) != sorted(set(kept)) or not all(0 <= unit < most for unit in kept):
+                return f"units {kept} of {most} were chosen"
+    whole = folder.parent / "base" / "scores"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in ("scores.safetensors", "curves.json", "calibration.safetensors"):
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if name not in manifest["files"] or manifest["files"][name] != digest:
+            return f"{name} was taken, for which the manifest does not vouch"
+    return None if whole.is_dir() else "unreachable"
 
 
 def _read_target(folder: Path) -> str | None:
@@ -386,36 +335,184 @@ def _read_data(suffix: str) -> Read:
     return read
 
 
+def _read_request(name: str) -> Read:
+    """Read the body of a request: what is accepted fits the model, and is what was sent."""
+
+    def read(folder: Path) -> str | None:
+        from nirvana_deploy.serving.onnx_signature import TensorSignature
+        from nirvana_deploy.serving.server.http_service import read_body
+        from nirvana_deploy.serving.server.inference_request import RequestReader
+
+        names = ("input_ids", "attention_mask")
+        tensors = {n: TensorSignature(name=n, data_type="TYPE_INT64", dims=(-1,)) for n in names}
+        reader = RequestReader(
+            inputs=tensors,
+            outputs=("logits",),
+            max_batch_size=4,
+            max_tokens=64,
+            max_text_chars=100,
+            max_positions=16,
+            id_limits={"input_ids": 99},
+        )
+        body, headers = (folder / name).read_bytes(), {"content-type": "application/json"}
+        if name.endswith(".bin"):
+            whole = (folder.parent / "base" / "http" / name).read_bytes()
+            headers["inference-header-content-length"] = str(len(whole) - 96)
+        request = read_body(body, headers)
+        arrays = reader.read(request)
+        for each in request.inputs:
+            array = arrays[each.name]
+            if array.dtype != "int64" or array.shape != each.shape or array.size > 64:
+                return f"{each.name} became {array.dtype} {array.shape}"
+            if array.min() < 0 or array.max() > (98 if each.name == "input_ids" else 1):
+                return f"{each.name} has values from {array.min()} to {array.max()}"
+            flat = str(each.data).replace("[", "").replace("]", "")
+            if isinstance(each.data, list) and flat != ", ".join(map(str, array.ravel().tolist())):
+                return f"{each.name} is not what was sent"
+        return None
+
+    return read
+
+
+_GRAPH = "model.onnx"
 READERS = (
-    Reader("recipe", "recipe", "recipe.yaml", mutate_yaml, _read_recipe, 14),
-    Reader("one-shot recipe", "oneshot", "recipe.yaml", mutate_yaml, _read_recipe, 8),
-    Reader("plan", "plan", "plan.json", mutate_json, _read_plan, 14),
-    Reader("pruned config", "pruned", "config.json", mutate_json, _read_pruned, 1),
-    Reader("pruned manifest", "pruned", "manifest.json", mutate_json, _read_pruned, 2),
-    Reader("pruned weights", "pruned", "model.safetensors", mutate_bytes, _read_pruned, 1),
-    Reader("dense config", "dense", "config.json", mutate_json, _read_dense, 3),
-    Reader("dense index", "dense", "model.safetensors.index.json", mutate_json, _read_dense, 3),
-    Reader("tokenizer", "dense", "tokenizer.json", mutate_json, _read_tokenizer, 2),
-    Reader("inspect graph", "graph", "model.onnx", mutate_onnx, _inspect_graph, 5),
-    Reader("verify graph", "graph", "model.onnx", mutate_onnx, _check_graph, 5),
-    Reader("surgeon", "graph", "model.onnx", mutate_onnx, _cut_graph, 5),
-    Reader("export.json", "export", "export.json", mutate_json, _load_export, 2),
-    Reader("exported config", "export", "config.json", mutate_json, _load_export, 2),
-    Reader("exported graph", "export", "model.onnx", mutate_onnx, _load_export, 2),
-    Reader("engine.json", "engine", "engine.json", mutate_json, _read_engine, 8),
-    Reader("engine", "engine", "model.engine", mutate_bytes, _read_engine, 1),
-    Reader("package.json", "package", "package.json", mutate_json, _read_package, 8),
-    Reader("packaged file", "package", "model/1/text.json", mutate_json, _read_package, 2),
-    Reader("text.json", "package", "model/1/text.json", mutate_json, _read_text_model, 6),
-    Reader("run.json", "run", "run.json", mutate_json, _read_stage, 3),
-    Reader("stage manifest", "run", "prune/manifest.json", mutate_json, _read_stage, 10),
-    Reader("stage file", "run", "prune/weights.bin", mutate_bytes, _read_stage, 2),
-    Reader("stage key", "run", ".prune.partial/key.json", mutate_json, _read_stage, 5),
-    Reader("latency table", "table", "table.json", mutate_json, _read_table, 10),
-    Reader("profile", "profile", "profile.json", mutate_json, _read_subject, 8),
-    Reader("scoring run", "scoring", "manifest.json", mutate_json, _read_scoring, 6),
-    Reader("target", "target", "l4.toml", mutate_bytes, _read_target, 6),
-    Reader("csv", "data", "data.csv", mutate_bytes, _read_data("csv"), 1),
-    Reader("jsonl", "data", "data.jsonl", mutate_bytes, _read_data("jsonl"), 1),
-    Reader("txt", "data", "data.txt", mutate_bytes, _read_data("txt"), 1),
+    Reader("recipe", "quickstart", "recipe.yaml", mutate_yaml, _read_recipe, 140),
+    Reader("one-shot recipe", "oneshot", "recipe.yaml", mutate_yaml, _read_recipe, 80),
+    Reader("plan", "plan", "plan.json", mutate_json, _read_plan, 140),
+    Reader("applied plan", "graph", "plan.json", mutate_plan, apply_plan, 25),
+    Reader("pruned config", "pruned", "config.json", mutate_json, _read_pruned, 6),
+    Reader("pruned manifest", "pruned", "manifest.json", mutate_json, _read_pruned, 15),
+    Reader("pruned weights", "pruned", "model.safetensors", mutate_bytes, _read_pruned, 6),
+    Reader(
+        "vouched weights",
+        "pruned",
+        "model.safetensors",
+        mutate_safetensors,
+        _read_vouched_weights,
+        12,
+        "manifest.json",
+    ),
+    Reader(
+        "vouched config",
+        "pruned",
+        "config.json",
+        mutate_json,
+        _read_vouched_weights,
+        8,
+        "manifest.json",
+    ),
+    Reader("dense config", "dense", "config.json", mutate_json, _read_dense, 25),
+    Reader("dense index", "dense", "model.safetensors.index.json", mutate_json, _read_dense, 25),
+    Reader("dense weights", "whole", "model.safetensors", mutate_safetensors, _load_dense, 30),
+    Reader("tokenizer", "text", "tokenizer.json", mutate_json, _read_text_parts, 20),
+    Reader("tokenizer config", "text", "tokenizer_config.json", mutate_json, _read_text_parts, 20),
+    Reader("special tokens", "text", "special_tokens_map.json", mutate_json, _read_text_parts, 15),
+    Reader("text's config", "text", "config.json", mutate_json, _read_text_parts, 20),
+    Reader("inspect", "graph", _GRAPH, mutate_onnx, inspect_graph, 35),
+    Reader("inspect, weights beside", "beside", _GRAPH, mutate_onnx, inspect_graph, 12),
+    Reader("verify", "graph", _GRAPH, mutate_onnx, verify_graph, 14),
+    Reader("verify, weights beside", "beside", _GRAPH, mutate_onnx, verify_graph, 4),
+    Reader("surgeon", "graph", _GRAPH, mutate_onnx, cut_graph, 40),
+    Reader("surgeon, weights beside", "beside", _GRAPH, mutate_onnx, cut_graph, 15),
+    Reader("surgeon, data beside", "beside", "model.data", mutate_bytes, cut_graph, 5),
+    Reader("build", "graph", _GRAPH, mutate_onnx, build_graph, 25),
+    Reader("package", "graph", _GRAPH, mutate_onnx, package_graph, 8),
+    Reader("profile graph", "graph", _GRAPH, mutate_onnx, profile_graph, 12),
+    Reader("decoder graph", "causal", _GRAPH, mutate_onnx, load_decoder, 10, "export.json"),
+    Reader("export.json", "export", "export.json", mutate_json, _load_export, 12),
+    Reader("exported config", "export", "config.json", mutate_json, _load_export, 8),
+    Reader("exported graph", "export", _GRAPH, mutate_onnx, _load_export, 6),
+    Reader("engine.json", "engine", "engine.json", mutate_json, _read_engine, 80),
+    Reader("engine", "engine", "model.engine", mutate_bytes, _read_engine, 6),
+    Reader("build log", "engine", "build.log", mutate_bytes, _read_layers("build.log"), 15),
+    Reader("layers", "engine", "layers.json", mutate_json, _read_layers("layers.json"), 15),
+    Reader("engine's inputs", "engine", "inputs.npz", mutate_bytes, _read_inputs, 15),
+    Reader("package.json", "package", "package.json", mutate_json, _read_package, 60),
+    Reader("packaged file", "package", "model/1/text.json", mutate_json, _read_package, 12),
+    Reader("text.json", "package", "model/1/text.json", mutate_json, _read_text_model, 50),
+    Reader(
+        "served text.json",
+        "triton",
+        "model_repository/model_text/1/text.json",
+        mutate_json,
+        _serve_package,
+        12,
+        "package.json",
+    ),
+    Reader(
+        "served labels",
+        "triton",
+        "model_repository/model_label/1/labels.json",
+        mutate_json,
+        _serve_package,
+        8,
+        "package.json",
+    ),
+    Reader(
+        "served tokenizer",
+        "triton",
+        "model_repository/model_tokenizer/1/tokenizer.json",
+        mutate_json,
+        _serve_package,
+        8,
+        "package.json",
+    ),
+    Reader("served package.json", "triton", "package.json", mutate_json, _serve_package, 8),
+    Reader("run.json", "run", "run.json", mutate_json, _read_stage, 25),
+    Reader("stage manifest", "run", "prune/manifest.json", mutate_json, _read_stage, 60),
+    Reader("stage file", "run", "prune/weights.bin", mutate_bytes, _read_stage, 12),
+    Reader("stage key", "run", ".prune.partial/key.json", mutate_json, _read_stage, 25),
+    Reader(
+        "report of a profile",
+        "profile",
+        "profile.json",
+        mutate_json,
+        _draw_report("profile.json"),
+        15,
+    ),
+    Reader(
+        "report of a sweep",
+        "profile",
+        "sweep.json",
+        mutate_json,
+        _draw_report("sweep.json", "profile.json"),
+        15,
+    ),
+    Reader("report of a prune", "stored", "prune/manifest.json", mutate_json, _draw_report(""), 15),
+    Reader(
+        "report of an export", "stored", "export/manifest.json", mutate_json, _draw_report(""), 8
+    ),
+    Reader("report of a budget", "budgets", "0.5/figures.json", mutate_json, _draw_report(""), 8),
+    Reader("latency table", "table", "table.json", mutate_json, _read_table, 80),
+    Reader("scoring run", "scores", "manifest.json", mutate_json, _read_scores, 40),
+    Reader(
+        "scores",
+        "scores",
+        "scores.safetensors",
+        mutate_safetensors,
+        _read_scores,
+        30,
+        "manifest.json",
+    ),
+    Reader(
+        "damage curves", "scores", "curves.json", mutate_json, _read_scores, 35, "manifest.json"
+    ),
+    Reader(
+        "calibration",
+        "scores",
+        "calibration.safetensors",
+        mutate_safetensors,
+        _read_scores,
+        25,
+        "manifest.json",
+    ),
+    Reader("target", "target", "l4.toml", mutate_bytes, _read_target, 50),
+    Reader("csv", "data", "data.csv", mutate_bytes, _read_data("csv"), 12),
+    Reader("tsv", "data", "data.tsv", mutate_bytes, _read_data("tsv"), 6),
+    Reader("json", "data", "data.json", mutate_json, _read_data("json"), 12),
+    Reader("jsonl", "data", "data.jsonl", mutate_bytes, _read_data("jsonl"), 12),
+    Reader("txt", "data", "data.txt", mutate_bytes, _read_data("txt"), 6),
+    Reader("parquet", "data", "data.parquet", mutate_bytes, _read_data("parquet"), 12),
+    Reader("HTTP body", "http", "body.json", mutate_json, _read_request("body.json"), 80),
+    Reader("HTTP body, binary", "http", "body.bin", mutate_bytes, _read_request("body.bin"), 40),
 )

@@ -12,6 +12,7 @@ from exporters.compare.onnx_graph import OnnxGraph
 from exporters.compare.token_facts import read_config_facts
 from exporters.export_config import GraphPrecision
 from exporters.graphs.load_graph import load_graph, read_precision
+from exporters.graphs.onnx_files import explain_malformed
 from pruning.errors import NirvanaError
 from pruning.token_ids import find_pad
 
@@ -36,18 +37,20 @@ def open_onnx(path: Path, *, name: str | None = None) -> Artefact:
     protos = {stem: load_graph(file) for stem, file in files.items()}
     folder = path if path.is_dir() else path.parent
     facts = read_config_facts(folder) or TokenFacts()
-    facts = replace(
-        facts,
-        num_tokens=_count_values("input_ids", protos.values(), facts.num_tokens),
-        num_types=_count_values("token_type_ids", protos.values(), facts.num_types),
-    )
+    with explain_malformed(path):
+        facts = replace(
+            facts,
+            num_tokens=_count_values("input_ids", protos.values(), facts.num_tokens),
+            num_types=_count_values("token_type_ids", protos.values(), facts.num_types),
+        )
+        facts = _shorten(facts, protos.values())
     facts = replace(facts, pad_token=find_pad(facts.pad_token, facts.num_tokens))
     precision = _coarsest(protos.values())
     return Artefact(
         name=name,
         precision=precision,
         graphs={stem: OnnxGraph(file) for stem, file in files.items()},
-        facts=_shorten(facts, protos.values()),
+        facts=facts,
         corners={},
         notes=(_ROUNDED.format(name=name, precision=precision),) if precision in _HALVES else (),
     )

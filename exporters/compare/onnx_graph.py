@@ -13,6 +13,7 @@ import torch
 from exporters.compare.artefact import Array
 from exporters.compare.onnx_blocks import BLOCK_OUTPUT, add_block_outputs
 from exporters.compare.rounded_graph import round_in_float
+from exporters.graphs.onnx_files import explain_malformed
 from exporters.graphs.read_structure import read_structure
 from exporters.graphs.trial_session import require_loadable
 from exporters.trace.graph_part import GraphTensor
@@ -86,12 +87,13 @@ def load_rounded(path: Path) -> onnx.ModelProto | None:
 
     if not _has_half_weights(path):
         return None
-    model = load_ir(path)
-    try:
-        round_in_float(model)
-    except NirvanaError as error:
-        raise NirvanaError(f"{path}: {error}") from error
-    return onnx_ir.to_proto(model)
+    with explain_malformed(path):
+        model = load_ir(path)
+        try:
+            round_in_float(model)
+        except NirvanaError as error:
+            raise NirvanaError(f"{path}: {error}") from error
+        return onnx_ir.to_proto(model)
 
 
 def _has_half_weights(path: Path) -> bool:
@@ -142,7 +144,9 @@ def _name_unknown(model: Path | bytes, message: str) -> str:
     graph = (
         read_structure(model) if isinstance(model, Path) else onnx.load_from_string(model)
     ).graph
-    node = next(node for node in graph.node if node.op_type == found["op"])
+    node = next((node for node in graph.node if node.op_type == found["op"]), None)
+    if node is None:  # in a graph or function within
+        return ""
     return f" It is the operator of the node {node.name or node.output[0]}."
 
 

@@ -16,6 +16,7 @@ from exporters.engines.engine_graph import (
 )
 from exporters.engines.engine_profiles import Profile, find_max_length, plan_profiles
 from exporters.engines.graph_types import choose_precision
+from exporters.graphs.onnx_files import explain_malformed
 from pruning.checkpoints.file_hash import hash_file
 
 if TYPE_CHECKING:
@@ -57,17 +58,18 @@ def read_build_graph(path: Path, config: EngineConfig) -> BuildGraph:
     Raises:
         NirvanaError: it is no valid ONNX file, or cannot take the precision or a profile.
     """
-    model = load_graph(path)
-    return BuildGraph(
-        path=path,
-        model=model,
-        sha256=hash_source(path, model),
-        precision=choose_precision(model, config.precision, path),
-        profiles=plan_profiles(model, config, max_length=find_max_length(path)),
-        structure_sha256=hash_structure(model),
-        attentions=name_attentions(model),
-        blocks=name_blocks(model),
-    )
+    with explain_malformed(path):
+        model = load_graph(path)
+        return BuildGraph(
+            path=path,
+            model=model,
+            sha256=hash_source(path, model),
+            precision=choose_precision(model, config.precision, path),
+            profiles=plan_profiles(model, config, max_length=find_max_length(path)),
+            structure_sha256=hash_structure(model),
+            attentions=name_attentions(model),
+            blocks=name_blocks(model),
+        )
 
 
 def hash_source(path: Path, model: onnx.ModelProto) -> dict[str, str]:

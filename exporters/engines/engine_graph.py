@@ -25,7 +25,6 @@ def load_graph(onnx_path: Path) -> onnx.ModelProto:
     TensorRT's parser takes some garbage for an empty graph, so that the check has to come before.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     from exporters.graphs.load_graph import check_proto
     from exporters.graphs.onnx_files import check_whole
@@ -41,7 +40,7 @@ def load_graph(onnx_path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(onnx_path), load_external_data=False, format="protobuf")
         check_proto(model)
-    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+    except Exception as error:  # the checker's, protobuf's and the file system's have no one base
         raise NirvanaError(
             f"{onnx_path} is not a valid ONNX file: {' '.join(str(error).split()).rstrip('.')}. "
             "Export it again."

@@ -14,7 +14,7 @@ from typing import Any
 from exporters.engines.engine_config import FLAVOURS
 from exporters.engines.engine_profiles import Profile
 from exporters.engines.local_gpu import LocalGpu
-from pruning.checkpoints.file_hash import hash_file
+from pruning.checkpoints.file_hash import check_inside, hash_file
 from pruning.errors import NirvanaError
 from pruning.strict_json import convert_json, read_object
 
@@ -155,7 +155,7 @@ def check_engine(engine_dir: Path, onnx_path: Path | None = None) -> EngineManif
     manifest = read_engine_manifest(engine_dir)
     name = manifest.result.engine_path
     for path in (name, manifest.result.log_path):
-        if not path or path == ".." or Path(path).name != path:
+        if not path or Path(check_inside(path, engine_dir)).name != path:
             raise NirvanaError(
                 f"{engine_dir / MANIFEST_NAME} names a file outside its folder: {path or '(none)'}."
             )
@@ -164,7 +164,8 @@ def check_engine(engine_dir: Path, onnx_path: Path | None = None) -> EngineManif
         remedy = "The engine was built from another graph; build it again."
         _check_hash(onnx_path, manifest.result.onnx_sha256, remedy)
         for data_name, sha256 in manifest.onnx_data_sha256.items():
-            _check_hash(onnx_path.parent / data_name, sha256, remedy)
+            data = onnx_path.parent / check_inside(data_name, engine_dir)
+            _check_hash(data, sha256, remedy)
     return manifest
 
 

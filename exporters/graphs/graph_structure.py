@@ -13,7 +13,8 @@ from exporters.graphs.free_dims import size_inputs
 from exporters.graphs.graph_facts import GraphFacts
 from exporters.graphs.linear_map import list_linear_maps
 from exporters.graphs.node_reading import name_scope
-from exporters.graphs.read_onnx import explain_malformed, read_onnx
+from exporters.graphs.onnx_files import explain_malformed
+from exporters.graphs.read_onnx import read_onnx
 from exporters.graphs.sub_block_pattern import AttentionPattern, MlpPattern, SubBlockPattern
 from pruning.errors import NirvanaError
 

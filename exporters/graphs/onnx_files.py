@@ -5,6 +5,7 @@ Every reader of a graph asks here, so that what one refuses the others refuse to
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,26 @@ if TYPE_CHECKING:
 
 # TensorProto's types of four bits, UINT4, INT4 and FLOAT4E2M1, and of two, by values per byte.
 _PACKED = {21: 2, 22: 2, 23: 2, 25: 4, 26: 4}
+
+
+@contextlib.contextmanager
+def explain_malformed(path: Path) -> Iterator[None]:
+    """Turn what a malformed graph makes of our own reading of it into a message with the node."""
+    try:
+        yield
+    except (NirvanaError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of numpy, protobuf, onnx and of sizes that do not go together
+        place, trace = "", error.__traceback__
+        while trace is not None:
+            found = trace.tb_frame.f_locals.get("node")
+            if hasattr(found, "op_type"):
+                place = f"node {found.name or '(unnamed)'} ({found.op_type}): "
+            trace = trace.tb_next
+        reason = "".join(str(error).strip().splitlines()[:1])[:200] or type(error).__name__
+        raise NirvanaError(
+            f"{path}: {place}the graph is malformed: {reason.rstrip('.')}. Export it again."
+        ) from error
 
 
 def check_whole(path: Path, model: onnx.ModelProto) -> None:
@@ -106,9 +127,11 @@ def resolve_beside(path: Path, location: str, name: str) -> Path:
         NirvanaError: it is missing, or outside.
     """
     place = PurePosixPath(location.replace("\\", "/"))
-    file = (path.parent / place).resolve()
-    homes = (path.parent.resolve(), path.resolve().parent, *_list_blobs(path))
     is_named = bool(place.parts) and not place.is_absolute() and ".." not in place.parts
+    if is_named:
+        check_inside(str(place), path.parent)
+    homes = (path.parent.resolve(), path.resolve().parent, *_list_blobs(path))
+    file = (path.parent / place).resolve() if is_named else path
     if not is_named or not any(file.is_relative_to(home) for home in homes):
         raise NirvanaError(
             f"{path}: the data of {name} is said to be in {location!r}, outside of the file's "

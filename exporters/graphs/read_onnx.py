@@ -5,7 +5,6 @@ External data is not mapped and not read here; where it lies is checked.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,25 +73,6 @@ def load_ir(path: Path) -> ir.Model:
                 base_dir=file.parent,
             )
     return model
-
-
-@contextlib.contextmanager
-def explain_malformed(path: Path) -> Iterator[None]:
-    """Turn what a malformed graph makes of our own reading of it into a message with the node."""
-    try:
-        yield
-    except (NirvanaError, OSError, MemoryError):
-        raise
-    except Exception as error:  # of numpy, protobuf, onnx_ir and of sizes that do not go together
-        node, trace = None, error.__traceback__
-        while trace is not None:
-            found = trace.tb_frame.f_locals.get("node")
-            node, trace = found if isinstance(found, ir.Node) else node, trace.tb_next
-        place = "" if node is None else f"node {node.name or '(unnamed)'} ({node.op_type}): "
-        reason = "".join(str(error).strip().splitlines()[:1])[:200] or type(error).__name__
-        raise NirvanaError(
-            f"{path}: {place}the graph is malformed: {reason.rstrip('.')}. Export it again."
-        ) from error
 
 
 def _check_structure(model: ir.Model, path: Path) -> None:

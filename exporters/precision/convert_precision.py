@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from exporters.export_config import GRAPH_PRECISIONS, GraphPrecision
 from exporters.graphs.load_graph import load_graph, read_precision
+from exporters.graphs.onnx_files import explain_malformed
 from exporters.precision.half_precision import convert_graph
 from exporters.precision.int8_graph import Feeds, quantise_dynamic, quantise_static
 from pruning.errors import NirvanaError
@@ -68,7 +69,7 @@ def convert_precision(
     if found != "fp32":
         raise NirvanaError(f"Expected a graph in fp32 to convert, {source} is in {found} already.")
     try:
-        with make_folder_aside(out) as aside:
+        with explain_malformed(source), make_folder_aside(out) as aside:
             kept_float = _write(source, aside / out.name, precision, calibration, symmetric)
             written = sorted(aside.iterdir(), key=lambda path: path.name == out.name)
             size_bytes = sum(path.stat().st_size for path in written)

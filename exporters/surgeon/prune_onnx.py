@@ -9,7 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from exporters.graphs.read_onnx import explain_malformed, read_onnx
+from exporters.graphs.onnx_files import explain_malformed
+from exporters.graphs.read_onnx import read_onnx
 from exporters.surgeon.check_graph import check_graph
 from exporters.surgeon.prune_graph import GraphPruning, prune_graph
 from exporters.surgeon.weightless import take_in_constants

@@ -29,6 +29,7 @@ from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.package_manifest import check_package, write_manifest
 from nirvana_deploy.serving.package_result import PackageResult
 from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.text_model_file import TOKENIZER_FILE, open_tokenizer
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.strict_json import read_object
 
@@ -270,9 +271,7 @@ def _choose_pad(pad: Any, ends: list[int]) -> int:
 
 def _check_tokenizer(package: Path, tokenizer: Any) -> None:
     """Raise NirvanaError where GenAI's own reading of tokenizer.json splits text differently."""
-    from tokenizers import Tokenizer
-
-    ours = Tokenizer.from_file(str(package / "tokenizer.json"))
+    ours = open_tokenizer(package / TOKENIZER_FILE)
     for text in ("the first text", "Numbers 12 and 345, (signs)!", "Grüße, ça va"):
         came, expected = [int(token) for token in tokenizer.encode(text)], ours.encode(text).ids
         if came != expected:

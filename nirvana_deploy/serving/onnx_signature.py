@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from exporters.engines.engine_graph import list_external_data
 from exporters.graphs.load_graph import check_proto
-from exporters.graphs.onnx_files import check_whole
+from exporters.graphs.onnx_files import check_whole, explain_malformed
 from exporters.graphs.trial_session import require_loadable
 from pruning.errors import NirvanaError
 
@@ -92,7 +92,6 @@ def read_signature(onnx_path: Path) -> OnnxSignature:
     crashes ONNX Runtime or cannot be batched.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     if onnx_path.is_dir():
         raise NirvanaError(
@@ -104,7 +103,7 @@ def read_signature(onnx_path: Path) -> OnnxSignature:
     try:
         model = onnx.load(str(onnx_path), load_external_data=False)
         check_proto(model)
-    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+    except Exception as error:  # the checker's, protobuf's and the file system's have no one base
         reason = str(error).strip().rstrip(".")
         raise NirvanaError(
             f"{onnx_path} is not a valid ONNX file: {reason}. Export it again."
@@ -113,11 +112,12 @@ def read_signature(onnx_path: Path) -> OnnxSignature:
     require_loadable(onnx_path)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
-    return OnnxSignature(
-        inputs=_read_tensors(inputs),
-        outputs=_read_tensors(model.graph.output),
-        data_files=list_external_data(model),
-    )
+    with explain_malformed(onnx_path):
+        return OnnxSignature(
+            inputs=_read_tensors(inputs),
+            outputs=_read_tensors(model.graph.output),
+            data_files=list_external_data(model),
+        )
 
 
 def find_id_limits(onnx_path: Path) -> dict[str, int]:
@@ -128,7 +128,11 @@ def find_id_limits(onnx_path: Path) -> dict[str, int]:
     """
     import onnx
 
-    graph = onnx.load(str(onnx_path), load_external_data=False).graph
+    with explain_malformed(onnx_path):
+        return _find_limits(onnx.load(str(onnx_path), load_external_data=False).graph)
+
+
+def _find_limits(graph: onnx.GraphProto) -> dict[str, int]:
     inputs = {value.name for value in graph.input}
     tables = {tensor.name: tensor.dims for tensor in graph.initializer}
     same = {node.output[0]: node.input[0] for node in graph.node if node.op_type in _SAME_IDS}

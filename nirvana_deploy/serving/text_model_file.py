@@ -68,6 +68,18 @@ def read_text_model(version_dir: Path) -> TextModelFile:
     return convert_json(found, TextModelFile, name=str(path), remedy=remedy, exact=True)
 
 
+def open_tokenizer(path: Path) -> Any:
+    """Return the tokenizer of a tokenizer.json; raise NirvanaError where it cannot be read."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no other class
+        raise NirvanaError(
+            f"{path} cannot be read as a tokenizer: {error}. Save the tokenizer again."
+        ) from error
+
+
 def read_labels(path: Path, text_model: TextModelFile) -> tuple[str, ...]:
     """Read the names of the labels, in the order of the logits.
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nirvana_deploy.serving.text_model_file import LENGTH_STEP, TOKENIZER_FILE, ScoreKind
+from nirvana_deploy.serving.text_model_file import (
+    LENGTH_STEP,
+    TOKENIZER_FILE,
+    ScoreKind,
+    open_tokenizer,
+)
 from pruning.checkpoints.config_file import read_config_file, read_tokenizer_file
 from pruning.errors import NirvanaError
 
@@ -128,9 +133,7 @@ def _find_pad(checkpoint: Path, config: dict[str, Any]) -> tuple[int, str]:
     The config's id goes first: models that look for the first padding token (to count positions
     from it, or to take the token before it) look for that one. Raises NirvanaError for none.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
+    tokenizer = open_tokenizer(checkpoint / TOKENIZER_FILE)
     number = config.get("pad_token_id")
     if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
         token = tokenizer.id_to_token(number)

@@ -1,10 +1,15 @@
 """Compares the form of two ONNX graphs: a ratio says what pruning did only when forms are alike."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruning.errors import NirvanaError
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +31,22 @@ class GraphForm:
 def read_graph_form(onnx_path: Path) -> GraphForm:
     """Read an ONNX file without its external data."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     if not onnx_path.is_file():
         raise NirvanaError(f"{onnx_path} is missing: expected an ONNX file to profile.")
     try:
         model = onnx.load(str(onnx_path), load_external_data=False)
-    except (DecodeError, ValueError) as error:
+        return _read_form(model)
+    except Exception as error:  # protobuf's and of a type that ONNX does not know
         raise NirvanaError(
             f"{onnx_path} is not a readable ONNX file: {error}. Export it again."
         ) from error
-    types = onnx.TensorProto.DataType
+
+
+def _read_form(model: onnx.ModelProto) -> GraphForm:
+    from onnx import TensorProto
+
+    types = TensorProto.DataType
     weights = (tensor for tensor in model.graph.initializer if len(tensor.dims) > 1)
     return GraphForm(
         producer=f"{model.producer_name} {model.producer_version}".strip(),

@@ -22,6 +22,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
+from pruning.checkpoints.file_hash import check_inside
 from pruning.errors import NirvanaError
 from pruning.strict_json import read_json
 
@@ -83,10 +84,11 @@ def _list_shards(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
             "formats are not read: load the model with transformers and save it again."
         )
     weight_map = read_json(folder / INDEX_FILE, _Index, remedy=_AGAIN)["weight_map"]
-    if outside := [n for n in weight_map.values() if Path(n).name != n or len(n) > 255]:
-        raise NirvanaError(
-            f"{folder / INDEX_FILE} names a file outside its folder: {outside[0]!r}. {_AGAIN}"
-        )
+    for name in set(weight_map.values()):
+        if Path(check_inside(name, folder)).name != name:
+            raise NirvanaError(
+                f"{folder / INDEX_FILE} names a file outside its folder: {name!r}. {_AGAIN}"
+            )
     shards = [folder / name for name in sorted(set(weight_map.values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from pruning.errors import NirvanaError
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 2048
 # By path and what the file system said of the file before it was read.
 _hashes: dict[tuple[str, tuple[int, ...]], str] = {}
 
@@ -38,8 +39,14 @@ def describe_file(path: Path) -> tuple[int, int, int, int]:
 
 
 def check_inside(name: str, folder: Path) -> str:
-    """Return a relative path that stays in its folder; raise NirvanaError for any other."""
+    """Return a relative path that stays in its folder; raise NirvanaError for any other.
+
+    What a file system takes for no name (a null character, too many bytes) is none either.
+    """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise NirvanaError(f"{folder} names a file outside its folder: {name}.")
+    sizes = [len(part.encode(errors="replace")) for part in path.parts]
+    if "\0" in name or max(sizes) > _LONGEST_NAME or sum(sizes) > _LONGEST_PATH:
+        raise NirvanaError(f"{folder} names a file that cannot be there: {name[:40]!r}...")
     return name

@@ -190,5 +190,9 @@ def _ungroup(tensors: dict[str, torch.Tensor]) -> tuple[Batch, ...]:
     batches: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
+        if not (number.isdecimal() and number.isascii() and len(number) < 10 and name):
+            raise NirvanaError(
+                f"A calibration names its tensors like 0.input_ids, found {key!r}. Draw it again."
+            )
         batches.setdefault(int(number), {})[name] = tensor
     return tuple(batches[number] for number in sorted(batches))

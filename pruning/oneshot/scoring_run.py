@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 
 from pruning.allocation.damage_curve import DamageCurve
 from pruning.allocation.kl_knapsack import Curves
-from pruning.checkpoints.file_hash import hash_file
+from pruning.checkpoints.file_hash import check_inside, hash_file
 from pruning.errors import NirvanaError
 from pruning.oneshot.calibration import Calibration
 from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.oneshot.scoring_settings import read_scoring
 from pruning.plans.dense_dims import DenseDims
-from pruning.plans.sub_block import SubBlock
+from pruning.plans.sub_block import SubBlock, count_units, list_sub_blocks
 from pruning.saliencies.saliency import Scores
 from pruning.strict_json import convert_json, read_json, read_value
 from pruning.write_aside import write_aside
@@ -36,6 +36,7 @@ CALIBRATION_FILE = "calibration.safetensors"
 HELD_OUT_FILE = "held_out.safetensors"
 SCORES_FILE = "scores.safetensors"
 CURVES_FILE = "curves.json"
+_FILES = (CALIBRATION_FILE, HELD_OUT_FILE, SCORES_FILE, CURVES_FILE)
 FORMAT = "nirvana-scoring-1"
 _REMEDY = "Copy the run again, or score the model again."
 
@@ -124,19 +125,36 @@ def load_run(folder: Path | str) -> ScoringRun:
         )
     _check_files(folder, manifest["files"])
     names = manifest["files"]
+    dims = DenseDims.from_json(manifest["dims"])
+    scores = load_scores(folder / SCORES_FILE)[0]
+    _check_sizes(folder, dims, scores)
     return ScoringRun(
         folder=folder,
         source=manifest["model"],
         config=read_scoring(manifest["settings"]),
-        dims=DenseDims.from_json(manifest["dims"]),
+        dims=dims,
         config_hash=manifest["config_hash"],
         weights_hash=manifest["weights_hash"],
-        scores=load_scores(folder / SCORES_FILE)[0],
+        scores=scores,
         curves=load_curves(folder / CURVES_FILE) if CURVES_FILE in names else None,
         calibration=Calibration.load(folder / CALIBRATION_FILE),
         held_out=Calibration.load(folder / HELD_OUT_FILE) if HELD_OUT_FILE in names else None,
         figures=manifest["figures"],
     )
+
+
+def _check_sizes(folder: Path, dims: DenseDims, scores: Scores) -> None:
+    """Raise NirvanaError where the scores are not those of the units of `dims`."""
+    units = {part: count_units(part, dims) for part in list_sub_blocks(dims)}
+    found = {part: tuple(values.shape) for part, values in scores.items()}
+    if found != {part: (count,) for part, count in units.items()}:
+        part = next(p for p in (*units, *found) if found.get(p) != (units.get(p),))
+        raise NirvanaError(
+            f"{folder / SCORES_FILE} has scores of the shape {found.get(part)} for {part.name}, "
+            f"and the run's model has {units.get(part)} units there. {_REMEDY}"
+        )
+    if not all(bool(values.is_floating_point()) for values in scores.values()):
+        raise NirvanaError(f"{folder / SCORES_FILE} has scores that are no numbers. {_REMEDY}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -163,8 +181,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest; with "finished" it also lists the hash of each file of the run."""
-    known = (CALIBRATION_FILE, HELD_OUT_FILE, SCORES_FILE, CURVES_FILE)
-    there = [name for name in known if (folder / name).is_file()]
+    there = [name for name in _FILES if (folder / name).is_file()]
     files = {name: hash_file(folder / name) for name in there} if manifest["finished"] else {}
     whole = {"format": FORMAT, **manifest, "files": files}
     _write_json(folder / MANIFEST_FILE, whole)
@@ -179,9 +196,12 @@ def save_scores(path: Path, scores: Scores, **about: str) -> None:
 
 def load_scores(path: Path) -> tuple[Scores, dict[str, str]]:
     """Read what `save_scores` wrote, in the order of the layers, and the metadata."""
-    with safe_open(path, "pt") as file:
-        found = {SubBlock.from_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return dict(sorted(found.items())), file.metadata() or {}
+    try:
+        with safe_open(path, "pt") as file:
+            found = {SubBlock.from_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return dict(sorted(found.items())), file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise NirvanaError(f"Cannot read the scores {path}: {error}. {_REMEDY}") from error
 
 
 def save_curves(path: Path, curves: Curves) -> None:
@@ -199,12 +219,20 @@ def load_unfinished_scores(path: Path) -> tuple[Scores, dict[str, str]] | None:
     """Return scores that an interrupted run left, None where there are none that can be read."""
     try:
         return load_scores(path) if path.is_file() else None
-    except (OSError, SafetensorError, ValueError):
+    except NirvanaError:
         return None
 
 
 def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+    there = [name for name in _FILES if (folder / name).is_file()]
+    for name in (SCORES_FILE, CALIBRATION_FILE, *there):
+        if name not in files:
+            raise NirvanaError(
+                f"{folder / MANIFEST_FILE} has no hash of {name}, so that nothing vouches for it. "
+                f"{_REMEDY}"
+            )
     for name, sha256 in files.items():
+        check_inside(name, folder)
         if not (folder / name).is_file():
             raise NirvanaError(
                 f"The scoring run {folder} lacks {name}. Copy it again, or score the model again."

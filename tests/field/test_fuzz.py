@@ -1,8 +1,11 @@
 """A small part of the fuzz campaign: damaged files are refused in words or read as they are."""
 
 import json
+import os
 import random
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +15,20 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import fuzz
-from fuzz_mutations import mutate_json, mutate_onnx
+import fuzz_graphs
+from fuzz_mutations import mutate_json, mutate_onnx, mutate_plan, mutate_safetensors
 from fuzz_readers import READERS
+
+from tests.exporters.surgeon.dense_graphs import export_torchscript
+from tests.pruning.tiny_models import make_tiny, uneven_plan
 
 # Readers that need no import of seconds.
 _QUICK = {
     *("recipe", "one-shot recipe", "plan", "engine.json", "package.json", "text.json"),
-    *("run.json", "stage manifest", "stage key", "stage file", "latency table", "profile"),
-    *("scoring run", "target", "dense index"),
+    *("run.json", "stage manifest", "stage key", "stage file", "latency table"),
+    *("scoring run", "scores", "damage curves", "calibration", "target", "dense index"),
+    *("tokenizer", "tokenizer config", "special tokens", "text's config", "HTTP body"),
+    *("HTTP body, binary", "build log", "layers", "engine's inputs", "report of a sweep"),
 }
 
 
@@ -31,15 +40,85 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_damaged_file_ends_in_a_python_error_or_is_taken_wrongly(work: Path) -> None:
-    seeds = [seed for seed in range(400) if fuzz.draw_reader(seed).name in _QUICK]
-    found = {seed: fuzz.run_input(work / "base", seed, work / "one") for seed in seeds[:250]}
-    bad = {
+    seeds = [seed for seed in range(900) if fuzz.draw_reader(seed).name in _QUICK]
+    assert {fuzz.draw_reader(seed).name for seed in seeds} == _QUICK
+    found = {seed: fuzz.run_input(work / "base", seed, work / "one") for seed in seeds[:400]}
+    assert not _list_bad(found)
+    assert {kind for kind, _ in found.values()} == {"refused", "accepted"}
+
+
+def _list_bad(found: dict[int, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    return {
         f"{seed} {fuzz.draw_reader(seed).name}": what
         for seed, what in found.items()
-        if what[0] not in ("refused", "accepted")
+        if what[0] not in ("refused", "accepted", fuzz_graphs.UNJUDGED)
     }
-    assert not bad
-    assert {kind for kind, _ in found.values()} == {"refused", "accepted"}
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph of another exporter than the campaign's, beside its plan."""
+    work = tmp_path_factory.mktemp("graphs")
+    folder = work / "base" / "graph"
+    folder.mkdir(parents=True)
+    model = make_tiny("bert", "eager")
+    export_torchscript(model, folder / "model.onnx")
+    uneven_plan(model).save(folder / "plan.json")
+    return work
+
+
+def test_no_damaged_graph_ends_in_a_python_error_or_is_cut_wrongly(
+    graphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Foreign graphs are tried in a process each, of a second.
+    for module in ("exporters.graphs.trial_session", "nirvana_deploy.serving.onnx_signature"):
+        monkeypatch.setattr(f"{module}.require_loadable", lambda path: None)
+    names = ("surgeon", "inspect", "build", "package", "profile graph")
+    readers = [reader for reader in READERS if reader.name in names]
+    assert len(readers) == len(names)
+    monkeypatch.setattr(fuzz, "READERS", readers)
+    found = {seed: fuzz.run_input(graphs / "base", seed, graphs / "one") for seed in range(110)}
+    assert not _list_bad(found)
+    kinds = {(fuzz.draw_reader(seed).name, kind) for seed, (kind, _) in found.items()}
+    assert {(name, kind) for name in names for kind in ("refused", "accepted")} <= kinds
+
+
+def test_a_wrong_cut_is_found(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison with the masked graph can fail: here the plan is another than what is cut."""
+    monkeypatch.setattr("exporters.graphs.trial_session.require_loadable", lambda path: None)
+    folder = graphs / "other"
+    shutil.copytree(graphs / "base" / "graph", folder)
+    assert fuzz_graphs.cut_graph(folder) is None
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["layers"][1]["kept_neurons"] = [0, 5, 7, 11, 41]
+    cut = folder / "cut.onnx"
+    monkeypatch.setattr("exporters.surgeon.prune_onnx.prune_onnx", lambda *_: cut)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert "the cut's logits are off by" in str(fuzz_graphs.cut_graph(folder))
+
+
+def test_what_hangs_or_dies_is_counted_and_the_rest_still_read(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(folder: Path) -> None:
+        seed = int((folder / "seed").read_text())
+        while seed == 1:
+            pass
+        if seed == 2:
+            os._exit(1)
+
+    def run_input(base: Path, seed: int, folder: Path) -> tuple[str, str]:
+        folder.mkdir(exist_ok=True)
+        (folder / "seed").write_text(str(seed))
+        read(folder)
+        return "accepted", ""
+
+    monkeypatch.setattr(fuzz, "SECONDS", 0.2)
+    monkeypatch.setattr(fuzz, "run_input", run_input)
+    campaign = fuzz.Campaign(work, 0, [0, 1, 2, 3])
+    campaign.run(time.monotonic() + 600)
+    kinds = [campaign.found[seed][0] for seed in range(4)]
+    assert kinds == ["accepted", "hang", "crash", "accepted"]
 
 
 def test_the_campaign_counts_a_wrong_success_and_a_python_error(
@@ -65,10 +144,17 @@ def test_mutations_follow_their_seed_and_change_the_file(work: Path) -> None:
     plan = (work / "base" / "plan" / "plan.json").read_bytes()
     weight = onnx.numpy_helper.from_array(np.ones((4, 4), "float32"), "w")
     nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])]
-    graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [], [weight]))
-    for mutate, content in ((mutate_json, plan), (mutate_onnx, graph.SerializeToString())):
+    ends = [onnx.helper.make_tensor_value_info(name, 1, ("batch", 4)) for name in "xy"]
+    graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight]))
+    weights = (work / "base" / "whole" / "model.safetensors").read_bytes()
+    for mutate, content in (
+        (mutate_json, plan),
+        (mutate_plan, plan),
+        (mutate_safetensors, weights),
+        (mutate_onnx, graph.SerializeToString()),
+    ):
         made = [mutate(content, random.Random(seed)) for seed in range(20)]
         assert made == [mutate(content, random.Random(seed)) for seed in range(20)]
         assert len(set(made)) > 10
-    assert sum(reader.share for reader in READERS) > 100
+    assert len(READERS) > 60
     assert json.loads(plan)["version"] == 2

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nirvana_deploy.serving.server.served_models import ServedGraph, ServedText
-from nirvana_deploy.serving.text_model_file import find_length_step, score_labels
+from nirvana_deploy.serving.text_model_file import find_length_step, open_tokenizer, score_labels
 
 # Room for special tokens, and for the tokens that a cut within a word spoils.
 _SPARE_TOKENS = 16
@@ -36,15 +36,13 @@ class TextModel(GraphModel):
     """Takes texts and gives labels, as Triton's ensemble of the same package does."""
 
     def __init__(self, graph: ServedGraph, text: ServedText, num_threads: int) -> None:
-        from tokenizers import Tokenizer
-
         super().__init__(graph, num_threads)
         self._text = text
         # To count tokens by, since one that truncates does not tell what it left out.
-        self._whole = Tokenizer.from_file(str(text.tokenizer_path))
+        self._whole = open_tokenizer(text.tokenizer_path)
         self._whole.no_truncation()
         self._whole.no_padding()
-        self._tokenizer = Tokenizer.from_file(str(text.tokenizer_path))
+        self._tokenizer = open_tokenizer(text.tokenizer_path)
         self._tokenizer.enable_truncation(text.max_length)
         self._tokenizer.enable_padding(
             pad_id=text.pad_id,
