@@ -34,7 +34,7 @@ def explain_malformed(path: Path) -> Iterator[None]:
         place, trace = "", error.__traceback__
         while trace is not None:
             found = trace.tb_frame.f_locals.get("node")
-            if hasattr(found, "op_type"):
+            if found is not None and hasattr(found, "op_type"):
                 place = f"node {found.name or '(unnamed)'} ({found.op_type}): "
             trace = trace.tb_next
         reason = "".join(str(error).strip().splitlines()[:1])[:200] or type(error).__name__

@@ -6,19 +6,27 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import fuzz
 import fuzz_graphs
 from fuzz_mutations import mutate_json, mutate_onnx, mutate_plan, mutate_safetensors
-from fuzz_readers import READERS
+from fuzz_readers import READERS, refit
+from safetensors.torch import save_file
 
+from nirvana_deploy.engine_run import read_inputs
+from nirvana_deploy.serving.text_model_file import open_tokenizer
+from pruning.checkpoints.file_hash import check_inside
+from pruning.errors import NirvanaError
 from tests.exporters.surgeon.dense_graphs import export_torchscript
 from tests.pruning.tiny_models import make_tiny, uneven_plan
 
@@ -138,6 +146,51 @@ def test_the_campaign_counts_a_wrong_success_and_a_python_error(
     kind, detail = fuzz.run_input(work / "base", seed, work / "one")
     assert kind == "raw"
     assert "ZeroDivisionError" in detail
+
+
+def test_scores_without_a_hash_or_of_another_model_are_refused(work: Path, tmp_path: Path) -> None:
+    from pruning.oneshot.scoring_run import load_run
+
+    def damage(name: str, change: Callable[[Path, dict[str, Any]], None], match: str) -> None:
+        folder = tmp_path / name
+        shutil.copytree(work / "base" / "scores", folder)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(folder, manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        if manifest["files"].get("scores.safetensors"):
+            refit(folder, "manifest.json")
+        with pytest.raises(NirvanaError, match=match):
+            load_run(folder)
+
+    scores = "scores.safetensors"
+    damage("a", lambda _, m: m["files"].pop(scores), f"has no hash of {scores}, so that nothing")
+    damage("b", lambda f, _: (f / scores).write_bytes(b"x" * 20), "Cannot read the scores")
+    small = {"0.mlp": torch.ones(3)}
+    damage("c", lambda f, _: save_file(small, f / scores), "the run's model has 4 units there")
+    ids = {"x.input_ids": torch.ones(1, 2)}
+    about = {"format": "nirvana-calibration-1", "labels": "text"}
+    damage(
+        "d",
+        lambda f, _: save_file(ids, f / "calibration.safetensors", metadata=about),
+        "names its tensors like 0.input_ids, found 'x.input_ids'",
+    )
+
+
+def test_tokenizers_inputs_and_names_that_libraries_refuse_are_refused_in_words(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(NirvanaError, match="cannot be read as a tokenizer"):
+        open_tokenizer(tmp_path / "tokenizer.json")
+    np.savez(tmp_path / "inputs.npz", x=np.ones(9))
+    content = (tmp_path / "inputs.npz").read_bytes()
+    for end in range(20, len(content), 9):
+        (tmp_path / "inputs.npz").write_bytes(content[:end])
+        with pytest.raises(NirvanaError, match=r"no \.npz file of plain arrays"):
+            read_inputs(tmp_path / "inputs.npz")
+    for name in ("a" * 300, "é" * 200, "a\0b", "/".join(["a" * 200] * 20)):
+        with pytest.raises(NirvanaError, match="names a file that cannot be there"):
+            check_inside(name, tmp_path)
 
 
 def test_mutations_follow_their_seed_and_change_the_file(work: Path) -> None:
