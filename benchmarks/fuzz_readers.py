@@ -181,11 +181,11 @@ def _read_text_parts(folder: Path) -> str | None:
 
 
 def _load_export(folder: Path) -> str | None:
-    from exporters.engines.engine_profiles import read_max_length
+    from exporters.engines.engine_profiles import find_max_length
     from exporters.inspect_export import inspect_export
     from nirvana_deploy.serving.loaded.load_export import load_export
 
-    read_max_length(folder / "model.onnx")
+    find_max_length(folder / "model.onnx")
     inspect_export(folder)
     load_export(folder)
     whole = (folder.parent / "base" / "export" / "model.onnx").read_bytes()
