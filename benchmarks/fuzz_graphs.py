@@ -261,18 +261,35 @@ def _mask(path: Path, places: Any, plan: Any) -> onnx.ModelProto | None:
     except Exception:  # the surgeon read it: then this is only a file that onnx itself refuses
         return None
     nodes = {node.name: node for node in model.graph.node}
+    zero = onnx.numpy_helper.from_array(np.zeros((), "float32"), "masked")
+    model.graph.initializer.append(zero)
     for layer, names in zip(plan.layers, places, strict=True):
-        for name, kept, width in zip(
-            names, (layer.kept_heads, layer.kept_neurons), (8, 1), strict=True
-        ):
+        kept_units = (layer.kept_heads, layer.kept_neurons)
+        for name, kept, size, width in zip(names, kept_units, (4, 48), (8, 1), strict=True):
             if name not in nodes or kept is None:
                 return None
-            size = 48 if width == 1 else 4
-            mask = np.isin(np.arange(size), kept).astype("float32").repeat(width)
-            model.graph.initializer.append(onnx.numpy_helper.from_array(mask, f"mask {name}"))
-            node, given = nodes[name], nodes[name].input[0]
-            product = onnx.helper.make_node("Mul", [given, f"mask {name}"], [f"masked {name}"])
-            node.input[0] = f"masked {name}"
-            at = next(n for n, each in enumerate(model.graph.node) if each.name == name)
-            model.graph.node.insert(at, product)
+            mask = np.isin(np.arange(size), kept).repeat(width)
+            _mask_product(model.graph, nodes[name], mask)
     return model
+
+
+def _mask_product(graph: onnx.GraphProto, node: onnx.NodeProto, mask: Any) -> None:
+    """Put zeros in place of what a node gets where `mask` is false, and of its weight's rows.
+
+    They are not multiplied with zero, as NaN would stay.
+    """
+    import numpy as np
+    import onnx
+
+    name, (given, weight) = node.name, node.input[:2]
+    graph.initializer.append(onnx.numpy_helper.from_array(mask, f"mask {name}"))
+    for tensor in list(graph.initializer):
+        rows = onnx.numpy_helper.to_array(tensor) if tensor.name == weight else None
+        if rows is not None and rows.shape[:1] == mask.shape:
+            kept = np.where(mask[:, None], rows, np.zeros_like(rows))
+            graph.initializer.append(onnx.numpy_helper.from_array(kept, f"kept {name}"))
+            node.input[1] = f"kept {name}"
+    node.input[0] = f"given {name}"
+    at = next(n for n, each in enumerate(graph.node) if each.name == name)
+    inputs = [f"mask {name}", given, "masked"]
+    graph.node.insert(at, onnx.helper.make_node("Where", inputs, [f"given {name}"]))
