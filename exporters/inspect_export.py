@@ -41,7 +41,7 @@ class ExportStructure:
     Attributes:
         told: what `export.json` says of all graphs; empty where there is none.
         graphs: by file name.
-        unknown: by file name, why a graph's layers are not known, as of a quantised one.
+        unknown: by file name, why a graph's layers are not known, as of a quantized one.
     """
 
     told: Mapping[str, Any]
@@ -76,7 +76,7 @@ def inspect_export(folder: Path) -> ExportStructure:
 
 
 def is_export(source: str) -> bool:
-    """Tell whether a path is a folder of ONNX files, and of no checkpoint."""
+    """Return whether a path is a folder of ONNX files, and of no checkpoint."""
     folder = Path(source)
     return folder.is_dir() and any(folder.glob("*.onnx")) and not any(folder.glob("*.safetensors"))
 

@@ -153,7 +153,7 @@ def apply_plan(
     Raises:
         NirvanaError: the plan does not fit the model, naming layer and number, or was made on other
             weights; the weights are
-            missing, corrupt, quantised, or not those of the config; `out` is not free.
+            missing, corrupt, quantized, or not those of the config; `out` is not free.
     """
     from pruning.cutting.repack_checkpoint import repack_checkpoint
     from pruning.plans.plan import PruningPlan
@@ -315,7 +315,7 @@ def build(
     GPU.
 
     Raises:
-        MissingExtraError: no TensorRT flavour is installed.
+        MissingExtraError: no TensorRT flavor is installed.
         NirvanaError: the graph was refused; `OUT.build.log` beside `out` is the whole log.
     """
     if refit is not None:
@@ -339,7 +339,7 @@ def build(
 
 
 def _keep_build_log(folder: Path, out: Path) -> None:
-    """Keep the log of a failed build beside the folder that does not come to be."""
+    """Keep the log of a failed build beside the folder that does not are created."""
     from exporters.engines.engine_manifest import LOG_NAME
 
     if (folder / LOG_NAME).is_file():
@@ -356,7 +356,7 @@ def run_engine(
     """Run a built engine once on this machine's GPU.
 
     `inputs` are arrays by name, or the .npz file of them; by default made up, of the shapes that
-    the first optimisation profile is tuned for.
+    the first optimization profile is tuned for.
 
     Raises:
         NirvanaError: there is no GPU, the engine's manifest does not vouch for it, or it does not
@@ -479,7 +479,7 @@ def package(
     `dense` becomes version 1 beside it, or the model NAME-dense where their caches differ; `engine`
     is the folder of an engine built from it, served in its place; `checkpoint` has the tokenizer
     and labels for a model that takes text. With `check` the real server serves it, and its answers
-    are held against ONNX Runtime's.
+    are compared with ONNX Runtime's.
 
     Raises:
         NirvanaError: the parts do not fit together, the server refuses the package or answers

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        _complain("Interrupted. What was finished is kept; the same command goes on from that.")
+        _complain("Interrupted. What was finished is kept; the same command continues from there.")
         return 130
     except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

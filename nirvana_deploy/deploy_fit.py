@@ -216,7 +216,7 @@ def _check_build(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
     """Raise NirvanaError for shapes beyond the positions; those by default are cut to fit."""
     config, default = recipe.build, EngineConfig()
     if config.profiles:
-        return  # held against the graph's own inputs
+        return  # compared with the graph's own inputs
     if config.length != default.length:
         _check_positions("build.length.max", config.length.max, model)
     if config.past != default.past and task.name in (_DECODER, _ENCODER_DECODER):

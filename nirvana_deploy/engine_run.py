@@ -14,7 +14,7 @@ class EngineRun:
     """Hold the outputs of an engine by name, and where the time of the run went.
 
     Attributes:
-        profile: number of the optimisation profile that took the inputs.
+        profile: number of the optimization profile that took the inputs.
         parts_ms: by trtexec's parts: h2d, gpu_compute, d2h, and enqueue (the host's).
     """
 

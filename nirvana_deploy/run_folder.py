@@ -72,7 +72,7 @@ def remove_empty_run(folder: Path) -> bool:
 
 
 def _is_empty_run(folder: Path) -> bool:
-    """Tell whether a folder holds nothing but what a run writes before its first result."""
+    """Return whether a folder holds nothing but what a run writes before its first result."""
     ours = {LOCK_FILE, RUN_FILE, RECIPE_FILE}
     if not folder.is_dir():
         return False

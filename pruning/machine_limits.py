@@ -131,7 +131,7 @@ def explain_limit(
 
 
 def is_full_disk(error: BaseException, folder: Path | None = None) -> bool:
-    """Tell whether `error`, or what caused it, is a full disk."""
+    """Return whether `error`, or what caused it, is a full disk."""
     for cause in _list_causes(error):
         if isinstance(cause, OSError) and cause.errno in _FULL_ERRNOS:
             return True
@@ -144,7 +144,7 @@ def is_full_disk(error: BaseException, folder: Path | None = None) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether `error`, or what caused it, is a failed allocation."""
+    """Return whether `error`, or what caused it, is a failed allocation."""
     return any(
         isinstance(cause, MemoryError)
         or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
@@ -193,14 +193,14 @@ def _find_closed(error: BaseException, folder: Path | None) -> str | None:
 
 
 def _is_forbidden_in(folder: Path, error: BaseException) -> bool:
-    """Tell whether permissions keep a file from being written in `folder`, or `folder` itself."""
+    """Return whether permissions keep a file from being written in `folder`, or `folder` itself."""
     if not isinstance(error, PermissionError) or not error.filename:
         return False
     return Path(os.fsdecode(error.filename)).resolve().is_relative_to(folder.resolve())
 
 
 def _is_closed(error: BaseException) -> bool:
-    """Tell whether a folder cannot be written, of an error that may not be about reading."""
+    """Return whether a folder cannot be written, of an error that may not be about reading."""
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return True
     return any(text in str(error).lower() for text in _CLOSED_TEXTS)

@@ -1,1 +1,1 @@
-"""Holds each artefact against its source."""
+"""Holds each artifact against its source."""

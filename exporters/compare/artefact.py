@@ -75,7 +75,7 @@ class Artefact:
         name: what messages call it: its path.
         graphs: by name, of GRAPH_NAMES.
         notes: what a reader of the comparison must know of how it was run.
-        corners: batch and length of each corner of an optimisation profile, by `min`, `opt`, `max`;
+        corners: batch and length of each corner of an optimization profile, by `min`, `opt`, `max`;
             empty where any shape will do.
     """
 

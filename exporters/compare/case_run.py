@@ -1,7 +1,7 @@
-"""Runs one case on an artefact: one graph, or a prompt and decode steps over its own cache.
+"""Runs one case on an artifact: one graph, or a prompt and decode steps over its own cache.
 
-The tokens are given, and the same for all artefacts; what a graph computed (hidden states, cache)
-goes on within the artefact. So a layout with one decoder graph compares with one of two.
+The tokens are given, and the same for all artifacts; what a graph computed (hidden states, cache)
+goes on within the artifact. So a layout with one decoder graph compares with one of two.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Observation:
 
 
 def run_case(artefact: Artefact, case: Case, tokens: CaseTokens) -> tuple[Observation, ...]:
-    """Return what the artefact gives for a case, call by call.
+    """Return what the artifact gives for a case, call by call.
 
     Raises:
         NirvanaError: a graph is missing, has an input that is not known, or cannot run the case.

@@ -1,4 +1,4 @@
-"""Which inputs two artefacts are compared on: shapes, padding, and the tokens themselves."""
+"""Which inputs two artifacts are compared on: shapes, padding, and the tokens themselves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Case:
     """One batch of inputs, and the decode steps after it.
 
     Attributes:
-        corner: which corner of an optimisation profile it is; "" for none.
+        corner: which corner of an optimization profile it is; "" for none.
     """
 
     batch: int
@@ -69,9 +69,9 @@ class CaseTokens:
 
 
 def list_cases(artefacts: Iterable[Artefact], config: CompareConfig) -> tuple[Case, ...]:
-    """Return the cases that all artefacts can run.
+    """Return the cases that all artifacts can run.
 
-    Where one has an optimisation profile, its corners are the cases; else fixed shapes, no longer
+    Where one has an optimization profile, its corners are the cases; else fixed shapes, no longer
     than the tables of positions allow.
     """
     artefacts = tuple(artefacts)
@@ -94,10 +94,10 @@ def list_cases(artefacts: Iterable[Artefact], config: CompareConfig) -> tuple[Ca
 
 
 def make_tokens(case: Case, artefacts: Iterable[Artefact], config: CompareConfig) -> CaseTokens:
-    """Return random tokens that all artefacts know; the same for the same case and seed.
+    """Return random tokens that all artifacts know; the same for the same case and seed.
 
     They come from the whole vocabulary, but for the ids that steer a model (padding, say). They
-    begin rows of text where an artefact has any.
+    begin rows of text where an artifact has any.
 
     Padded, each row has another live length, and the first is whole where there are several.
     """

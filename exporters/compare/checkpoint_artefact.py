@@ -1,4 +1,4 @@
-"""A model in torch as what its ONNX files are held against."""
+"""A model in torch as what its ONNX files are compared with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_checkpoint(source: str, graph_names: Iterable[str] = ()) -> Artefact:
 
 
 def describe_parts(name: str, model: PreTrainedModel, parts: Iterable[GraphPart]) -> Artefact:
-    """Return the graph parts of a loaded model, in float32, as an artefact called `name`."""
+    """Return the graph parts of a loaded model, in float32, as an artifact called `name`."""
     parts = tuple(parts)
     limits = {spec.limit for part in parts for spec in part.inputs if spec.name == "input_ids"}
     lengths = [part.max_length for part in parts if part.max_length is not None]

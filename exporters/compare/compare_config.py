@@ -1,4 +1,4 @@
-"""How two artefacts are compared, and what difference is accepted. No torch, no onnx here."""
+"""How two artifacts are compared, and what difference is accepted. No torch, no onnx here."""
 
 from dataclasses import dataclass, field
 

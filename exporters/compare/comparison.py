@@ -1,4 +1,4 @@
-"""Compares two artefacts on all cases, and says where they part."""
+"""Compares two artifacts on all cases, and says where they part."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class CaseDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How two artefacts compare.
+    """How two artifacts compare.
 
     Attributes:
-        notes: how the artefacts were run, where that is not as they are.
+        notes: how the artifacts were run, where that is not as they are.
         not_compared: outputs that only one of them has, and caches that they lay out differently.
         failures: what a gate does not let pass, in words; empty when all is well.
         divergence: None when nothing failed.
@@ -77,7 +77,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Tell whether every gate was kept."""
+        """Return whether every gate was kept."""
         return not self.failures
 
     @property
@@ -131,7 +131,7 @@ def compare_artefacts(
     """Run both on the same tokens, and hold what comes against the gates.
 
     Padded left and right, shapes other than a trace's, decode steps with a cache of each side's
-    own; or the corners of an optimisation profile. Where a gate fails, the worst call is looked
+    own; or the corners of an optimization profile. Where a gate fails, the worst call is looked
     into block by block.
 
     Raises:
@@ -175,7 +175,7 @@ def _run_both(
     if [left.what for left in sides[0]] != [right.what for right in sides[1]]:
         raise NirvanaError(
             f"{source.name} ({', '.join(source.graphs)}) and {candidate.name} "
-            f"({', '.join(candidate.graphs)}) are no two forms of one model: one gives "
+            f"({', '.join(candidate.graphs)}) are not two forms of one model: one gives "
             f"{', '.join(o.what for o in sides[0])}, the other "
             f"{', '.join(o.what for o in sides[1])}."
         )
@@ -200,7 +200,7 @@ def _compare_calls(
         if shapes[0] != shapes[1]:
             raise NirvanaError(
                 f"{sides[0].name} gives {name} of shape {shapes[0]}, {sides[1].name} of shape "
-                f"{shapes[1]}: they are no two forms of one model."
+                f"{shapes[1]}: they are not two forms of one model."
             )
     scale = {"smallest_scale": gates.smallest_scale, "outlier_share": gates.outlier_share}
     outputs = measure_difference(left.outputs, right.outputs, left.live, tie=gates.tie, **scale)

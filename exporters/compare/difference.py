@@ -170,7 +170,7 @@ def _measure(
 
 
 def is_logits(name: str, values: Array) -> bool:
-    """Tell whether an output holds logits of two classes or more, or of where an answer is.
+    """Return whether an output holds logits of two classes or more, or of where an answer is.
 
     One number a row is a regression: it has no class that could be the same.
     """
@@ -210,7 +210,7 @@ def keep_live(values: Array, live: Array | None) -> Array:
 
 
 def _holds_one_class_per_row(name: str, values: Array) -> bool:
-    """Tell whether [batch, classes] might be mistaken for [batch, sequence]."""
+    """Return whether [batch, classes] might be mistaken for [batch, sequence]."""
     is_span = any(word in name.lower() for word in ("start", "end"))
     return values.ndim == 2 and "logit" in name.lower() and not is_span
 

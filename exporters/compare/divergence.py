@@ -1,4 +1,4 @@
-"""The first block at which two artefacts part: both are run with what their blocks give."""
+"""The first block at which two artifacts part: both are run with what their blocks give."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BlockDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
-    """Where two artefacts part.
+    """Where two artifacts part.
 
     Attributes:
         graph: the graph in which it was looked for.
@@ -63,7 +63,7 @@ def find_divergence(
             candidate.graphs[right.graph].run_blocks(right.feeds),
         )
     except NirvanaError as error:
-        where = f"the first diverging layer cannot be told: {error}"
+        where = f"the first diverging layer cannot be named: {error}"
         return Divergence(graph=right.graph, first=None, where=where, blocks=())
     blocks = _compare_blocks(*found, left.live)
     first = next((b.block for b in blocks if not b.scaled <= _SHARE_OF_TOLERANCE * tolerance), None)
@@ -86,7 +86,7 @@ def _compare_blocks(
 
 def _say(first: int | None, blocks: tuple[BlockDifference, ...]) -> str:
     if not blocks:
-        return "the first diverging layer cannot be told: the two have no block in common"
+        return "the first diverging layer cannot be named: the two have no block in common"
     if first is None:
         return "no layer differs: it is what comes after the last one"
     return f"the first diverging layer is {first}"

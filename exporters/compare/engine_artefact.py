@@ -61,7 +61,7 @@ class EngineGraph:
 
 
 def open_engine(engine_dir: Path) -> Artefact:
-    """Open the engine of a folder; the corners of its optimisation profile are its cases.
+    """Open the engine of a folder; the corners of its optimization profile are its cases.
 
     Raises:
         NirvanaError: its manifest is missing, it is not what the manifest says, or there is no GPU.

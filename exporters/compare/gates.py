@@ -1,4 +1,4 @@
-"""How far apart two artefacts may be, by the number format of the coarser one."""
+"""How far apart two artifacts may be, by the number format of the coarser one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Gates:
 
 # fp16 has 11 bits of mantissa, bf16 has 8: their errors are 8 times apart. Eight-bit integers round
 # each row of a weight to a 127th of its largest value; what that does to the logits depends on the
-# model, so that these gates find a broken graph rather than a bad quantisation, which is for the
+# model, so that these gates find a broken graph rather than a bad quantization, which is for the
 # task's own metric to judge.
 _GATES: dict[GraphPrecision, Gates] = {
     "fp32": Gates(precision="fp32", tolerance=1e-4, max_kl=1e-6, min_agreement=1.0),

@@ -30,7 +30,7 @@ def open_onnx(path: Path, *, name: str | None = None) -> Artefact:
     What the tokens can be is read from a config.json beside it, else from the graph.
 
     Raises:
-        NirvanaError: there is no valid ONNX file, or a folder has none of optimum's names.
+        NirvanaError: there is not a valid ONNX file, or a folder has none of optimum's names.
     """
     name = name or str(path)
     files = _list_files(path)

@@ -97,7 +97,7 @@ def load_rounded(path: Path) -> onnx.ModelProto | None:
 
 
 def _has_half_weights(path: Path) -> bool:
-    """Tell whether a weight is float16 or bfloat16."""
+    """Return whether a weight is float16 or bfloat16."""
     import onnx
 
     halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)

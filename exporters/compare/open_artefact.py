@@ -16,7 +16,7 @@ ArtefactKind = Literal["checkpoint", "onnx", "engine"]
 
 
 def open_pair(source: str, candidate: str) -> tuple[Artefact, Artefact]:
-    """Open two artefacts that are to be compared.
+    """Open two artifacts that are to be compared.
 
     A checkpoint is cut into the graphs that the other one has, so that one is opened last.
 

@@ -45,7 +45,7 @@ def _check_types(onnx_path: Path, model: onnx.ModelProto) -> None:
         shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except shape_inference.InferenceError as error:
         first_line = str(error).strip().splitlines()[0]
-        raise NirvanaError(f"{onnx_path} is no valid ONNX file: {first_line}") from error
+        raise NirvanaError(f"{onnx_path} is not a valid ONNX file: {first_line}") from error
 
 
 def _read_shape(value: onnx.ValueInfoProto) -> list[str | int]:

@@ -1,4 +1,4 @@
-"""Runs one graph of a model in torch: the source that its ONNX file is held against."""
+"""Runs one graph of a model in torch: the source that its ONNX file is compared with."""
 
 from __future__ import annotations
 

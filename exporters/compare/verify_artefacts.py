@@ -1,4 +1,4 @@
-"""Holds an artefact against its source, and keeps one that fails out of the way."""
+"""Holds an artifact against its source, and keeps one that fails out of the way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def verify_artefacts(
     *,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare two artefacts as `compare_artefacts` does, and refuse one that a gate refuses.
+    """Compare two artifacts as `compare_artefacts` does, and refuse one that a gate refuses.
 
     Raises:
         NirvanaError: besides, where a gate fails: the worst case and the first diverging layer.

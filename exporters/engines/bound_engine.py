@@ -21,7 +21,7 @@ class BoundEngine:
     """Runs an engine on one set of shapes. Its tensors are overwritten by the next call.
 
     Attributes:
-        profile: number of the optimisation profile.
+        profile: number of the optimization profile.
         on_device: inputs and outputs by name, where the engine reads and writes them.
     """
 

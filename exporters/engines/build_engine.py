@@ -58,11 +58,11 @@ def build_engine(
 ) -> EngineResult:
     """Build one engine into `out_dir`: `model.engine`, `engine.json`, `build.log`.
 
-    `num_attention_layers` is what the fused attentions are held against; None: count the graph's.
+    `num_attention_layers` is what the fused attentions are compared with; None: count the graph's.
     An fp16 engine whose attentions are not fused, or not all, is a result with `warnings`, unless
     the config requires them.
-    Raises MissingExtraError without a flavour, NirvanaError for a graph or an option that the
-    flavour refuses, KeyboardInterrupt after Ctrl-C.
+    Raises MissingExtraError without a flavor, NirvanaError for a graph or an option that the
+    flavor refuses, KeyboardInterrupt after Ctrl-C.
     """
     trt = import_flavour(config.flavour)
     targets = choose_capabilities(trt, config.compute_capabilities)
@@ -159,7 +159,7 @@ def _make_manifest(
 def _build_plan(
     trt: Any, log: BuildLog, graph: BuildGraph, config: EngineConfig
 ) -> tuple[Any, Path | None]:
-    """Return the serialised engine, as TensorRT's host memory, and the file of timings."""
+    """Return the serialized engine, as TensorRT's host memory, and the file of timings."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -195,7 +195,7 @@ def _build_plan(
 
 def _make_network(trt: Any, builder: Any) -> Any:
     flags = trt.NetworkDefinitionCreationFlag
-    # Networks of a flavour without the flag have no other kind.
+    # Networks of a flavor without the flag have no other kind.
     strongly_typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
     return builder.create_network(strongly_typed)
 

@@ -56,7 +56,7 @@ def read_build_graph(path: Path, config: EngineConfig) -> BuildGraph:
     """Read the graph of an ONNX file for a build.
 
     Raises:
-        NirvanaError: it is no valid ONNX file, or cannot take the precision or a profile.
+        NirvanaError: it is not a valid ONNX file, or cannot take the precision or a profile.
     """
     with explain_malformed(path):
         model = load_graph(path)

@@ -1,4 +1,4 @@
-"""Holds an engine's manifest against this machine, before a byte of the engine is deserialised."""
+"""Holds an engine's manifest against this machine, before a byte of the engine is deserialized."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def check_loadable(
     version: str,
     device: LocalGpu | None,
 ) -> None:
-    """Raise NirvanaError unless the engine is for this flavour, version, GPU and driver.
+    """Raise NirvanaError unless the engine is for this flavor, version, GPU and driver.
 
     Call it after `check_engine`. It names all that differs. A driver whose CUDA is not known is
-    let through: the flavour's runtime says no by itself.
+    let through: the flavor's runtime says no by itself.
     """
     result = manifest.result
     if device is None:
@@ -48,7 +48,7 @@ def check_loadable(
 def _compare_version(manifest: EngineManifest, flavour: str, version: str) -> list[str]:
     result = manifest.result
     if result.flavour != flavour:
-        return [f"its flavour is {result.flavour}, this is {flavour}"]
+        return [f"its flavor is {result.flavour}, this is {flavour}"]
     if result.version == version:
         return []
     built, here = _numbers(result.version), _numbers(version)

@@ -55,7 +55,7 @@ def audit_build_log(
     """Return what the layer table in `log` says, or None when there is no such table.
 
     `attentions` are the nodes that stand for one, `blocks` the block that a node is of, `profiles`
-    the names of the optimisation profiles.
+    the names of the optimization profiles.
     """
     rows = read_layer_table(log)
     if not rows:

@@ -38,7 +38,7 @@ class ShapeRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Set flavour, precision, target GPUs and shapes of an engine."""
+    """Set flavor, precision, target GPUs and shapes of an engine."""
 
     flavour: Flavour = field(
         default="auto",

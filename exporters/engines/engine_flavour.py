@@ -1,6 +1,6 @@
-"""Finds the installed TensorRT flavour, and says what it can build for.
+"""Finds the installed TensorRT flavor, and says what it can build for.
 
-The flavours share one Python API. What one of them lacks is found by attribute, not by version.
+The flavors share one Python API. What one of them lacks is found by attribute, not by version.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def import_flavour(flavour: str) -> ModuleType:
         if module is not None:
             return module
     if flavour == "auto":
-        raise MissingExtraError("A TensorRT flavour (tensorrt_rtx or tensorrt)", "rtx")
+        raise MissingExtraError("A TensorRT flavor (tensorrt_rtx or tensorrt)", "rtx")
     raise MissingExtraError(flavour, _EXTRAS[flavour])
 
 
 def list_flavours() -> dict[str, str]:
-    """Return the version of each flavour that is installed and loads."""
+    """Return the version of each flavor that is installed and loads."""
     found = {}
     for name in _EXTRAS:
         module = _import_if_installed(name)
@@ -42,9 +42,9 @@ def list_flavours() -> dict[str, str]:
 
 
 def list_capabilities(trt: Any) -> tuple[str, ...]:
-    """Return the compute capabilities that this flavour can build for, such as `8.9`.
+    """Return the compute capabilities that this flavor can build for, such as `8.9`.
 
-    Empty for a flavour that builds for the GPU in this machine only.
+    Empty for a flavor that builds for the GPU in this machine only.
     """
     if not hasattr(trt, "ComputeCapability"):
         return ()
@@ -56,10 +56,10 @@ def list_capabilities(trt: Any) -> tuple[str, ...]:
 def choose_capabilities(trt: Any, asked: tuple[str, ...]) -> tuple[str, ...]:
     """Return the compute capabilities to build for.
 
-    None for a flavour that builds for this machine's GPU, when those of the config are its default.
+    None for a flavor that builds for this machine's GPU, when those of the config are its default.
 
     Raises:
-        NirvanaError: the flavour cannot build for just these.
+        NirvanaError: the flavor cannot build for just these.
     """
     if asked == EngineConfig().compute_capabilities and not list_capabilities(trt):
         return ()
@@ -68,7 +68,7 @@ def choose_capabilities(trt: Any, asked: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_capabilities(trt: Any, asked: tuple[str, ...]) -> None:
-    """Raise NirvanaError unless this flavour can build for just the capabilities `asked`."""
+    """Raise NirvanaError unless this flavor can build for just the capabilities `asked`."""
     name = trt.__name__
     valid = list_capabilities(trt)
     if not valid and asked:

@@ -153,7 +153,7 @@ def _is_scaling(node: onnx.NodeProto) -> bool:
 
 
 def _reaches(model: onnx.ModelProto, name: str, products: set[str]) -> bool:
-    """Tell whether a tensor gets into a product, as it is or with fully masked rows zeroed."""
+    """Return whether a tensor gets into a product, as it is or with fully masked rows zeroed."""
     if name in products:
         return True
     between = [node for node in model.graph.node if node.op_type in _BETWEEN and name in node.input]

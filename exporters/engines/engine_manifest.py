@@ -1,6 +1,6 @@
 """The file beside an engine that says what it was built from, and vouches for it by hash.
 
-Deserialising an engine runs code that it carries: call `check_engine` before anything loads one.
+Deserializing an engine runs code that it carries: call `check_engine` before anything loads one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class EngineResult:
 
     @property
     def optimisation_profiles(self) -> tuple[Profile, ...]:
-        """All optimisation profiles, in the engine's order."""
+        """All optimization profiles, in the engine's order."""
         return (self.optimisation_profile, *self.further_profiles)
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class EngineManifest:
         versions: of the libraries that took part.
         structure_sha256: of the graph without its weights; another one cannot be refitted from.
         built_on: None where no GPU was at hand.
-        cuda: the CUDA that the flavour is built for, such as `13`; None where nothing tells it.
+        cuda: the CUDA that the flavor is built for, such as `13`; None where nothing tells it.
         timing_cache: the name of the file of timings that were used.
         refitted_from: SHA-256 of the engine whose weights were replaced.
     """
@@ -137,7 +137,7 @@ def read_engine_manifest(engine_dir: Path) -> EngineManifest:
 
 
 def _find_wrong(manifest: EngineManifest) -> str | None:
-    """Return what in a manifest cannot be from a build: a flavour, a GPU, a path."""
+    """Return what in a manifest cannot be from a build: a flavor, a GPU, a path."""
     result = manifest.result
     if result.flavour not in FLAVOURS[1:]:  # a module of this name would be imported
         return f"result.flavour is {result.flavour!r}"

@@ -1,6 +1,6 @@
-"""Puts the options of a config into a builder's settings, and refuses what a flavour lacks.
+"""Puts the options of a config into a builder's settings, and refuses what a flavor lacks.
 
-What is missing is found by attribute. Some flavours have the attribute and do nothing with it: they
+What is missing is found by attribute. Some flavors have the attribute and do nothing with it: they
 say so in a warning, which is an error here.
 """
 
@@ -31,7 +31,7 @@ def make_settings(
     `precision` is that of the graph that is built.
 
     Raises:
-        NirvanaError: the flavour lacks an option, by its name.
+        NirvanaError: the flavor lacks an option, by its name.
     """
     settings = builder.create_builder_config()
     # The layer table, from which the engine is audited, is printed at this verbosity only.
@@ -53,7 +53,7 @@ def make_settings(
 
 
 def add_profiles(builder: Any, settings: Any, profiles: Iterable[Profile]) -> None:
-    """Give the settings one optimisation profile after the other, in place."""
+    """Give the settings one optimization profile after the other, in place."""
     for number, profile in enumerate(profiles):
         shapes = builder.create_optimization_profile()
         for name, shape in profile.items():
@@ -71,10 +71,10 @@ def add_profiles(builder: Any, settings: Any, profiles: Iterable[Profile]) -> No
 def load_timing_cache(
     trt: Any, settings: Any, log: BuildLog, folder: str, device: LocalGpu | None
 ) -> Path:
-    """Give the settings the timings of this flavour, version and device; return their file.
+    """Give the settings the timings of this flavor, version and device; return their file.
 
     Raises:
-        NirvanaError: the flavour times no kernels at build time, or the file is another's.
+        NirvanaError: the flavor times no kernels at build time, or the file is another's.
     """
     path = Path(folder) / _name_cache(trt, device)
     if not hasattr(settings, "create_timing_cache"):
@@ -84,7 +84,7 @@ def load_timing_cache(
         taken = cache is not None and settings.set_timing_cache(cache, False)
     if not taken:
         raise NirvanaError(
-            f"{path} is no timing cache that {trt.__name__} {trt.__version__} takes on this "
+            f"{path} is not a timing cache that {trt.__name__} {trt.__version__} takes on this "
             "device. Delete it; the next build writes a new one."
         )
     return path
@@ -132,7 +132,7 @@ def _set_compatibility(trt: Any, settings: Any, log: BuildLog, config: EngineCon
 
 @contextmanager
 def _refuse_what_does_nothing(trt: Any, log: BuildLog, option: str) -> Iterator[None]:
-    """Raise NirvanaError when the block makes the flavour say that the option does nothing."""
+    """Raise NirvanaError when the block makes the flavor say that the option does nothing."""
     num_before = len(log.messages)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -152,6 +152,6 @@ def _refuse(trt: Any, option: str, said: str = "") -> NirvanaError:
 
 
 def _name_cache(trt: Any, device: LocalGpu | None) -> str:
-    """Timings hold for one version of one flavour on one kind of GPU."""
+    """Timings hold for one version of one flavor on one kind of GPU."""
     words = (trt.__name__, trt.__version__, device.name if device else "no gpu")
     return "-".join(re.sub(r"[^\w.]+", "_", word) for word in words) + ".timing"

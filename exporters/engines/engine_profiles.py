@@ -1,4 +1,4 @@
-"""Plans the optimisation profiles of an engine: the shapes that it takes, and is tuned for.
+"""Plans the optimization profiles of an engine: the shapes that it takes, and is tuned for.
 
 By default they are those of the task: an encoder has one, a decoder with a cache one for the prompt
 (an empty cache) and one for the steps after it (one token each), a decoder beside an encoder one.
@@ -21,7 +21,7 @@ from pruning.strict_json import read_json
 if TYPE_CHECKING:
     import onnx
 
-# One optimisation profile: by input name, then `min`, `opt` and `max`, a shape.
+# One optimization profile: by input name, then `min`, `opt` and `max`, a shape.
 Profile = dict[str, dict[str, list[int]]]
 CORNERS = ("min", "opt", "max")
 Dims = tuple[int | str, ...]

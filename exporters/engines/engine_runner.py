@@ -1,6 +1,6 @@
 """Runs a built engine: on a stream of its own, from and to buffers that are bound once.
 
-Deserialising an engine runs code that it carries: only one that its manifest vouches for is loaded.
+Deserializing an engine runs code that it carries: only one that its manifest vouches for is loaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pruning.errors import NirvanaError
 
 
 class EngineRunner:
-    """A deserialised engine, with all of its optimisation profiles."""
+    """A deserialized engine, with all of its optimization profiles."""
 
     def __init__(
         self, engine_dir: Path, *, cuda_graph: bool = False, device: EngineDevice | None = None
@@ -114,7 +114,7 @@ class EngineRunner:
         if context.active_optimization_profile != number:
             self._require(
                 context.set_optimization_profile_async(number, self.device.stream_handle),
-                f"it does not take its optimisation profile {number}",
+                f"it does not take its optimization profile {number}",
             )
             self.device.synchronize()
         for name, shape in shapes.items():
@@ -149,7 +149,7 @@ class EngineRunner:
 
     @property
     def _records_itself(self) -> bool:
-        """Whether the flavour makes CUDA graphs by itself (TensorRT-RTX)."""
+        """Whether the flavor makes CUDA graphs by itself (TensorRT-RTX)."""
         return hasattr(self._trt, "CudaGraphStrategy")
 
     def _read_profile(self, number: int) -> Profile:

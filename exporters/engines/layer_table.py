@@ -51,7 +51,7 @@ class LayerRow:
         kind: TensorRT's word, such as `gemm` or `kgen`.
         precision: the widest type that it writes; `other` for integers, booleans or nothing.
         onnx_layers: the names of the nodes that it computes.
-        profile: the number of the optimisation profile that it is for.
+        profile: the number of the optimization profile that it is for.
     """
 
     name: str
@@ -62,7 +62,7 @@ class LayerRow:
 
     @property
     def is_kernel(self) -> bool:
-        """Tell whether it starts something on the GPU."""
+        """Return whether it starts something on the GPU."""
         return self.kind not in _NO_KERNEL
 
 

@@ -41,7 +41,7 @@ def find_gpu() -> LocalGpu | None:
 
 
 def find_flavour_cuda(flavour: str) -> str | None:
-    """Return the CUDA major version that the installed flavour is built for, by its package's name.
+    """Return the CUDA major version that the installed flavor is built for, by its package's name.
 
     The wheels are called after it: `tensorrt-rtx-cu13`, `tensorrt-cu12`.
     """

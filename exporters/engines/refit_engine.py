@@ -44,7 +44,7 @@ def refit_engine(engine_dir: Path, onnx_path: Path, out_dir: Path) -> EngineResu
     model = load_graph(onnx_path)
     _check_refittable(manifest, engine_dir, onnx_path, hash_structure(model))
     device = find_gpu()
-    # Without a GPU no flavour is asked for: a machine that cannot run it may lack it as well.
+    # Without a GPU no flavor is asked for: a machine that cannot run it may lack it as well.
     flavour = manifest.result.flavour
     trt = import_flavour(flavour) if device is not None else None
     version = manifest.result.version if trt is None else str(trt.__version__)
@@ -112,7 +112,7 @@ def _check_refittable(
 
 
 def _refit(trt: Any, log: BuildLog, old: bytes, graph: bytes | Path) -> Any:
-    """Return the engine with other weights, serialised."""
+    """Return the engine with other weights, serialized."""
     logger = make_logger(trt, log)
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(old)
@@ -140,7 +140,7 @@ def _refit(trt: Any, log: BuildLog, old: bytes, graph: bytes | Path) -> Any:
 
 
 def _serialise(trt: Any, engine: Any) -> Any:
-    """Serialise an engine so that it can be refitted again, where the flavour leaves the choice."""
+    """Serialize an engine so that it can be refitted again, where the flavor leaves the choice."""
     flags = getattr(trt, "SerializationFlag", None)
     if not hasattr(flags, "INCLUDE_REFIT"):
         return engine.serialize()

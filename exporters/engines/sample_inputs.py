@@ -1,4 +1,4 @@
-"""Makes inputs for an engine of which nothing is known but its optimisation profile."""
+"""Makes inputs for an engine of which nothing is known but its optimization profile."""
 
 from __future__ import annotations
 

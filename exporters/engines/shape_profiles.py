@@ -1,4 +1,4 @@
-"""Which of an engine's optimisation profiles serves given shapes."""
+"""Which of an engine's optimization profiles serves given shapes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def choose_profile(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> 
             f"profile {number}: {', '.join(found)}" for number, found in enumerate(misfits)
         )
         raise NirvanaError(
-            f"The engine takes no such shapes. {reasons}. Keep within its optimisation profiles, "
+            f"The engine takes no such shapes. {reasons}. Keep within its optimization profiles, "
             "or build it with wider ones."
         )
     return min(fitting, key=lambda number: _find_distance(profiles[number], shapes))

@@ -29,7 +29,7 @@ class Fact:
         return cls(data.shape, data if data.size <= MAX_ELEMENTS else None)
 
     def same(self, other: Fact) -> bool:
-        """Tell whether both say the same."""
+        """Return whether both say the same."""
         if self.shape != other.shape or (self.data is None) != (other.data is None):
             return False
         return self.data is None or bool(np.array_equal(self.data, other.data))  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ class GraphFacts:
         return self._facts.get(value, UNKNOWN).shape
 
     def is_free(self, size: int) -> bool:
-        """Tell whether a size has a free dimension in it: it is another one in another call."""
+        """Return whether a size has a free dimension in it: it is another one in another call."""
         return size > 0 and any(size % free == 0 for free in self._free)
 
     def record(self, value: ir.Value, fact: Fact) -> None:

@@ -84,7 +84,7 @@ def _inspect(path: Path) -> GraphStructure:
     if not found:
         raise NirvanaError(
             f"{path}: found no attention and no MLP with floating-point weights among "
-            f"{num_nodes} nodes. Expected a transformer's graph that is not quantised."
+            f"{num_nodes} nodes. Expected a transformer's graph that is not quantized."
         )
     weights = [value.const_value for value in model.graph.initializers.values()]
     num_attentions = sum(node.op_type in (*ATTENTION_OPS, "Softmax") for node in model.graph)

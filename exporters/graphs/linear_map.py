@@ -59,7 +59,7 @@ def list_linear_maps(graph: ir.Graph, facts: GraphFacts) -> list[LinearMap]:
 
 
 def is_activated(node: ir.Node) -> bool:
-    """Tell whether a product applies an activation to what it gives, as FusedGemm can."""
+    """Return whether a product applies an activation to what it gives, as FusedGemm can."""
     return node.op_type == "FusedGemm" and bool(read_attribute(node, "activation", ""))
 
 

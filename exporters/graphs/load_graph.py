@@ -21,14 +21,14 @@ def load_graph(path: Path) -> onnx.ModelProto:
         NirvanaError: it is no ONNX file, or its files are not whole (see `check_whole`).
     """
     if not path.is_file():
-        raise NirvanaError(f"{path} is no valid ONNX file: there is no such file.")
+        raise NirvanaError(f"{path} is not a valid ONNX file: there is no such file.")
     try:
         model = read_structure(path)
         check_proto(model)
     except Exception as error:  # the checker's, protobuf's and the file system's have no one base
         # The checker breaks its sentence where it names a node; then it prints the node.
         sentence = " ".join(str(error).split("==> Context")[0].split()) or type(error).__name__
-        raise NirvanaError(f"{path} is no valid ONNX file: {sentence}") from error
+        raise NirvanaError(f"{path} is not a valid ONNX file: {sentence}") from error
     check_whole(path, model)
     return model
 

@@ -18,7 +18,7 @@ from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims
 from pruning.wirings.known_wirings import WIRINGS
 
-# ONNX Runtime's optimiser puts the projections of an attention into one.
+# ONNX Runtime's optimizer puts the projections of an attention into one.
 _FUSED = frozenset(("Attention",))
 
 
@@ -40,9 +40,9 @@ def locate(graph: ir.Graph, facts: GraphFacts, dims: DenseDims) -> LocatedModel:
         located = locate_by_pattern(pattern, wiring, dims)
         if located is None:
             raise NirvanaError(
-                f"This is no dense graph of the plan's model ({dims.model_type}): "
+                f"This is not a dense graph of the plan's model ({dims.model_type}): "
                 f"{explain_pattern(pattern, dims)}. Give the graph of the model that the plan was "
-                "made for, before it was quantised."
+                "made for, before it was quantized."
             )
     for sub_block in located.sub_blocks:
         check_sizes(sub_block)
@@ -89,6 +89,6 @@ def _refuse_other_type(linears: Sequence[LinearMap], dims: DenseDims) -> None:
     if named and dims.model_type in WIRINGS and dims.model_type not in named:
         names = ", ".join(named)
         raise NirvanaError(
-            f"This is no dense graph of the plan's model ({dims.model_type}): its modules are "
+            f"This is not a dense graph of the plan's model ({dims.model_type}): its modules are "
             f"named as those of {names}. Give the graph of the model that the plan was made for."
         )

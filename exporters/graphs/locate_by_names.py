@@ -134,5 +134,5 @@ def _check_same_weight(linears: Sequence[LinearMap], layer: int, path: str) -> N
 def _missing(layer: int, path: str) -> NirvanaError:
     return NirvanaError(
         f"Layer {layer}: the graph has no product with the weight of {path}. Expected a plain "
-        "floating-point weight; quantise after pruning, not before."
+        "floating-point weight; quantize after pruning, not before."
     )

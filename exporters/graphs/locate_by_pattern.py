@@ -21,7 +21,7 @@ def locate_by_pattern(
 ) -> LocatedModel | None:
     """Return where the sub-blocks are, in the order of the graph; None where their number differs.
 
-    `wiring` tells whether a fused projection has its parts one after the other, or group by group.
+    `wiring` says whether a fused projection has its parts one after the other, or group by group.
     """
     for stacks in _list_choices(dims):
         counts = [s.num_layers * (2 if s.cross_attention else 1) for _, s in stacks]

@@ -43,7 +43,7 @@ def fingerprint_located(located: LocatedModel, dims: DenseDims) -> tuple[WeightF
 
 
 def _is_whole(located: LocatedSubBlock) -> bool:
-    """Tell whether queries, keys and values are all there."""
+    """Return whether queries, keys and values are all there."""
     parts = [part for projection, _ in located.inputs for part in projection.parts]
     return located.sub_block.part == "mlp" or (parts.count("kv") > 1 and "query" in parts)
 

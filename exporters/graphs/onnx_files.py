@@ -86,7 +86,7 @@ def check_export(folder: Path) -> None:
     """
     export = folder / EXPORT_FILE
     if not export.is_file():
-        raise NirvanaError(f"{export} is missing: {folder} is no folder of `nirvana export`.")
+        raise NirvanaError(f"{export} is missing: {folder} is not a folder of `nirvana export`.")
     for graph in _read_graphs(export).values():
         _compare(folder, graph["sha256"], fresh=False)
 

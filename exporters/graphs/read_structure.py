@@ -29,7 +29,7 @@ _PACKED = (21, 22, 23, 25, 26)
 
 
 def read_structure(path: Path) -> onnx.ModelProto:
-    """Return the model in `path`, whose large initialisers say name, type and shape, and are empty.
+    """Return the model in `path`, whose large initializers say name, type and shape, and are empty.
 
     Raises:
         NirvanaError: the file is cut off, or is no protobuf message.
@@ -47,7 +47,7 @@ def read_structure(path: Path) -> onnx.ModelProto:
 
 
 def is_skipped(tensor: onnx.TensorProto) -> bool:
-    """Tell whether the content of an initialiser was not read."""
+    """Return whether the content of an initializer was not read."""
     return tensor.HasField("raw_data") and not tensor.raw_data and math.prod(tensor.dims) > 0
 
 
@@ -62,7 +62,7 @@ class _Field:
 
 
 def _read_graph(file: BinaryIO, whole: _Field, graph: onnx.GraphProto) -> None:
-    """Read a graph, in place, but for the content of large initialisers."""
+    """Read a graph, in place, but for the content of large initializers."""
     for field in _list_fields(file, whole.content, whole.end):
         if field.number == _INITIALIZER and field.end - field.content > _LARGE_BYTES:
             _read_tensor(file, field, graph.initializer.add())

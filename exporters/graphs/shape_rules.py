@@ -48,7 +48,7 @@ def integers_of(facts: Facts, index: int) -> list[int]:
 
 
 def has_input(facts: Facts, index: int) -> bool:
-    """Tell whether an optional input is there."""
+    """Return whether an optional input is there."""
     return index < len(facts) and facts[index] is not None
 
 

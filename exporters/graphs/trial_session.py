@@ -60,7 +60,7 @@ def require_loadable(path: Path) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    """Tell whether `export.json` beside the file has its hash."""
+    """Return whether `export.json` beside the file has its hash."""
     try:
         told: Any = json.loads((path.parent / EXPORT_FILE).read_text(encoding="utf-8"))
         hashes = [graph["sha256"].get(path.name) for graph in told["graphs"].values()]

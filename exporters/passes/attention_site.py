@@ -208,7 +208,7 @@ def _split_bias(scores: ir.Value | None) -> tuple[ir.Value | None, ir.Value | No
 
 
 def leads_to_product(value: ir.Value | None, depth: int = 5) -> bool:
-    """Tell whether a value is a product of two tensors, scaled or squeezed."""
+    """Return whether a value is a product of two tensors, scaled or squeezed."""
     node = find_producer(value, "MatMul", "Mul", "Div", "Tanh")
     if node is None or depth == 0:
         return False

@@ -61,7 +61,7 @@ def _replace_same_reshapes(model: ir.Model) -> None:
 
 
 def _is_known(shape: ir.Shape | None) -> bool:
-    """Tell whether each dim has a number or a name."""
+    """Return whether each dim has a number or a name."""
     return shape is not None and all(isinstance(dim, int) or dim.value is not None for dim in shape)
 
 

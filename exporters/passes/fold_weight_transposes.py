@@ -1,7 +1,7 @@
 """Stores a weight as its product takes it, in place of transposing it in the graph.
 
 A head that is tied to the embeddings is such a transposition. ONNX Runtime folds it whenever it
-loads the graph, and holds both; its quantisers see a weight only where it is stored. The file grows
+loads the graph, and holds both; its quantizers see a weight only where it is stored. The file grows
 by that weight.
 """
 

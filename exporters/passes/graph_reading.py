@@ -90,7 +90,7 @@ def expect_static(dim: int | str | None, what: str) -> int:
 
 
 def make_constant(model: ir.Model, array: np.ndarray[Any, Any], name: str) -> ir.Value:
-    """Register a constant as an initialiser, in place; the same name gives the same one."""
+    """Register a constant as an initializer, in place; the same name gives the same one."""
     known = model.graph.initializers.get(name)
     if known is not None:
         return known

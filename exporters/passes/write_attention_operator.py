@@ -56,7 +56,7 @@ class WriteAttentionOperator(GraphPass):
 
 
 def _has_cache(model: ir.Model) -> bool:
-    """Tell whether a graph takes or gives keys and values."""
+    """Return whether a graph takes or gives keys and values."""
     values = (*model.graph.inputs, *model.graph.outputs)
     return any(str(value.name).startswith(_CACHES) for value in values)
 

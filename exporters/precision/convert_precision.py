@@ -19,7 +19,7 @@ from exporters.precision.int8_graph import Feeds, quantise_dynamic, quantise_sta
 from pruning.errors import NirvanaError
 from pruning.write_aside import make_folder_aside
 
-# What the quantiser holds in memory is one protobuf message, which ends here.
+# What the quantizer holds in memory is one protobuf message, which ends here.
 MAX_QUANTISED_BYTES = 2**31 - 1
 # Weights beyond this go into a file beside the graph.
 _EXTERNAL_DATA_BYTES = 1_500_000_000
@@ -93,7 +93,7 @@ def _write(
     weights_bytes = _count_bytes(source)
     if weights_bytes > MAX_QUANTISED_BYTES:
         raise NirvanaError(
-            f"it has {weights_bytes} bytes of weights, and ONNX Runtime's quantiser takes "
+            f"it has {weights_bytes} bytes of weights, and ONNX Runtime's quantizer takes "
             f"{MAX_QUANTISED_BYTES}. Use fp16 or bf16, which have no such limit."
         )
     model = onnx.load(str(source))

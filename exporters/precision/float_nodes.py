@@ -37,17 +37,17 @@ def find_float_nodes(graph: ir.Graph, dtype: ir.DataType) -> set[ir.Node]:
 
 
 def has_floats(node: ir.Node) -> bool:
-    """Tell whether a node takes or gives float32."""
+    """Return whether a node takes or gives float32."""
     return any(map(is_float, (*node.inputs, *node.outputs)))
 
 
 def is_float(value: ir.Value | None) -> bool:
-    """Tell whether a value is float32."""
+    """Return whether a value is float32."""
     return value is not None and value.dtype == ir.DataType.FLOAT
 
 
 def _squares_for_a_mean(node: ir.Node) -> bool:
-    """Tell whether a node multiplies a value by itself, for a mean of squares."""
+    """Return whether a node multiplies a value by itself, for a mean of squares."""
     return (
         node.op_type == "Mul"
         and node.inputs[0] is node.inputs[1]
@@ -56,7 +56,7 @@ def _squares_for_a_mean(node: ir.Node) -> bool:
 
 
 def _to_integer(node: ir.Node) -> bool:
-    """Tell whether a node makes an integer of a float."""
+    """Return whether a node makes an integer of a float."""
     integers = (ir.DataType.INT64, ir.DataType.INT32)
     return node.op_type == "Cast" and is_float(node.inputs[0]) and node.outputs[0].dtype in integers
 
@@ -84,7 +84,7 @@ def _list_makers(node: ir.Node) -> list[ir.Node]:
 
 
 def _is_between(node: ir.Node, kept: set[ir.Node]) -> bool:
-    """Tell whether floats come from kept nodes only, and go to kept ones only."""
+    """Return whether floats come from kept nodes only, and go to kept ones only."""
     if not any(map(is_float, node.outputs)):
         return False
     makers = _list_makers(node)
@@ -94,7 +94,7 @@ def _is_between(node: ir.Node, kept: set[ir.Node]) -> bool:
 
 
 def _knows(node: ir.Node, dtype: ir.DataType) -> bool:
-    """Tell whether the operator exists in `dtype`; one that is not ONNX's own is taken to."""
+    """Return whether the operator exists in `dtype`; one that is not ONNX's own is taken to."""
     import onnx
 
     if node.domain not in ("", "ai.onnx"):

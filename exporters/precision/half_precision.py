@@ -148,7 +148,7 @@ class _Conversion:
         self.num_converted = 0
 
     def is_half(self, value: ir.Value | None) -> bool:
-        """Tell whether a value is of the half type by now."""
+        """Return whether a value is of the half type by now."""
         return value in self._half
 
     def convert_inputs(self, half_caches: bool) -> None:
@@ -238,7 +238,7 @@ class _Conversion:
 
 
 def _is_buffer(value: ir.Value) -> bool:
-    """Tell whether a cache is written in place, before or after that."""
+    """Return whether a cache is written in place, before or after that."""
     producer = value.producer()
     return any(use.node.op_type == _SCATTER and use.idx == 0 for use in value.uses()) or (
         producer is not None and producer.op_type == _SCATTER

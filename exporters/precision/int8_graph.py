@@ -1,4 +1,4 @@
-"""Quantises a float32 graph to 8-bit integers with ONNX Runtime's quantiser, for CPUs.
+"""Quantizes a float32 graph to 8-bit integers with ONNX Runtime's quantizer, for CPUs.
 
 Dynamic: weights are integers, activations become integers while the graph runs. Static: activations
 have fixed scales, measured on calibration inputs, and the graph says so by Q/DQ pairs. Either way
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Feeds = Mapping[str, NDArray[Any]]
 
-# Named, because the quantiser breaks on opset-23 `Attention`. It makes `Gemm` a `MatMul` and an
+# Named, because the quantizer breaks on opset-23 `Attention`. It makes `Gemm` a `MatMul` and an
 # `Add` first. `Gather`: token embeddings are most of a small model's bytes.
 _DYNAMIC_OPS = ["MatMul", "Gather"]
 # A table that is looked up does no arithmetic: a Q/DQ pair would only add rounding to what follows.
@@ -98,7 +98,7 @@ def _import_quantiser() -> Any:
     try:
         from onnxruntime import quantization
     except ImportError as error:
-        raise MissingExtraError("ONNX Runtime, which quantises to int8,", "cpu") from error
+        raise MissingExtraError("ONNX Runtime, which quantizes to int8,", "cpu") from error
     return quantization
 
 
@@ -115,7 +115,7 @@ def _make_reader(quantisation: Any, feeds: list[dict[str, NDArray[Any]]]) -> Any
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Keep the quantiser from advising a preprocessing that our graphs do not need."""
+    """Keep the quantizer from advising a preprocessing that our graphs do not need."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -81,7 +81,7 @@ def _wide_operands(
 
 
 def _is_repeated(cutter: GraphCutter, node: ir.Node, axis: int) -> bool:
-    """Tell whether an Expand makes an axis of equal entries."""
+    """Return whether an Expand makes an axis of equal entries."""
     source = node.inputs[0]
     assert source is not None
     shape, new_shape = cutter.shape(source, node), cutter.shape(node.outputs[0], node)

@@ -51,7 +51,7 @@ class UnitCut:
         return b"" if self.mask is None else self.mask.tobytes()
 
     def agrees(self, other: UnitCut) -> bool:
-        """Tell whether the values that both leave are the same."""
+        """Return whether the values that both leave are the same."""
         if self.total != other.total or self.count != other.count:
             return False
         if self.mask is not None and other.mask is not None:
@@ -66,7 +66,7 @@ class UnitCut:
         return bool((kept == np.where(self.groups, each, 0)).all())
 
     def is_within(self, other: UnitCut) -> bool:
-        """Tell whether `other` keeps all that this keeps."""
+        """Return whether `other` keeps all that this keeps."""
         if self.mask is None or other.mask is None or self.total != other.total:
             return False
         return bool((other.mask | ~self.mask).all())

@@ -121,7 +121,7 @@ _GRAPH, _INITIALIZER, _RAW_DATA = b"\x3a", b"\x2a", b"\x4a"
 
 
 def _describe_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> bytes:
-    """Return the serialised TensorProto up to its data, which has to follow."""
+    """Return the serialized TensorProto up to its data, which has to follow."""
     proto = onnx.TensorProto(
         dims=[int(n) for n in tensor.shape.numpy()], data_type=int(tensor.dtype), name=value.name
     )

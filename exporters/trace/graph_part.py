@@ -39,7 +39,7 @@ class GraphPart:
         name: the file's stem: `model`, `encoder_model`, `decoder_model`,
             `decoder_with_past_model`.
         module: takes the inputs by position, in their order; returns a tuple, in the order of the
-            outputs. Tracing it gives the graph, running it gives what the graph is held against.
+            outputs. Tracing it gives the graph, running it gives what the graph is compared with.
         max_length: the most tokens, those in the cache included, for which the model has positions;
             None where it has no such limit.
     """

@@ -88,7 +88,7 @@ def _takes_one_part(stock: Any) -> bool:
 
 
 def _reads_pad(stock: Any) -> bool:
-    """Tell whether a classifier looks for padding tokens itself."""
+    """Return whether a classifier looks for padding tokens itself."""
     if not stock.__name__.endswith("ForSequenceClassification"):
         return False
     try:

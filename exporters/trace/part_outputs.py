@@ -59,7 +59,7 @@ def _match(
 
 
 def is_live(module: nn.Module, inputs: Sequence[GraphTensor], name: str) -> bool:
-    """Tell whether what `module` returns depends on its input `name`, by trying other values."""
+    """Return whether what `module` returns depends on its input `name`, by trying other values."""
     number = [tensor.name for tensor in inputs].index(name)
     drawn = draw_inputs(inputs, _PROBES[0])
     changed = list(drawn)

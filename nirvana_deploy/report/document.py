@@ -54,7 +54,7 @@ def write_page(path: Path, page: str) -> None:
 
 
 def is_page(path: Path) -> bool:
-    """Tell whether a file is a page of ours, which a new one may take the place of."""
+    """Return whether a file is a page of ours, which a new one may take the place of."""
     with path.open("rb") as file:
         return _MARK.encode() in file.read(1000)
 

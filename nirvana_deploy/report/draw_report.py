@@ -51,7 +51,7 @@ def check_out(out: Path) -> None:
         raise NirvanaError(f"A report is an HTML file: expected {out}.html or the like, got {out}.")
     if out.is_dir() or (out.exists() and not is_page(out)):
         raise NirvanaError(
-            f"{out} exists already and is no report. Choose another --out; nothing was changed."
+            f"{out} exists already and is not a report. Choose another --out; nothing was changed."
         )
 
 

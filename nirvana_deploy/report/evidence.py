@@ -1,4 +1,4 @@
-"""What was proved about the artefacts: ONNX against torch, the engine's audit, the package."""
+"""What was proved about the artifacts: ONNX against torch, the engine's audit, the package."""
 
 from nirvana_deploy.report.fields import Fields
 from nirvana_deploy.report.markup import Html, definitions, element, join, paragraph, table

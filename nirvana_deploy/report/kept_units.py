@@ -34,7 +34,7 @@ def draw_kept_units(layers: tuple[Layer, ...]) -> Html:
 
 
 def has_cross_attention(layers: Iterable[Layer]) -> bool:
-    """Tell whether a layer has a second attention, over the encoder's output."""
+    """Return whether a layer has a second attention, over the encoder's output."""
     return any(layer.kept_cross_heads is not None for layer in layers)
 
 

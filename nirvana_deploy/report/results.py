@@ -89,7 +89,7 @@ def _read_builds(result: Fields) -> tuple[Build, ...]:
 
 
 def _is_scored(manifests: Mapping[str, Fields | None]) -> bool:
-    """Tell whether the scores are of this run, and not left from before its recipe changed."""
+    """Return whether the scores are of this run, and not left from before its recipe changed."""
     prune = manifests["prune"]
     made_by = None if prune is None else prune.part("result").text("method")
     return manifests["score"] is not None and (prune is None or made_by == "one-shot")

@@ -49,7 +49,7 @@ class Roof:
         return self.target.memory_bandwidth_gb_per_s.value * 1e9
 
     def limit(self, intensity: float) -> float:
-        """Return the most operations a second at an intensity (operations a byte)."""
+        """Return the most operations per second at an intensity (operations per byte)."""
         return min(self.peak, self.bandwidth * intensity)
 
     def describe(self) -> str:
@@ -64,8 +64,8 @@ class RoofPoint:
     """Some parts of a model under a roof.
 
     Attributes:
-        intensity: operations a byte.
-        per_s: operations a second, if the estimated time is what it takes.
+        intensity: operations per byte.
+        per_s: operations per second, if the estimated time is what it takes.
     """
 
     name: str
@@ -154,8 +154,8 @@ def _draw_roof(subjects: Sequence[Subject], roof: Roof) -> Html:
             )
             for p in points
         ],
-        x=_log_axis("operations a byte", low, high),
-        y=_log_axis("operations a second", slowest / 2, roof.limit(high) * 2),
+        x=_log_axis("operations per byte", low, high),
+        y=_log_axis("operations per second", slowest / 2, roof.limit(high) * 2),
         height=320,
     ).draw()
     note = (
@@ -211,7 +211,7 @@ def _roof_trace(roof: Roof, low: float, high: float) -> dict[str, Any]:
         "x": corners,
         "y": [roof.limit(corner) for corner in corners],
         "line": {"color": TARGET.colour, "width": 2, "dash": TARGET.dash},
-        "hovertemplate": "%{x:.3g} a byte: at most %{y:.3s} a second<extra></extra>",
+        "hovertemplate": "%{x:.3g} a byte: at most %{y:.3s} per second<extra></extra>",
     }
 
 
@@ -228,7 +228,7 @@ def _trace(point: RoofPoint) -> dict[str, Any]:
             "symbol": point.style.symbol,
             "line": {"color": point.style.colour, "width": 2},
         },
-        "hovertemplate": f"{point.name}: %{{x:.3g}} operations a byte, %{{y:.3s}} a second"
+        "hovertemplate": f"{point.name}: %{{x:.3g}} operations per byte, %{{y:.3s}} per second"
         "<extra></extra>",
     }
 

@@ -107,7 +107,7 @@ class Build:
 
     Attributes:
         graph: which of several graphs it is of.
-        profiles: the optimisation profiles' names, and of each input its shapes.
+        profiles: the optimization profiles' names, and of each input its shapes.
     """
 
     graph: str | None

@@ -1,4 +1,4 @@
-"""How much a model answers a second, by batch size and by callers at a time."""
+"""How much a model answers per second, by batch size and by callers at a time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _sort_lengths(by_length: dict[int | None, list[_Line]]) -> list[tuple[int | 
 
 
 def _draw_length(length: int | None, lines: list[_Line], load: str, what: str) -> Html:
-    title = f"{what.capitalize()} a second by {load}"
+    title = f"{what.capitalize()} per second by {load}"
     title += "" if length is None else f", length {length}"
     best = [(name, max(points, key=lambda point: point.per_s)) for name, _, points in lines]
     ends = "; ".join(f"{name} up to {p.per_s:.3g} at {p.load}" for name, p in best)
@@ -65,7 +65,7 @@ def _draw_length(length: int | None, lines: list[_Line], load: str, what: str) -
         label=f"{title}: {ends}",
         keys=tuple(Key(name=name, style=style, kind="both") for name, style, _ in lines),
         traces=[_trace(*line, what) for line in lines],
-        header=(load.capitalize(), "Model", f"{what.capitalize()} a second", "Median latency"),
+        header=(load.capitalize(), "Model", f"{what.capitalize()} per second", "Median latency"),
         rows=[
             (
                 format_count(p.load),
@@ -83,7 +83,7 @@ def _draw_length(length: int | None, lines: list[_Line], load: str, what: str) -
             "tickvals": loads,
             "ticktext": [str(load) for load in loads],
         },
-        y={**titled(f"{what} a second"), "rangemode": "tozero", "automargin": True},
+        y={**titled(f"{what} per second"), "rangemode": "tozero", "automargin": True},
         height=260,
     ).draw()
 
@@ -99,7 +99,7 @@ def _trace(
         "y": [point.per_s for point in points],
         "line": {"color": style.colour, "width": 2, "dash": style.dash},
         "marker": {"color": style.colour, "size": 8, "symbol": style.symbol},
-        "hovertemplate": f"{name}, %{{x}}: %{{y:.3g}} {what} a second<extra></extra>",
+        "hovertemplate": f"{name}, %{{x}}: %{{y:.3g}} {what} per second<extra></extra>",
     }
 
 

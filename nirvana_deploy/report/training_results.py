@@ -46,7 +46,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """The fine-tuned dense model that the pruned one is held against."""
+    """The fine-tuned dense model that the pruned one is compared with."""
 
     model: str | None
     num_train_rows: int | None

@@ -16,7 +16,7 @@ _REPORTED_MIB_PER_GB = 900
 
 
 def asks_for_gpu(config: PackageConfig, sources: Sources) -> bool:
-    """Tell whether a pod needs a GPU: for an engine, by the instances' kind, or by a target."""
+    """Return whether a pod needs a GPU: for an engine, by the instances' kind, or by a target."""
     wanted = config.instance_kind == "gpu" or bool(config.target)
     return sources.engine is not None or wanted
 

@@ -246,7 +246,7 @@ def _check_alike(document: dict[str, Any], stack: HubStack) -> None:
                     )
     raise NirvanaError(
         f"{document['architectures'][0]} ties the width of a head to the number of heads, so that "
-        f"{stack.name} cannot be told of fewer. {stack.alternatives}"
+        f"{stack.name} cannot be given fewer. {stack.alternatives}"
     )
 
 

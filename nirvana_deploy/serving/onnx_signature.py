@@ -136,7 +136,7 @@ def _find_limits(graph: onnx.GraphProto) -> dict[str, int]:
     inputs = {value.name for value in graph.input}
     tables = {tensor.name: tensor.dims for tensor in graph.initializer}
     same = {node.output[0]: node.input[0] for node in graph.node if node.op_type in _SAME_IDS}
-    # A table may be quantised, or stored in half precision.
+    # A table may be quantized, or stored in half precision.
     stored = {node.output[0]: node.input[0] for node in graph.node if node.op_type in _SAME_ROWS}
     limits: dict[str, int] = {}
     for node in graph.node:

@@ -99,7 +99,7 @@ class PackageConfig:
 
     @property
     def takes_checkpoint(self) -> bool:
-        """Tell whether the server reads a checkpoint, not ONNX."""
+        """Return whether the server reads a checkpoint, not ONNX."""
         return self.to in ("vllm", "tensorrt-llm")
 
     def __post_init__(self) -> None:

@@ -88,7 +88,7 @@ def check_package(folder: Path) -> PackageManifest:
 def _read_manifest(folder: Path) -> PackageManifest:
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise NirvanaError(f"{path} is missing: {folder} is no package of `nirvana package`.")
+        raise NirvanaError(f"{path} is missing: {folder} is not a package of `nirvana package`.")
     remedy = "Package the model again."
     document = read_object(path, remedy=remedy)
     version = document.pop("manifest_version", None)

@@ -1,4 +1,4 @@
-"""The flags of a budget in milliseconds: --latency, --speedup, and what they are held against."""
+"""The flags of a budget in milliseconds: --latency, --speedup, and what they are compared with."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def run_surgeon(args: argparse.Namespace) -> int:
 
 
 def is_onnx(source: str) -> bool:
-    """Tell whether `nirvana inspect` is given an ONNX file, or a folder of them."""
+    """Return whether `nirvana inspect` is given an ONNX file, or a folder of them."""
     from exporters.inspect_export import is_export
 
     return source.endswith(".onnx") or is_export(source)

@@ -171,7 +171,7 @@ def _apply_plan(args: argparse.Namespace, given: dict[str, Any]) -> int:
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="local folder, hub id (owner/name), or pypi:PACKAGE")
-    add_out(parser, "new folder for the run; an interrupted one goes on")
+    add_out(parser, "new folder for the run; an interrupted one continues")
     add_flags(parser, ScoringConfig, title="score")
 
 

@@ -32,7 +32,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         help="draw the roofline of these targets (`nirvana targets`), an estimate",
     )
     parser.add_argument("--batch", type=int, default=1, help="rows of the call (with --target)")
-    parser.add_argument("--length", type=int, default=128, help="tokens a row (with --target)")
+    parser.add_argument("--length", type=int, default=128, help="tokens per row (with --target)")
     parser.add_argument(
         "--past", type=int, default=0, help="tokens in the cache before the call (with --target)"
     )

@@ -38,7 +38,7 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
         help="estimate what the blocks that this plan leaves take, beside the dense ones",
     )
     parser.add_argument("--batch", type=int, default=1, help="rows of the call (with --plan)")
-    parser.add_argument("--length", type=int, default=128, help="tokens a row (with --plan)")
+    parser.add_argument("--length", type=int, default=128, help="tokens per row (with --plan)")
     parser.add_argument(
         "--past", type=int, default=0, help="tokens in the cache before the call (with --plan)"
     )
@@ -143,7 +143,7 @@ def _print_target(target: Target) -> None:
     pairs.append(("memory", f"{target.memory_gb:.4g} GB"))
     pairs.append(_describe("memory bandwidth, GB/s", target.memory_bandwidth_gb_per_s))
     pairs += [
-        _describe(f"{name}, 10^12 operations a second", figure)
+        _describe(f"{name}, 10^12 operations per second", figure)
         for name, figure in target.tera_ops_per_s.items()
     ]
     if target.alignment_bytes is not None:

@@ -1,1 +1,1 @@
-"""Two artefacts measured in turns, and what can be said of the difference."""
+"""Two artifacts measured in turns, and what can be said of the difference."""

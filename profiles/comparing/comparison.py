@@ -147,6 +147,6 @@ def _describe_method(dense: Runner, pruned: Runner, config: ProfileConfig) -> di
         "max_seconds": config.max_seconds,
         "seed": config.seed,
         "p90_sample_floor": find_sample_floor(90),
-        "throughput": "rows a second at the median latency",
+        "throughput": "rows per second at the median latency",
         "interval": f"bootstrap of paired blocks in runs of neighbours, {NUM_RESAMPLES} resamples",
     }

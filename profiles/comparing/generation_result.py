@@ -32,7 +32,7 @@ class TokenTiming:
 
     @classmethod
     def of(cls, samples_ms: Samples) -> TokenTiming:
-        """Summarise samples in the order of time."""
+        """Summarize samples in the order of time."""
         low_ms, high_ms = find_median_interval(samples_ms)
         p90_ms, p90_note = take_percentile(samples_ms, 90)
         return cls(

@@ -18,7 +18,7 @@ class GraphForm:
 
     Attributes:
         opsets: by domain, the version.
-        weight_types: of initialisers with two or more dimensions, such as FLOAT, INT8.
+        weight_types: of initializers with two or more dimensions, such as FLOAT, INT8.
     """
 
     producer: str

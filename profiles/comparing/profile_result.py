@@ -27,7 +27,7 @@ class PartTiming:
 
     @classmethod
     def of(cls, samples_ms: Samples) -> "PartTiming":
-        """Summarise samples; a part that took no time does not vary."""
+        """Summarize samples; a part that took no time does not vary."""
         median_ms = float(np.median(samples_ms))
         variation = find_variation(samples_ms) if samples_ms.any() else 0.0
         return cls(median_ms=round(median_ms, 4), coefficient_of_variation=variation)
@@ -67,7 +67,7 @@ class Timing:
         parts_ms: Mapping[str, Samples] | None = None,
         energy: EnergyReading | None = None,
     ) -> "Timing":
-        """Summarise samples in the order of time; throughput counts rows."""
+        """Summarize samples in the order of time; throughput counts rows."""
         low_ms, high_ms = find_median_interval(samples_ms)
         median_ms = float(np.median(samples_ms))
         p90_ms, p90_note = take_percentile(samples_ms, 90)

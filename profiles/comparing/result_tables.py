@@ -190,7 +190,7 @@ def _write_loads(result: ProfileResult) -> list[str]:
         f"{point.median_ms:.3f} | {'' if point.p90_ms is None else f'{point.p90_ms:.3f}'} |"
         for point in result.loads
     ]
-    head = "| model | callers | requests a second | answers a second | median ms | p90 ms |"
+    head = "| model | callers | requests per second | answers per second | median ms | p90 ms |"
     return ["", head, "|---|---:|---:|---:|---:|---:|", *rows]
 
 

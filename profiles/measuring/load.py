@@ -32,7 +32,7 @@ class LoadResult:
 
     Attributes:
         offered_per_s: arrivals a second; None in a closed loop.
-        achieved_per_s: answers a second.
+        achieved_per_s: answers per second.
         num_callers: that were served at a time.
         latency_ms: of each request, in the order of arrival (closed loop: of completion).
         busy_fraction: share of the time in which the model ran; None where it was not watched.
@@ -73,7 +73,7 @@ def measure_open_loop(
     if not rate_per_s > 0 or num_requests < 1:
         raise NirvanaError(
             "An open loop needs a rate above 0 and one request or more, got "
-            f"{rate_per_s:g} a second and {num_requests}."
+            f"{rate_per_s:g} per second and {num_requests}."
         )
     gaps = np.random.default_rng(seed).exponential(1 / rate_per_s, num_requests)
     latency_ms, busy = np.empty(num_requests), 0.0

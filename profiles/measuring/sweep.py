@@ -86,7 +86,7 @@ def sweep_callers(
 
 
 def find_best_batch(points: Sequence[BatchPoint], max_latency_ms: float) -> BatchPoint:
-    """Return the point with the most rows a second within a latency.
+    """Return the point with the most rows per second within a latency.
 
     Raises:
         NirvanaError: none is fast enough; the message has the fastest.

@@ -70,8 +70,8 @@ def sweep_model(
         environment=environment,
         method={
             **runner.describe(),
-            "batches": "all in the same rounds, rows a second at the median",
-            "callers": "closed loop, one row a request, answers a second",
+            "batches": "all in the same rounds, rows per second at the median",
+            "callers": "closed loop, one row a request, answers per second",
             "past_tokens": config.past,
             "seed": config.seed,
         },

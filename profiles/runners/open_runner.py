@@ -14,7 +14,7 @@ from pruning.errors import NirvanaError
 
 
 def open_runner(source: str, *, name: str, config: RunConfig) -> Runner:
-    """Load an artefact into what runs its kind: torch, ONNX Runtime, TensorRT.
+    """Load an artifact into what runs its kind: torch, ONNX Runtime, TensorRT.
 
     A checkpoint runs in float32: on the CPU, or with a provider other than `cpu` on the GPU.
 

@@ -10,7 +10,7 @@ TorchMode = Literal["eager", "sdpa", "compile"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """Set the call, and the run-time of each kind of artefact."""
+    """Set the call, and the run-time of each kind of artifact."""
 
     length: int = field(default=128, metadata={"help": "Tokens per row; 1 for a decoding step."})
     past: int = field(default=0, metadata={"help": "Tokens in a decoder's cache before the call."})

@@ -38,7 +38,7 @@ def make_token_inputs(
 ) -> Tensors:
     """Return random token ids below `vocab_size`, an attention mask of ones, segment 0.
 
-    A decoder's cache is of `past` random tokens a row, which mask and positions count. Token ids
+    A decoder's cache is of `past` random tokens per row, which mask and positions count. Token ids
     are alike for models whose caches are not.
 
     Raises NirvanaError for an input that is not of a text model, or not free to take the shape.

@@ -67,7 +67,7 @@ class Target:
         return tuple(name for name, figure in figures.items() if figure.source == UNSOURCED)
 
     def rate(self, precision: str) -> Figure:
-        """Return operations a second, in 10^12.
+        """Return operations per second, in 10^12.
 
         Raises:
             NirvanaError: the target has no figure for the precision.

@@ -42,7 +42,7 @@ class GlobalThreshold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KlKnapsack:
-    """Measure what pruning each sub-block alone does to the predictions, and minimise the sum."""
+    """Measure what pruning each sub-block alone does to the predictions, and minimize the sum."""
 
     num_levels: int = field(
         default=12,

@@ -1,6 +1,6 @@
 """Spends a budget where least is lost: measured damage curves, and an exact knapsack over them.
 
-Minimises the sum over sub-blocks of what pruning each alone does to the predictions. That sum tells
+Minimizes the sum over sub-blocks of what pruning each alone does to the predictions. That sum tells
 less the more is pruned at once: measure again after each 10 to 15 % where that can be afforded.
 """
 

@@ -33,7 +33,7 @@ def load_plan(folder: Path | str) -> PruningPlan:
 
 
 def is_pruned(folder: Path | str) -> bool:
-    """Tell whether a folder holds a pruned checkpoint."""
+    """Return whether a folder holds a pruned checkpoint."""
     return (Path(folder) / PLAN_FILE).is_file() and (Path(folder) / MANIFEST_FILE).is_file()
 
 

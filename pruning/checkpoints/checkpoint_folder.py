@@ -1,4 +1,4 @@
-"""A checkpoint folder comes to be whole or not at all, and never costs the one that was there."""
+"""A checkpoint folder is created whole or not at all, and never costs the one that was there."""
 
 from __future__ import annotations
 

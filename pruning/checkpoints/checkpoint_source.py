@@ -174,8 +174,8 @@ def refuse_packed(model: PreTrainedModel, stored: Mapping[str, str]) -> None:
         dtype = stored.get(name, "F32")
         if tensor.is_floating_point() and dtype not in ("F64", "F32", "F16", "BF16"):
             raise NirvanaError(
-                f"{name} is stored as {dtype}: the weights are quantised, and rows and columns of "
-                "packed numbers cannot be cut. Prune the floating-point model, then quantise the "
+                f"{name} is stored as {dtype}: the weights are quantized, and rows and columns of "
+                "packed numbers cannot be cut. Prune the floating-point model, then quantize the "
                 "pruned one."
             )
 

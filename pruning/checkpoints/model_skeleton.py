@@ -30,7 +30,7 @@ def build_skeleton(source: str, *, own_code: bool = False) -> PreTrainedModel:
     With `own_code`, and where it is allowed to run, the architecture may be one of the folder's.
 
     Raises:
-        NirvanaError: there is no model, it is quantised, or its architecture cannot be pruned or is
+        NirvanaError: there is no model, it is quantized, or its architecture cannot be pruned or is
             not in transformers.
     """
     refuse_onnx(source)

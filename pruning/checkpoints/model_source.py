@@ -158,7 +158,7 @@ def warn_of_nan(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> lis
 
 
 def has_nan(tensor: torch.Tensor) -> bool:
-    """Tell whether a floating-point tensor holds NaN or infinity."""
+    """Return whether a floating-point tensor holds NaN or infinity."""
     if not tensor.is_floating_point() or not tensor.numel() or tensor.element_size() == 1:
         return False
     least, most = torch.aminmax(tensor.detach())

@@ -80,7 +80,7 @@ def read_model(model: PreTrainedModel, wiring: Wiring | None = None) -> Prunable
 
 
 def is_whole(plan: PruningPlan) -> bool:
-    """Tell whether a plan keeps everything."""
+    """Return whether a plan keeps everything."""
     return plan.layers == PruningPlan.dense(plan.dims, "").layers
 
 
@@ -104,22 +104,22 @@ def find_stock_class(model: PreTrainedModel) -> Any:
 
 
 _QUANTISED = (
-    "The model's weights are quantised: rows and columns of packed integers cannot be cut. Prune "
-    "the floating-point model, then quantise the pruned one."
+    "The model's weights are quantized: rows and columns of packed integers cannot be cut. Prune "
+    "the floating-point model, then quantize the pruned one."
 )
 
 
 def refuse_quantised(config: Any) -> None:
-    """Raise NirvanaError for the config of a quantised model."""
+    """Raise NirvanaError for the config of a quantized model."""
     if getattr(config, "quantization_config", None):
         raise NirvanaError(_QUANTISED)
 
 
 def refuse_absent_weights(model: PreTrainedModel) -> None:
-    """Raise NirvanaError for weights that are quantised, offloaded, or spread over devices."""
+    """Raise NirvanaError for weights that are quantized, offloaded, or spread over devices."""
     refuse_quantised(model.config)
     packed = not all(_is_floating(parameter) for parameter in model.parameters())
-    # torch's own quantised linear maps have a method in the place of the weight.
+    # torch's own quantized linear maps have a method in the place of the weight.
     packed |= any(callable(getattr(module, "weight", None)) for module in model.modules())
     if packed or getattr(model, "hf_quantizer", None):
         raise NirvanaError(_QUANTISED)

@@ -26,7 +26,7 @@ def allow_remote_code(allowed: bool = True) -> Iterator[None]:
 
 
 def is_remote_code_allowed() -> bool:
-    """Tell whether code of a model's folder may run now."""
+    """Return whether code of a model's folder may run now."""
     return _ALLOWED.get()
 
 

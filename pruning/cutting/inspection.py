@@ -54,7 +54,7 @@ class ModelStructure:
 
     @property
     def has_cross_attention(self) -> bool:
-        """Tell whether any block has a cross-attention."""
+        """Return whether any block has a cross-attention."""
         return any(row.num_cross_heads is not None for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:

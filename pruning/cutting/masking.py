@@ -1,4 +1,4 @@
-"""Runs a model as if a plan had been cut into it: the oracle that repacking is held against."""
+"""Runs a model as if a plan had been cut into it: the oracle that repacking is compared with."""
 
 from __future__ import annotations
 

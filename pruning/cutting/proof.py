@@ -29,7 +29,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Tell whether no check failed."""
+        """Return whether no check failed."""
         return bool(self.checks) and all(check.passed for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:

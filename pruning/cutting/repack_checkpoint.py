@@ -111,7 +111,7 @@ def repack_checkpoint(
 
     Raises:
         NirvanaError: the plan does not fit, or was made on other weights; weights are missing,
-            corrupt, quantised, in another format, or not those of the config; the folder cannot be
+            corrupt, quantized, in another format, or not those of the config; the folder cannot be
             written.
     """
     folder = fetch_model(str(source))

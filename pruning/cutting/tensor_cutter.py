@@ -91,7 +91,7 @@ class TensorCutter:
         return Fate(name)
 
     def is_in_block(self, name: str) -> bool:
-        """Tell whether a tensor belongs to a block."""
+        """Return whether a tensor belongs to a block."""
         return any(name.startswith(prefix) for prefix in self._stacks)
 
 

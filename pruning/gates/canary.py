@@ -41,7 +41,7 @@ class Canary:
         return self.losses[-1] if self.losses else None
 
     def admits(self, found: HeldOutLoss) -> bool:
-        """Tell whether a stage is good, and remember one that is."""
+        """Return whether a stage is good, and remember one that is."""
         before, config = self.last_good, self.config
         good = math.isfinite(found.loss)
         if before is not None:

@@ -10,7 +10,7 @@ from pruning.number_ranges import check_numbers
 class CanaryConfig:
     """Stop and roll back when the held-out loss rises by more than both limits in one stage.
 
-    The loss that it is held against is that of the last good stage; before the first, of the first
+    The loss that it is compared with is that of the last good stage; before the first, of the first
     step. A loss that is no number is always too much.
     """
 

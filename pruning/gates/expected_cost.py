@@ -30,7 +30,7 @@ class CountPrices:
 
     @property
     def mean_price(self) -> float:
-        """What a unit costs on the average; above 0, so that scores can be held against it."""
+        """What a unit costs on the average; above 0, so that scores can be compared with it."""
         num_units = len(self.prices) - 1
         return max(float(self.prices[-1] - self.prices[0]), 1.0) / num_units
 
@@ -120,6 +120,6 @@ def count_distribution(kept_U: torch.Tensor) -> torch.Tensor:
 
 
 def _is_above(price_K: np.ndarray, left: int, middle: int, right: int) -> bool:
-    """Tell whether the middle one of three points is on or above the line between the others."""
+    """Return whether the middle one of three points is on or above the line between the others."""
     rise = (price_K[right] - price_K[left]) * (middle - left)
     return bool((price_K[middle] - price_K[left]) * (right - left) >= rise)

@@ -40,7 +40,7 @@ class GateTensor(nn.Module):
 
     @property
     def learns(self) -> bool:
-        """Tell whether these gates have a gradient."""
+        """Return whether these gates have a gradient."""
         return isinstance(self.logit, nn.Parameter)
 
     def mask(self) -> torch.Tensor:

@@ -37,7 +37,7 @@ class PruningScheduler:
         return int(self.num_steps * self.config.prune_fraction)
 
     def is_learning(self, step: int) -> bool:
-        """Tell whether gates still learn after `step` steps."""
+        """Return whether gates still learn after `step` steps."""
         return step < self.num_learning_steps
 
     def stage(self, step: int) -> int:
@@ -47,7 +47,7 @@ class PruningScheduler:
         return 1 + step * self.config.num_stages // self.num_learning_steps
 
     def ends_stage(self, step: int) -> bool:
-        """Tell whether a stage was completed by the step that made it `step` steps."""
+        """Return whether a stage was completed by the step that made it `step` steps."""
         if not 0 < step <= self.num_learning_steps:
             return False
         return step == self.num_learning_steps or self.stage(step) != self.stage(step - 1)

@@ -49,7 +49,7 @@ def _is_close(came: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 def _is_norm_of(normed_TO: torch.Tensor, x_TO: torch.Tensor) -> bool:
-    """Tell whether each channel of `normed_TO` is a scaled, shifted channel of x standardised."""
+    """Return whether each channel of `normed_TO` is a scaled, shifted channel of x standardised."""
     standard = (x_TO - x_TO.mean(-1, keepdim=True)) / x_TO.std(-1, keepdim=True)
     ours, theirs = standard - standard.mean(0), normed_TO - normed_TO.mean(0)
     scale = (ours * theirs).sum(0) / ours.square().sum(0).clamp(min=1e-12)

@@ -182,7 +182,7 @@ def _start(folder: Path, source: str, config: ScoringConfig) -> dict[str, Any]:
         return found
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise NirvanaError(
-            f"{folder} holds something that is no scoring run ({MANIFEST_FILE} is not there). "
+            f"{folder} holds something other than a scoring run ({MANIFEST_FILE} is not there). "
             "Choose a new or empty folder; nothing was changed."
         )
     try:

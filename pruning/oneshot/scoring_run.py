@@ -121,7 +121,7 @@ def load_run(folder: Path | str) -> ScoringRun:
     if not manifest["finished"]:
         raise NirvanaError(
             f"The scoring run {folder} was interrupted. Run its `nirvana score` again: "
-            "it goes on from there."
+            "it continues from there."
         )
     _check_files(folder, manifest["files"])
     names = manifest["files"]
@@ -154,7 +154,7 @@ def _check_sizes(folder: Path, dims: DenseDims, scores: Scores) -> None:
             f"and the run's model has {units.get(part)} units there. {_REMEDY}"
         )
     if not all(bool(values.is_floating_point()) for values in scores.values()):
-        raise NirvanaError(f"{folder / SCORES_FILE} has scores that are no numbers. {_REMEDY}")
+        raise NirvanaError(f"{folder / SCORES_FILE} has scores that are not numbers. {_REMEDY}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -111,7 +111,7 @@ class ParameterCost(_SizeCost):
         return weights + rest
 
 
-# Bytes of a matrix weight, and of the other parameters, which int8 quantisation leaves alone.
+# Bytes of a matrix weight, and of the other parameters, which int8 quantization leaves alone.
 _BYTES = {"float32": (4, 4), "float16": (2, 2), "bfloat16": (2, 2), "int8": (1, 2)}
 
 
@@ -186,7 +186,7 @@ def make_cost_model(
 
 
 def is_linear(cost: CostModel) -> TypeGuard[LinearCostModel]:
-    """Tell whether a cost model prices single units, of which sub-blocks are the sums."""
+    """Return whether a cost model prices single units, of which sub-blocks are the sums."""
     priced = ("query_head_cost", "kv_head_cost", "neuron_cost", "attention_rest_cost")
     return all(hasattr(cost, name) for name in priced)
 

@@ -52,7 +52,7 @@ class ChannelSums:
     norms: tuple[float, ...]
 
     def differs(self, other: ChannelSums) -> bool:
-        """Tell whether no rounding to the coarser of both formats explains the difference."""
+        """Return whether no rounding to the coarser of both formats explains the difference."""
         coarse = max(self.precision, other.precision, key=lambda name: _ROUNDOFF[name])
         pairs = [*zip(self.sums, other.sums, self.norms, other.norms, strict=True)]
         for mine, its, norm, its_norm in pairs:

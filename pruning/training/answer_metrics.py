@@ -12,7 +12,7 @@ def score_spans(prediction: Any) -> dict[str, float]:
     arrays, as the Trainer has them.
 
     F1 is 2 * overlap / (predicted length + true length), in tokens of the input. Spans of tokens
-    are compared with the first true answer's: SQuAD's own scores compare normalised words with
+    are compared with the first true answer's: SQuAD's own scores compare normalized words with
     every true answer, and are a little higher. A span that ends before it begins is empty.
     """
     predicted, labels = prediction.predictions, prediction.label_ids

@@ -48,7 +48,7 @@ def read_name(value: Any, declared: tuple[str, ...] | None, place: str) -> str:
             return declared[value]
         raise NirvanaError(
             f"{place} has {value}, which is none of the {len(declared)} classes that the data set "
-            "declares; -1 usually means unlabelled. Remove such rows."
+            "declares; -1 usually means unlabeled. Remove such rows."
         )
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         value = int(value)  # what some tools make of a column of integers with gaps
@@ -108,7 +108,7 @@ def number_classes(
 
 
 def are_unnamed(model: Iterable[str]) -> bool:
-    """Tell whether a model's classes are LABEL_0, LABEL_1, ...: transformers' for no names."""
+    """Return whether a model's classes are LABEL_0, LABEL_1, ...: transformers' for no names."""
     return all(_UNNAMED.fullmatch(name) for name in model)
 
 

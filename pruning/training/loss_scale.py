@@ -24,7 +24,7 @@ def settle_loss_scale(model: PreTrainedModel) -> None:
 
 
 def passes_count(model_class: type) -> bool:
-    """Tell whether a model's `forward` hands its further arguments on to the loss."""
+    """Return whether a model's `forward` hands its further arguments on to the loss."""
     try:
         source = inspect.getsource(inspect.unwrap(model_class.forward))  # type: ignore[attr-defined]
     except (OSError, TypeError):  # made without a file: the Trainer's own division is right

@@ -58,5 +58,5 @@ class Task:
 
     @property
     def reads_tokens(self) -> bool:
-        """Tell whether the head gives numbers for each token of the input."""
+        """Return whether the head gives numbers for each token of the input."""
         return (self.per_token or len(self.outputs) > 1) and not self.writes

@@ -4,7 +4,7 @@ import torch
 
 
 def has_native_bf16() -> bool:
-    """Tell whether the training device multiplies bf16 in hardware.
+    """Return whether the training device multiplies bf16 in hardware.
 
     Elsewhere bf16 is emulated, and slower than fp32. Weights and optimizer stay fp32 either way.
     """

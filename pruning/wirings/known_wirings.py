@@ -12,7 +12,7 @@ WIRINGS: dict[str, Wiring] = {
     record.model_type: record for record in (*ENCODERS, *DECODERS, *ENCODER_DECODERS)
 }
 
-# Types that no record can describe. Many more are recognised by their config or their modules.
+# Types that no record can describe. Many more are recognized by their config or their modules.
 UNSUPPORTED: dict[str, str] = {
     "albert": "its layers share one set of weights, so no layer can keep a count of its own",
 }

@@ -251,7 +251,7 @@ def _list_loose_weights(block: nn.Module) -> list[str]:
 
 
 def _spans_heads(paths: dict[str, nn.Module], path: str, config: Any) -> bool:
-    """Tell whether a norm of an attention normalizes what several heads hold."""
+    """Return whether a norm of an attention normalizes what several heads hold."""
     parent, _, name = path.rpartition(".")
     of_heads = re.fullmatch(r"(q|k|v|query|key|value)_?(layer_?)?norm|.*sub_?norm", name.lower())
     if not of_heads or not _is_in_attention(path):

@@ -88,12 +88,12 @@ def _read_stack(stack: StackWiring, blocks: nn.ModuleList) -> StackDims:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Tell whether a module is a linear map, of either layout."""
+    """Return whether a module is a linear map, of either layout."""
     return isinstance(module, (nn.Linear, Conv1D))
 
 
 def has_experts(root: nn.Module) -> bool:
-    """Tell whether a model has experts; a type that may have them may be dense all the same."""
+    """Return whether a model has experts; a type that may have them may be dense all the same."""
     return any(
         "expert" in f"{path.rpartition('.')[2]} {type(module).__name__}".lower()
         for path, module in root.named_modules()

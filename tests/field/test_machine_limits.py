@@ -73,7 +73,7 @@ def test_prune_says_what_it_wrote_and_what_was_free(disk: Path, model: Path) -> 
     ):
         (folder / "x").write_bytes(bytes(1 << 20))
     assert "0.0 MiB free there" in str(raised.value)
-    assert "it goes on" not in str(raised.value)  # it starts anew
+    assert "it continues" not in str(raised.value)  # it starts anew
     assert [path.name for path in disk.iterdir()] == ["filler"]
 
 

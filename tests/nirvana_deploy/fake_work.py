@@ -117,7 +117,7 @@ def build_engine(
 def build_engine_without_tensorrt(
     onnx_path: Path, out_dir: Path, config: EngineConfig, num_attention_layers: int
 ) -> Result:
-    raise MissingExtraError("TensorRT (neither flavour)", "rtx")
+    raise MissingExtraError("TensorRT (neither flavor)", "rtx")
 
 
 def profile_artefacts(dense: str, pruned: str, config: ProfileConfig) -> Result:

@@ -111,11 +111,11 @@ def test_without_tensorrt_the_run_goes_on_and_says_so(monkeypatch: pytest.Monkey
         result = deploy(Recipe(model="model"), "r", say=quiet)
     assert result.results["build"] == {
         "status": "skipped",
-        "reason": "TensorRT (neither flavour) is not installed.",
+        "reason": "TensorRT (neither flavor) is not installed.",
         "install": "pip install 'nirvana-deploy[rtx]'",
     }
     assert fakes.calls[-1] == "report"
-    assert dict(result.headline())["engine"].startswith("skipped: TensorRT (neither flavour)")
+    assert dict(result.headline())["engine"].startswith("skipped: TensorRT (neither flavor)")
 
 
 def test_an_encoder_decoder_gets_an_engine_a_graph_and_the_rest_says_why_not(

@@ -185,7 +185,7 @@ def test_a_sweep_is_read_as_it_was_written(tmp_path: Path) -> None:
     page = draw(tmp_path, sweep)
     lines = {(tuple(t["x"]), tuple(t["y"])) for t in traces_of(page)}
     assert lines == {((1, 4), (101.0, 104.0)), ((1, 2), (50.0, 100.0))}
-    assert "Answers a second by callers at a time, length 64" in words_of(page)
+    assert "Answers per second by callers at a time, length 64" in words_of(page)
     assert "No latency was measured in any of these." in words_of(page)
 
 
@@ -431,7 +431,7 @@ def test_only_a_report_gives_way_to_a_report(tmp_path: Path) -> None:
     draw(tmp_path, budgets)
     draw(tmp_path, budgets)
     (tmp_path / "page.html").write_text("my own page")
-    with pytest.raises(NirvanaError, match=r"page.html exists already and is no report"):
+    with pytest.raises(NirvanaError, match=r"page.html exists already and is not a report"):
         draw(tmp_path, budgets)
     assert (tmp_path / "page.html").read_text() == "my own page"
     with pytest.raises(NirvanaError, match="A report is an HTML file"):

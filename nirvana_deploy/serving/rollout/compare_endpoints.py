@@ -86,7 +86,7 @@ def relate(difference: float, largest: float) -> "float | None":
 
 
 def is_finite(value: Any) -> bool:
-    """Tell whether a value of an answer is a finite number; servers write NaN as null or NaN."""
+    """Return whether a value of an answer is a finite number; servers write NaN as null or NaN."""
     return value is not None and math.isfinite(value)
 
 

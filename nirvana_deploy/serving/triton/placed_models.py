@@ -43,7 +43,7 @@ def arrange_models(sources: Sources, config: PackageConfig) -> tuple[PlacedModel
         return (model,)
     if _drop_caches(first) != _drop_caches(last) or not _has_cache(first) or not _has_cache(last):
         raise NirvanaError(
-            f"{sources.graphs[0]} and {sources.graphs[-1]} are no two forms of one model: "
+            f"{sources.graphs[0]} and {sources.graphs[-1]} are not two forms of one model: "
             f"{_find_difference(first, last)}. Export both the same way."
         )
     if config.ab:

@@ -23,14 +23,14 @@ PLAN_NAME = "model.plan"
 def copy_engine(engine_dir: Path, onnx_path: Path, version_dir: Path) -> EngineManifest:
     """Copy an engine that its manifest vouches for, under Triton's name, with the manifest.
 
-    Raises NirvanaError for an engine that was not built from `onnx_path`, and for one of a flavour
+    Raises NirvanaError for an engine that was not built from `onnx_path`, and for one of a flavor
     that Triton's backend does not read.
     """
     manifest = check_engine(engine_dir, onnx_path)
     if manifest.result.flavour != "tensorrt":
         raise NirvanaError(
             f"{engine_dir} holds an engine of {manifest.result.flavour}; Triton's TensorRT backend "
-            "reads those of the flavour tensorrt alone. Build it with --flavour tensorrt, or "
+            "reads those of the flavor tensorrt alone. Build it with --flavour tensorrt, or "
             "package the ONNX file."
         )
     shutil.copyfile(engine_dir / manifest.result.engine_path, version_dir / PLAN_NAME)
@@ -41,7 +41,7 @@ def copy_engine(engine_dir: Path, onnx_path: Path, version_dir: Path) -> EngineM
 def choose_profiles(
     manifest: EngineManifest, signature: OnnxSignature, config: PackageConfig
 ) -> tuple[int, ...]:
-    """Return the indices of the optimisation profiles that are served, by default all.
+    """Return the indices of the optimization profiles that are served, by default all.
 
     Triton runs each batch by the one whose best shape is nearest.
 
@@ -51,7 +51,7 @@ def choose_profiles(
     profiles = manifest.result.optimisation_profiles
     if unknown := [number for number in config.profiles if number >= len(profiles)]:
         raise NirvanaError(
-            f"The engine has no optimisation profile {unknown[0]}; it has "
+            f"The engine has no optimization profile {unknown[0]}; it has "
             f"{', '.join(map(str, range(len(profiles))))}. Choose among these, or leave profiles "
             "out to serve them all."
         )

@@ -25,7 +25,7 @@ class ServedModel:
     Attributes:
         num_versions: all of them are served; a request that names none gets the last.
         hashes: by file, relative to the model's folder, the SHA-256 that its loader checks.
-        profiles: indices of the engine's optimisation profiles.
+        profiles: indices of the engine's optimization profiles.
         warm_up_length: tokens of the sample row; None: no warm-up.
     """
 

@@ -92,7 +92,7 @@ def find_tritonserver(environment: Path | None = None) -> TritonHome:
     python = Path(named) / "bin" / "python"
     if not python.is_file():
         raise NirvanaError(
-            f"{named} is no virtual environment: expected {python} to be there. Do: {_INSTALL}."
+            f"{named} is not a virtual environment: expected {python} to be there. Do: {_INSTALL}."
         )
     # `-c` would put the current folder first on the import path.
     safe = {**os.environ, "PYTHONSAFEPATH": "1"}

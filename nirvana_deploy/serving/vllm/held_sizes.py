@@ -15,7 +15,7 @@ def hold_alike(
 ) -> tuple[LayerSize, ...]:
     """Return one size for all layers, the smallest that holds each of them.
 
-    `accepts` tells whether the config of the model's class takes these numbers of heads, of which
+    `accepts` says whether the config of the model's class takes these numbers of heads, of which
     there are `most_heads` at most (the dense model's).
 
     Raises:

@@ -43,7 +43,7 @@ def make_per_layer(document: dict[str, Any], checkpoint: Path, *, remote_code: b
     new = copy.deepcopy(document)
     if model_type not in PER_LAYER_TYPES or not _carry_layer_sizes(new):
         raise NirvanaError(
-            f"vLLM cannot be told the sizes of single layers of {model_type}, only of: "
+            f"vLLM cannot read the sizes of single layers of {model_type}, only of: "
             f"{', '.join(PER_LAYER_TYPES)}. Prune it with allocation uniform and package it with "
             "form uniform."
         )

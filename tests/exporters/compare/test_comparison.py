@@ -120,7 +120,7 @@ def test_a_graph_that_does_not_name_its_blocks_says_so(bert: Exported, tmp_path:
         del node.metadata_props[:]
         node.name = ""
     onnx.save(model, bad)
-    with pytest.raises(NirvanaError, match="cannot be told: the graph's nodes do not say"):
+    with pytest.raises(NirvanaError, match="cannot be named: the graph's nodes do not say"):
         verify_artefacts(bert.in_torch(), open_onnx(bad))
 
 
@@ -175,7 +175,7 @@ def test_the_record_is_plain_json(bert: Exported) -> None:
 
 
 def test_forms_of_different_models_are_refused(bert: Exported, llama: Exported) -> None:
-    with pytest.raises(NirvanaError, match=r"no two forms of one model: one gives outputs"):
+    with pytest.raises(NirvanaError, match=r"not two forms of one model: one gives outputs"):
         compare_artefacts(bert.in_onnx(), llama.in_onnx())
 
 
@@ -190,7 +190,7 @@ def test_outputs_of_other_shapes_are_refused(bert: Exported) -> None:
             return {name: value[..., :1] for name, value in run_bert(feeds).items()}
 
     other = replace(narrow, graphs={"model": Narrow()})
-    with pytest.raises(NirvanaError, match=r"gives \w+ of shape \[1, .*no two forms"):
+    with pytest.raises(NirvanaError, match=r"gives \w+ of shape \[1, .*not two forms"):
         compare_artefacts(bert.in_torch(), other)
 
 

@@ -61,7 +61,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.onnx").write_bytes(b"")
     with pytest.raises(NirvanaError, match=r"Expected model\.onnx.*, found other\.onnx"):
         open_pair(str(tmp_path), str(tmp_path))
-    with pytest.raises(NirvanaError, match="is no valid ONNX file"):
+    with pytest.raises(NirvanaError, match="is not a valid ONNX file"):
         open_onnx(tmp_path / "none.onnx")
     with pytest.raises(NirvanaError, match="There is no model folder at"):
         open_pair(str(tmp_path / "none"), str(tmp_path / "none"))

@@ -36,7 +36,7 @@ def test_a_dimension_that_froze_is_refused(
 def test_a_file_that_is_no_graph_is_refused(llama: Exported, tmp_path: Path) -> None:
     (part,) = list_parts(llama.model, ExportConfig())
     (tmp_path / "model.onnx").write_bytes(b"not a model")
-    with pytest.raises(NirvanaError, match="is no valid ONNX file"):
+    with pytest.raises(NirvanaError, match="is not a valid ONNX file"):
         check_promised(tmp_path / "model.onnx", part)
 
 
@@ -45,5 +45,5 @@ def test_types_that_contradict_each_other_are_refused(llama: Exported, tmp_path:
     model = onnx.load(llama.onnx / "model.onnx")
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     onnx.save(model, tmp_path / "model.onnx")
-    with pytest.raises(NirvanaError, match="is no valid ONNX file"):
+    with pytest.raises(NirvanaError, match="is not a valid ONNX file"):
         check_promised(tmp_path / "model.onnx", part)

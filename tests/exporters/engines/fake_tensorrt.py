@@ -1,4 +1,4 @@
-"""A stand-in for a TensorRT flavour and a GPU, for machines without one.
+"""A stand-in for a TensorRT flavor and a GPU, for machines without one.
 
 The engine "plan" is an ONNX file, which ONNX Runtime computes from and to the addresses that were
 bound. What the real one demands is demanded here: shapes within the chosen profile, an address for

@@ -55,7 +55,7 @@ def test_what_fits_is_let_through(tmp_path: Path, changes, device, here) -> None
 @pytest.mark.parametrize(
     ("changes", "device", "here", "message"),
     [
-        ({}, L4, {"flavour": "tensorrt"}, "its flavour is tensorrt_rtx, this is tensorrt"),
+        ({}, L4, {"flavour": "tensorrt"}, "its flavor is tensorrt_rtx, this is tensorrt"),
         ({}, L4, {"version": "1.8.0"}, r"built by tensorrt_rtx 1\.7\.1\.116, this is 1\.8\.0"),
         ({"version_compatible": True}, L4, {"version": "1.6.9"}, r"this is 1\.6\.9"),
         ({"version_compatible": True}, L4, {"version": "2.0"}, r"this is 2\.0"),

@@ -89,7 +89,9 @@ def test_timings_are_kept_by_flavour_version_and_device(install, source: Path, t
         "tensorrt-10.13.0-no_gpu.timing": b"timed;",
     }
     (folder / "tensorrt-10.13.0-no_gpu.timing").write_bytes(b"foreign")
-    with pytest.raises(NirvanaError, match=r"10\.13\.0-no_gpu\.timing is no timing cache .*Delete"):
+    with pytest.raises(
+        NirvanaError, match=r"10\.13\.0-no_gpu\.timing is not a timing cache .*Delete"
+    ):
         build_engine(source, tmp_path / "d", config)
 
 

@@ -260,7 +260,7 @@ def test_the_bindings_have_what_is_called() -> None:
 @pytest.mark.parametrize("cuda_graph", [False, True], ids=["plain", "cuda graph"])
 def test_a_real_engine_equals_its_graph(tmp_path: Path, cuda_graph: bool) -> None:
     if not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU, and a flavour that builds for it")
+        pytest.skip("needs an NVIDIA GPU, and a flavor that builds for it")
     from exporters.engines.build_engine import build_engine
     from exporters.engines.engine_config import EngineConfig, ShapeRange
     from exporters.engines.engine_flavour import import_flavour, list_capabilities

@@ -61,7 +61,7 @@ def test_external_weights_that_were_cut_short_are_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("kept_bytes", [100_000, 239_000, 3])
 def test_a_file_that_was_cut_off_is_refused(path: Path, kept_bytes: int) -> None:
     path.write_bytes(path.read_bytes()[:kept_bytes])
-    with pytest.raises(NirvanaError, match=r"model.onnx is no valid ONNX file: it is cut off"):
+    with pytest.raises(NirvanaError, match=r"model.onnx is not a valid ONNX file: it is cut off"):
         load_graph(path)
 
 

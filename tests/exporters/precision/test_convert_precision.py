@@ -97,14 +97,14 @@ def test_what_cannot_be_converted_is_refused(bert: Exported, tmp_path: Path, mon
     source, out = bert.onnx / "model.onnx", tmp_path / "out" / "model.onnx"
     with pytest.raises(NirvanaError, match=r"precision must be one of fp16, .*, got 'fp32'"):
         convert_precision(source, out, "fp32")
-    with pytest.raises(NirvanaError, match=r"is no valid ONNX file"):
+    with pytest.raises(NirvanaError, match=r"is not a valid ONNX file"):
         convert_precision(tmp_path / "none.onnx", out, "fp16")
     with pytest.raises(NirvanaError, match=r"in int8-static: int8-static needs inputs"):
         convert_precision(source, out, "int8-static")
     with pytest.raises(NirvanaError, match=r"could not be calibrated"):
         wrong = [{"input_ids": np.zeros((1, 2), np.float32)}]
         convert_precision(source, out, "int8-static", calibration=wrong)
-    with pytest.raises(NirvanaError, match=r"quantiser takes 10\. Use fp16 or bf16"):
+    with pytest.raises(NirvanaError, match=r"quantizer takes 10\. Use fp16 or bf16"):
         monkeypatch.setattr(module, "MAX_QUANTISED_BYTES", 10)
         convert_precision(source, out, "int8")
     assert not any(out.parent.iterdir())

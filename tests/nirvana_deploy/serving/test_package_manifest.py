@@ -88,5 +88,5 @@ def test_a_manifest_that_cannot_be_read_is_refused(package: Path, text: str, mes
     with pytest.raises(NirvanaError, match=message):
         check_package(package)
     (package / "package.json").unlink()
-    with pytest.raises(NirvanaError, match=r"is missing: .* is no package of `nirvana package`"):
+    with pytest.raises(NirvanaError, match=r"is missing: .* is not a package of `nirvana package`"):
         check_package(package)

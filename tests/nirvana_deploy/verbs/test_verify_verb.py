@@ -55,7 +55,7 @@ def test_files_that_differ_exit_with_1_and_say_where(
     out = capsys.readouterr().out
     assert "DIFFERENT" in out
     assert "logits differs by 2.50e-01" in out
-    assert "the first diverging layer cannot be told" in out
+    assert "the first diverging layer cannot be named" in out
 
 
 def test_gates_are_flags_and_json_has_every_case(
@@ -80,4 +80,4 @@ def test_a_missing_file_is_one_line(
     files: tuple[str, str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", files[0], "nowhere.onnx"]) != 0
-    assert "nowhere.onnx is no valid ONNX file" in " ".join(capsys.readouterr().err.split())
+    assert "nowhere.onnx is not a valid ONNX file" in " ".join(capsys.readouterr().err.split())

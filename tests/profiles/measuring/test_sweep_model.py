@@ -64,7 +64,7 @@ def test_the_verb_writes_what_the_report_draws(
     assert "callers 2" in capsys.readouterr().out
     page = tmp_path / "page.html"
     assert main(["report", str(out), "--out", str(page)]) == 0
-    assert "Answers a second by callers at a time, length 4" in page.read_text()
+    assert "Answers per second by callers at a time, length 4" in page.read_text()
     assert main(given) == 1
     assert "sweep.json exists already" in capsys.readouterr().err
 

@@ -246,6 +246,6 @@ def test_weights_in_other_formats_are_refused_from_disk_to_disk(dense, plan, tmp
 
 def test_packed_weights_are_refused_from_disk_to_disk(dense, plan, tmp_path) -> None:
     edit_shard(dense, lambda tensors: tensors.update({UP: tensors[UP].to(torch.int8)}))
-    with pytest.raises(NirvanaError, match=rf"{UP} is stored as I8: the weights are quantised"):
+    with pytest.raises(NirvanaError, match=rf"{UP} is stored as I8: the weights are quantized"):
         repack_checkpoint(dense, plan, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

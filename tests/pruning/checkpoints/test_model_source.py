@@ -135,7 +135,7 @@ def test_finite_weights_are_not_warned_of(tmp_path: Path, recwarn) -> None:
 def test_a_quantised_model_is_refused_by_its_config(quantization, tmp_path: Path) -> None:
     make_tiny("llama").save_pretrained(tmp_path)
     edit_config(tmp_path, quantization_config=quantization)
-    message = "weights are quantised: .* Prune the floating-point model, then quantise the pruned"
+    message = "weights are quantized: .* Prune the floating-point model, then quantize the pruned"
     with pytest.raises(NirvanaError, match=message):
         build_skeleton(str(tmp_path))
     with pytest.raises(NirvanaError, match=message):
@@ -149,7 +149,7 @@ def test_a_model_with_packed_weights_is_refused(dtype) -> None:
     packed = torch.nn.Parameter(torch.zeros(48, 48).to(dtype), requires_grad=False)
     model.model.layers[1].mlp.up_proj.weight = packed
     with pytest.raises(
-        NirvanaError, match=r"quantised: rows and columns of packed .* cannot be cut"
+        NirvanaError, match=r"quantized: rows and columns of packed .* cannot be cut"
     ):
         repack(model, plan)
 

@@ -67,7 +67,7 @@ def test_a_dense_model_has_the_dense_plan(tmp_path: Path) -> None:
     [
         ({"hidden_size": 7}, "makes no BertModel: "),
         ({"architectures": ["NoSuchModel"]}, "transformers has no NoSuchModel"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "weights are quantised"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "weights are quantized"),
     ],
 )
 def test_configs_that_make_no_model_are_refused(tmp_path: Path, changes: dict, message) -> None:

@@ -198,7 +198,7 @@ def test_quantised_and_absent_weights_are_refused() -> None:
     with pytest.raises(NirvanaError, match="offloaded"):
         repack(make_tiny("bert").to("meta"), plan)
     model.config.quantization_config = {"quant_method": "bitsandbytes"}
-    with pytest.raises(NirvanaError, match=r"quantised: .*then quantise the pruned one"):
+    with pytest.raises(NirvanaError, match=r"quantized: .*then quantize the pruned one"):
         repack(model, plan)
 
 
@@ -250,5 +250,5 @@ def test_what_torch_has_quantised_is_refused() -> None:
     model = make_tiny("bert")
     plan = uneven_plan(model)
     quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
-    with pytest.raises(NirvanaError, match="weights are quantised"):
+    with pytest.raises(NirvanaError, match="weights are quantized"):
         repack(quantised, plan)

@@ -155,7 +155,7 @@ def test_a_folder_of_another_model_is_refused(tmp_path: Path, text: Path, model:
 
 def test_a_used_folder_is_left_alone(tmp_path: Path, text: Path, model: str) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(NirvanaError, match="holds something that is no scoring run"):
+    with pytest.raises(NirvanaError, match="holds something other than a scoring run"):
         score_model(model, scoring(text), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -129,7 +129,7 @@ def test_a_folder_that_was_changed_or_is_none_is_refused(encoder: Path, tmp_path
     (encoder / "export.json").write_text(json.dumps(unnamed))
     with pytest.raises(NirvanaError, match=r"export\.json has no hash of model\.onnx"):
         load_export(encoder)
-    with pytest.raises(NirvanaError, match=r"export\.json is missing: .* no folder of `nirvana"):
+    with pytest.raises(NirvanaError, match=r"export\.json is missing: .* not a folder of `nirvana"):
         load_export(tmp_path)
     save_classifier(encoder / "encoder_model.onnx")
     describe_export(encoder)

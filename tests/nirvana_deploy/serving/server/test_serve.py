@@ -360,7 +360,7 @@ def test_a_port_in_use_a_changed_package_and_no_package_are_named(
     ended = run_serve(tmp_path / "changed")
     assert ended.returncode == 1 and "package.json says" in ended.stderr
     ended = run_serve(tmp_path)
-    assert ended.returncode == 1 and "is no package of `nirvana package`" in ended.stderr
+    assert ended.returncode == 1 and "is not a package of `nirvana package`" in ended.stderr
 
 
 def test_a_package_that_vouches_for_nonsense_is_refused(package: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_all_profiles_or_those_that_are_chosen_are_served(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"profiles": (0, 3)}, "no optimisation profile 3; it has 0, 1, 2"),
+        ({"profiles": (0, 3)}, "no optimization profile 3; it has 0, 1, 2"),
         ({"profiles": (0, 1)}, "max_batch_size is 32, .* end at batch 8 of input_ids"),
         ({"profiles": (0, 2)}, "max_batch_size is 32, .* end at batch 1 of input_ids"),
         ({"profiles": (1, 2)}, "takes batches of 2 or more of input_ids"),
@@ -146,7 +146,7 @@ def test_versions_must_take_and_give_the_same(onnx_path: Path, tmp_path: Path) -
     dense = make_classifier()
     dense.graph.output.append(helper.make_tensor_value_info("sum", TensorProto.FLOAT, ("batch", 3)))
     onnx.save(dense, tmp_path / "dense.onnx")
-    with pytest.raises(NirvanaError, match=r"no two forms .* sum is TYPE_FP32 \[3\] in the first"):
+    with pytest.raises(NirvanaError, match=r"not two forms .* sum is TYPE_FP32 \[3\] in the first"):
         package(tmp_path, onnx=onnx_path, dense=tmp_path / "dense.onnx")
     assert not (tmp_path / "package").exists()
     with pytest.raises(NirvanaError, match="give --engine or --dense"):
@@ -202,7 +202,7 @@ def test_a_missing_server_says_how_to_install_it(
     monkeypatch.delenv("NIRVANA_TRITON", raising=False)
     with pytest.raises(NirvanaError, match=r"No tritonserver was named.*nvidia-pytriton"):
         find_tritonserver()
-    with pytest.raises(NirvanaError, match=r"is no virtual environment: expected .*bin/python"):
+    with pytest.raises(NirvanaError, match=r"is not a virtual environment: expected .*bin/python"):
         find_tritonserver(tmp_path)
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin" / "python"

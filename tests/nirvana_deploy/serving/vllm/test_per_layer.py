@@ -86,7 +86,7 @@ def test_sizes_that_the_config_class_refuses_are_refused(
 
     save(tmp_path / "checkpoint", MIXED)
     monkeypatch.setattr(LlamaConfig, "from_dict", refuse)
-    with pytest.raises(NirvanaError, match="cannot be told the sizes of single layers of llama"):
+    with pytest.raises(NirvanaError, match="cannot read the sizes of single layers of llama"):
         package(tmp_path / "checkpoint", tmp_path / "out", form="per-layer")
 
 
