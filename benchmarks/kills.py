@@ -71,7 +71,7 @@ def make_cases(work: Path) -> Iterator[Case]:
 
     import nirvana_deploy as nd
     from exporters.surgeon.prune_onnx import prune_onnx
-    from nirvana_deploy.api import plan_for
+    from nirvana_deploy import plan_for
     from pruning.checkpoints.model_source import load_model
     from tests.pruning.tiny_models import make_tiny
     from tests.pruning.tiny_text import write_tiny_data, write_tiny_model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from exporters.export_folder import (
     sum_up,
 )
 from exporters.forms.apply_form import apply_form
-from exporters.inspect_export import is_export
+from exporters.inspect_export import refuse_exported
 from exporters.passes.scatter_cache import require_buffers
 from exporters.precision.calibration_text import Calibrated, calibrate
 from exporters.precision.convert_precision import convert_precision
@@ -34,21 +34,33 @@ from exporters.trace.trace_part import trace_graph
 from exporters.trace.write_graph import write_graph
 from pruning.checkpoints.model_source import fetch_model
 from pruning.checkpoints.remote_code import is_remote_code_allowed
-from pruning.errors import NirvanaError
+
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
-def run_export(dense: Path, pruned: Path, config: ExportConfig, out_dir: Path) -> dict[str, Any]:
+def run_export(
+    dense: Path,
+    pruned: Path,
+    config: ExportConfig,
+    out_dir: Path,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Export both checkpoints to `out_dir/dense` and `out_dir/pruned`."""
     results = {}
     for name, folder in (("dense", dense), ("pruned", pruned)):
-        described = export_checkpoint(folder, out_dir / name, config)
+        described = export_checkpoint(
+            folder, out_dir / name, config, progress=_name_steps(progress, f"{name}: ")
+        )
         onnx = next(iter(described["graphs"].values()))["file"]
         results[name] = {"onnx_path": f"{name}/{onnx}", **described}
     return results
 
 
 def export_checkpoint(
-    checkpoint: Path | str, out_dir: Path, config: ExportConfig
+    checkpoint: Path | str,
+    out_dir: Path,
+    config: ExportConfig,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the graphs of a dense or pruned checkpoint to `out_dir`, and describe them.
 
@@ -59,7 +71,7 @@ def export_checkpoint(
         NirvanaError: the checkpoint is missing or corrupt, its head or what was asked for is not
             exported, or the graphs differ from the model.
     """
-    _refuse_onnx(str(checkpoint))
+    refuse_exported(str(checkpoint))
     folder = fetch_model(str(checkpoint))
     model = load_source(folder)
     parts = list_parts(model, config)
@@ -74,7 +86,8 @@ def export_checkpoint(
         calibrated = calibrate(source, model, folder, config.calibration)
         facts = replace(source.facts, text=calibrated.held_out)
         source = replace(source, facts=facts)
-    made = _write_graphs(parts, calibrated.feeds, out_dir, config)
+    watch = _name_steps(progress, "")
+    made = _write_graphs(parts, calibrated.feeds, out_dir, config, watch)
     graphs = {  # read before the comparison holds the weights, too
         part.name: {
             **describe_graph(out_dir / f"{part.name}.onnx", part.max_length),
@@ -83,7 +96,12 @@ def export_checkpoint(
         for part in parts
     }
     asked = CompareConfig(precision=config.precision, tolerance=config.tolerance)
-    comparison = verify_artefacts(source, open_onnx(out_dir, name="the export"), asked)
+    comparison = verify_artefacts(
+        source,
+        open_onnx(out_dir, name="the export"),
+        asked,
+        progress=lambda done, whole: watch("compare with torch", done, whole),
+    )
     described = {
         "task": task,
         "model_type": model.config.model_type,
@@ -103,13 +121,14 @@ def export_checkpoint(
     return plain
 
 
-def _refuse_onnx(source: str) -> None:
-    if source.endswith(".onnx") or is_export(source):
-        raise NirvanaError(
-            f"Expected a checkpoint to export, {source} is ONNX already. For another form or "
-            "precision, export the checkpoint that it came from; `nirvana surgeon` prunes an ONNX "
-            "file, `nirvana build` makes an engine of it, `nirvana verify` compares it."
-        )
+def _name_steps(progress: Progress | None, prefix: str) -> Progress:
+    """Return a function that passes on how far a step is, with `prefix` before its name."""
+
+    def watch(what: str, done: int, whole: int) -> None:
+        if progress is not None:
+            progress(f"{prefix}{what}", done, whole)
+
+    return watch
 
 
 def _write_graphs(
@@ -117,10 +136,12 @@ def _write_graphs(
     calibration: Mapping[str, Sequence[Feeds]],
     out_dir: Path,
     config: ExportConfig,
+    watch: Progress,
 ) -> dict[str, dict[str, Any]]:
     """Write each part in its form and precision, with its own inputs; say what the passes did."""
     made: dict[str, dict[str, Any]] = {}
-    for part in parts:
+    for number, part in enumerate(parts):
+        watch("trace", number, len(parts))
         path = out_dir / f"{part.name}.onnx"
         graph = trace_graph(part, config.chosen_opset)
         outcomes = apply_form(graph, config.form, cache_length=config.cache_length)
@@ -144,6 +165,7 @@ def _write_graphs(
         made[part.name] |= {"kept_float": outcome.kept_float}
         for file in out_dir.glob(f"{whole.name}*"):
             file.unlink()
+    watch("trace", len(parts), len(parts))
     for part in _promise_parts(parts, config):
         check_promised(out_dir / f"{part.name}.onnx", part)
     return made

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from exporters.export_config import EXPORT_FILE
-from exporters.graphs.graph_structure import GraphStructure, inspect_onnx
 from exporters.graphs.onnx_files import check_export
 from pruning.errors import NirvanaError
 from pruning.strict_json import convert_json, read_object
+
+if TYPE_CHECKING:
+    from exporters.graphs.graph_structure import GraphStructure
 
 _REMEDY = "Export the model again."
 
@@ -60,6 +62,8 @@ def inspect_export(folder: Path) -> ExportStructure:
     Raises:
         NirvanaError: `export.json` is corrupt or of other files, or nothing is known of any graph.
     """
+    from exporters.graphs.graph_structure import inspect_onnx
+
     told = _read_told(folder / EXPORT_FILE)
     if told:
         check_export(folder)
@@ -79,6 +83,16 @@ def is_export(source: str) -> bool:
     """Return whether a path is a folder of ONNX files, and of no checkpoint."""
     folder = Path(source)
     return folder.is_dir() and any(folder.glob("*.onnx")) and not any(folder.glob("*.safetensors"))
+
+
+def refuse_exported(source: str) -> None:
+    """Raise NirvanaError for ONNX where a checkpoint is to be exported."""
+    if source.endswith(".onnx") or is_export(source):
+        raise NirvanaError(
+            f"Expected a checkpoint to export, {source} is ONNX already. For another form or "
+            "precision, export the checkpoint that it came from; `nirvana surgeon` prunes an ONNX "
+            "file, `nirvana build` makes an engine of it, `nirvana verify` compares it."
+        )
 
 
 def _read_told(path: Path) -> dict[str, Any]:

@@ -14,25 +14,32 @@ if TYPE_CHECKING:
     from exporters.compare.compare_config import CompareConfig as CompareConfig
     from exporters.engines.engine_config import EngineConfig as EngineConfig
     from exporters.export_config import ExportConfig as ExportConfig
-    from nirvana_deploy.api import apply_plan as apply_plan
-    from nirvana_deploy.api import build as build
-    from nirvana_deploy.api import deploy as deploy
-    from nirvana_deploy.api import draw_report as draw_report
-    from nirvana_deploy.api import export as export
-    from nirvana_deploy.api import load as load
-    from nirvana_deploy.api import package as package
-    from nirvana_deploy.api import plan_for as plan_for
-    from nirvana_deploy.api import profile as profile
-    from nirvana_deploy.api import prove as prove
-    from nirvana_deploy.api import prune as prune
-    from nirvana_deploy.api import prune_from_scores as prune_from_scores
-    from nirvana_deploy.api import repack as repack
-    from nirvana_deploy.api import run_engine as run_engine
-    from nirvana_deploy.api import save_pruned as save_pruned
-    from nirvana_deploy.api import score as score
-    from nirvana_deploy.api import serve as serve
-    from nirvana_deploy.api import sweep as sweep
-    from nirvana_deploy.api import verify as verify
+    from nirvana_deploy.api.engines import build as build
+    from nirvana_deploy.api.engines import run_engine as run_engine
+    from nirvana_deploy.api.exporting import export as export
+    from nirvana_deploy.api.exporting import inspect as inspect
+    from nirvana_deploy.api.exporting import load as load
+    from nirvana_deploy.api.exporting import prove_model as prove_model
+    from nirvana_deploy.api.exporting import read_plan as read_plan
+    from nirvana_deploy.api.exporting import surgeon as surgeon
+    from nirvana_deploy.api.exporting import verify as verify
+    from nirvana_deploy.api.machines import doctor as doctor
+    from nirvana_deploy.api.machines import estimate as estimate
+    from nirvana_deploy.api.machines import targets as targets
+    from nirvana_deploy.api.measuring import profile as profile
+    from nirvana_deploy.api.measuring import sweep as sweep
+    from nirvana_deploy.api.pruning import apply_plan as apply_plan
+    from nirvana_deploy.api.pruning import plan_for as plan_for
+    from nirvana_deploy.api.pruning import prove as prove
+    from nirvana_deploy.api.pruning import prune as prune
+    from nirvana_deploy.api.pruning import prune_from_scores as prune_from_scores
+    from nirvana_deploy.api.pruning import repack as repack
+    from nirvana_deploy.api.pruning import save_pruned as save_pruned
+    from nirvana_deploy.api.pruning import score as score
+    from nirvana_deploy.api.runs import deploy as deploy
+    from nirvana_deploy.api.runs import draw_report as draw_report
+    from nirvana_deploy.api.serving import package as package
+    from nirvana_deploy.api.serving import serve as serve
     from nirvana_deploy.deploy_result import DeployResult as DeployResult
     from nirvana_deploy.deploy_result import ExportResult as ExportResult
     from nirvana_deploy.deploy_result import OneShotResult as OneShotResult
@@ -82,27 +89,30 @@ if TYPE_CHECKING:
     from pruning.training.text_data import load_text as load_text
 
 _HOMES = {
-    "nirvana_deploy.api": (
-        "apply_plan",
-        "build",
-        "deploy",
-        "draw_report",
+    "nirvana_deploy.api.engines": ("build", "run_engine"),
+    "nirvana_deploy.api.exporting": (
         "export",
+        "inspect",
         "load",
-        "package",
+        "prove_model",
+        "read_plan",
+        "surgeon",
+        "verify",
+    ),
+    "nirvana_deploy.api.machines": ("doctor", "estimate", "targets"),
+    "nirvana_deploy.api.measuring": ("profile", "sweep"),
+    "nirvana_deploy.api.pruning": (
+        "apply_plan",
         "plan_for",
-        "profile",
         "prove",
         "prune",
         "prune_from_scores",
         "repack",
-        "run_engine",
         "save_pruned",
         "score",
-        "serve",
-        "sweep",
-        "verify",
     ),
+    "nirvana_deploy.api.runs": ("deploy", "draw_report"),
+    "nirvana_deploy.api.serving": ("package", "serve"),
     "nirvana_deploy.deploy_result": (
         "DeployResult",
         "ExportResult",
@@ -192,4 +202,4 @@ def _find_hidden() -> tuple[str, str] | None:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME_OF])
+    return sorted([*_HOME_OF, "__version__"])

@@ -45,6 +45,17 @@ class DeployResult:
             ("report", str(self.report)),
         ]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data: where everything is, and the result of each stage."""
+        return {
+            "out": str(self.out),
+            "report": str(self.report),
+            "checkpoint": str(self.checkpoint),
+            "onnx": str(self.onnx),
+            "skipped": list(self.skipped),
+            "results": dict(self.results),
+        }
+
     def _describe_package(self) -> str:
         package = self.results["package"]
         if package.get("status") == "skipped":
@@ -64,6 +75,11 @@ class PruneResult:
         """Return the first figures as (what, value) for a person to read."""
         return [*_describe_prune(self.figures), ("checkpoint", str(self.checkpoint))]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        places = {"checkpoint": str(self.checkpoint), "plan": str(self.plan)}
+        return {**places, "figures": dict(self.figures)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneShotResult:
@@ -77,6 +93,11 @@ class OneShotResult:
     def headline(self) -> list[tuple[str, str]]:
         """Return the first figures as (what, value) for a person to read."""
         return [*summarise(self.figures), ("checkpoint", str(self.checkpoint))]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        places = {"checkpoint": str(self.checkpoint), "plan": str(self.plan)}
+        return {"budget": self.budget, **places, "figures": dict(self.figures)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

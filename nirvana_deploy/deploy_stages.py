@@ -54,7 +54,7 @@ def _score(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     from pruning.oneshot.oneshot_stage import run_score
 
     assert isinstance(inputs.recipe.prune, OneShotConfig)
-    return run_score(_find_dense(inputs), inputs.recipe.prune, out_dir)
+    return run_score(_find_dense(inputs), inputs.recipe.prune, out_dir, progress=inputs.progress)
 
 
 def _prune_by_scores(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
@@ -64,7 +64,15 @@ def _prune_by_scores(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     budget, pricing = _price_budget(inputs)
     assert isinstance(recipe.prune, OneShotConfig)
     config = replace(recipe.prune, budget=budget)
-    return run_oneshot(_find_dense(inputs), scores, recipe.data, config, out_dir, pricing)
+    return run_oneshot(
+        _find_dense(inputs),
+        scores,
+        recipe.data,
+        config,
+        out_dir,
+        pricing,
+        progress=inputs.progress,
+    )
 
 
 def _measure_latency(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
@@ -117,6 +125,7 @@ def _export(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
         inputs.folders["prune"] / "checkpoint",
         inputs.recipe.export,
         out_dir,
+        progress=inputs.progress,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ class EngineRun:
     num_profiles: int
     outputs: dict[str, Any]
     parts_ms: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; of the outputs, which may be large, types and shapes."""
+        shapes = {
+            name: {"dtype": str(array.dtype), "shape": list(array.shape)}
+            for name, array in self.outputs.items()
+        }
+        return {**asdict(replace(self, outputs={})), "outputs": shapes}
 
 
 def read_inputs(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from nirvana_deploy.config_reader import to_plain
 from nirvana_deploy.recipe import Recipe
 from nirvana_deploy.run_folder import RECIPE_FILE, RUN_FILE, claim_run_folder, now, write_text
 from nirvana_deploy.stage import (
+    Progress,
     Stage,
     StageInputs,
     collect_key_parts,
@@ -38,6 +40,25 @@ class RunOutcome:
     results: Mapping[str, Mapping[str, Any]]
     skipped: tuple[str, ...]
     report: Path | None = None
+
+
+def say_on_stderr(line: str) -> None:
+    """Write a line where progress belongs, so that results alone are on the standard output."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def say_tenths(say: Say) -> Progress:
+    """Return a function that says how far each named step is, at every tenth of it."""
+    said: dict[str, int] = {}
+
+    def watch(what: str, done: int, whole: int) -> None:
+        tenth = done * 10 // max(whole, 1)
+        if tenth > said.get(what, 0):
+            said[what] = tenth
+            say(f"{what}: {done} of {whole}")
+
+    return watch
 
 
 def run_stages(
@@ -157,6 +178,7 @@ def _run_stage(
         folders={name: folder.run_dir / name for name in manifests},
         results={name: manifest["result"] for name, manifest in manifests.items()},
         say=lambda line: say(f"{stage.name}: {line}"),
+        progress=say_tenths(lambda line: say(f"{stage.name}: {line}")),
     )
     result = stage.run(inputs, folder.partial)
     seconds = time.monotonic() - clock

@@ -12,6 +12,12 @@ from typing import Any
 from nirvana_deploy.recipe import Recipe
 from pruning.flat_settings import flatten
 
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+
+
+def _show_nothing(what: str, done: int, whole: int) -> None:
+    pass
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageInputs:
@@ -19,12 +25,14 @@ class StageInputs:
 
     Attributes:
         say: Gets a line for what the user has to know while the stage works.
+        progress: Gets what is done, how much of it, and of how much.
     """
 
     recipe: Recipe
     folders: Mapping[str, Path]
     results: Mapping[str, Mapping[str, Any]]
     say: Callable[[str], None] = lambda _: None
+    progress: Progress = _show_nothing
 
 
 def _read_nothing(_: Recipe) -> dict[str, Any]:

@@ -1,16 +1,19 @@
-"""Opens what a path names for a comparison: a checkpoint, ONNX, an engine."""
+"""Opens what a path names for a comparison: a checkpoint, ONNX, an engine.
+
+What opens them is imported when they are opened, so that a wrong path is refused at once.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from exporters.compare.artefact import Artefact
-from exporters.compare.engine_artefact import open_engine
-from exporters.compare.onnx_artefact import open_onnx
 from exporters.engines.engine_manifest import MANIFEST_NAME
-from pruning.checkpoints.model_source import PYPI_PREFIX
+from pruning.checkpoints.model_source import PYPI_PREFIX, require_weights
 from pruning.errors import NirvanaError
+
+if TYPE_CHECKING:
+    from exporters.compare.artefact import Artefact
 
 ArtefactKind = Literal["checkpoint", "onnx", "engine"]
 
@@ -52,6 +55,26 @@ def find_kind(source: str) -> ArtefactKind:
     )
 
 
+def require_artefact(source: str) -> ArtefactKind:
+    """Return what `find_kind` does, for a path where there is one.
+
+    Raises:
+        NirvanaError: besides, where a checkpoint has no weights or there is no such ONNX file.
+    """
+    kind = find_kind(source)
+    if kind == "checkpoint":
+        require_weights(source)
+    elif kind == "onnx" and not Path(source).is_dir():
+        require_onnx(Path(source))
+    return kind
+
+
+def require_onnx(path: Path) -> None:
+    """Raise NirvanaError where there is no file at `path`."""
+    if not path.is_file():
+        raise NirvanaError(f"Expected an ONNX file at {path}, found none.")
+
+
 def find_engine_dir(path: Path) -> Path:
     """Return the folder of an engine, of which a file may be given."""
     return path if path.is_dir() else path.parent
@@ -59,5 +82,9 @@ def find_engine_dir(path: Path) -> Path:
 
 def _open_file(source: str, kind: ArtefactKind) -> Artefact:
     if kind == "onnx":
+        from exporters.compare.onnx_artefact import open_onnx
+
         return open_onnx(Path(source))
+    from exporters.compare.engine_artefact import open_engine
+
     return open_engine(find_engine_dir(Path(source)))

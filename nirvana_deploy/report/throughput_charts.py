@@ -31,7 +31,7 @@ def draw_throughput(subjects: Sequence[Subject]) -> Html:
         batches = draw_missing(
             "No curve by batch size: it takes two batch sizes or more.",
             "Measure them, or set profile.batch_sizes in the recipe:",
-            "nirvana profile DENSE PRUNED --batch_sizes 1,2,4,8,16 --out FILE.json",
+            "nirvana profile DENSE PRUNED --batch-sizes 1,2,4,8,16 --out FILE.json",
         )
     profiled = [(s.key, s.run.profile) for s in subjects if s.run.profile is not None]
     return join([batches, callers, draw_loads(profiled)])

@@ -1,10 +1,10 @@
-"""Makes command-line flags of the config dataclasses: one flag a field, `--prune.budget 0.6`."""
+"""Makes command-line flags of the config dataclasses: one flag per field, `--prune.budget 0.6`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from nirvana_deploy.config_reader import config_types as list_configs
@@ -22,6 +22,8 @@ from pruning.errors import NirvanaError
 
 # Marks the flags of a config in the argparse namespace; no other destination can start so.
 _MARK = "config:"
+_SWITCH = "{true,false}"
+_SWITCH_VALUES = ("true", "false", "yes", "no", "on", "off", "null", "none")
 
 
 def add_flags(
@@ -61,7 +63,50 @@ def collect_flags(namespace: argparse.Namespace) -> dict[str, Any]:
     return nested
 
 
+def normalize_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """Return arguments as `parser` has them: dashes in flags, and `=true` after a bare switch.
+
+    Flags were written with underscores once, and still may be.
+    """
+    switches = {
+        flag
+        for action in parser._actions
+        if action.metavar == _SWITCH
+        for flag in action.option_strings
+    }
+    found: list[str] = []
+    for number, word in enumerate(words):
+        if word == "--":
+            return [*found, *words[number:]]
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-") if flag.startswith("--") else flag
+        after = words[number + 1].lower() if number + 1 < len(words) else ""
+        is_bare = flag in switches and not equals and after not in _SWITCH_VALUES
+        found.append(f"{flag}=true" if is_bare else f"{flag}{equals}{value}")
+    return found
+
+
+def hide_unusual(parser: argparse.ArgumentParser, usual: tuple[str, ...]) -> int:
+    """Leave all settings but the usual ones out of the help of `parser`; return their number."""
+    hidden = 0
+    for action in parser._actions:
+        key = action.dest.removeprefix(_MARK)
+        if key == action.dest or any(f"{key}.".startswith(f"{name}.") for name in usual):
+            continue
+        action.help = argparse.SUPPRESS
+        hidden += 1
+    for group in parser._action_groups:
+        if all(action.help == argparse.SUPPRESS for action in group._group_actions):
+            group.description = None  # an empty group would show it
+    return hidden
+
+
+def _name_flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
 def _refuse_both(name: str, setting: str) -> NoReturn:
+    name, setting = name.replace("_", "-"), setting.replace("_", "-")
     raise NirvanaError(
         f"--{name} and --{setting} do not go together: a setting says which kind it is for. Give "
         "one of them."
@@ -92,7 +137,7 @@ def _add_fields(
         if len(named) > 1 and key not in seen:
             seen.add(key)
             group.add_argument(
-                f"--{key}",
+                _name_flag(key),
                 dest=f"{_MARK}{key}",
                 default=argparse.SUPPRESS,
                 choices=tuple(named),
@@ -110,13 +155,15 @@ def _add_fields(
             )
         if not nested:
             seen.add(key)
+            switch: dict[str, Any] = {"nargs": "?", "const": True}
             group.add_argument(
-                f"--{key}",
+                _name_flag(key),
                 dest=f"{_MARK}{key}",
                 default=argparse.SUPPRESS,
                 type=_flag_reader(hint),
                 metavar=_metavar(hint),
                 help=_help_text(text, own_default),
+                **(switch if _metavar(hint) == _SWITCH else {}),
             )
 
 
@@ -152,7 +199,7 @@ def _metavar(hint: Any) -> str:
     if get_origin(hint) in (tuple, list):
         return "LIST"
     members = [member for member in get_args(hint) or (hint,) if member is not type(None)]
-    return {int: "N", float: "X", bool: "{true,false}"}.get(members[0], "TEXT")
+    return {int: "N", float: "X", bool: _SWITCH}.get(members[0], "TEXT")
 
 
 def _help_text(text: str, default: Any) -> str:

@@ -7,21 +7,28 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from nirvana_deploy import api
+from nirvana_deploy.api import pruning
 from nirvana_deploy.config_reader import read_config, read_union
-from nirvana_deploy.verbs.byte_progress import show_bytes
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
-from nirvana_deploy.verbs.latency_flags import add_latency_flags, read_latency_flags
-from nirvana_deploy.verbs.step_progress import show_steps
-from nirvana_deploy.verbs.tables import print_pairs
+from nirvana_deploy.verbs.progress import show_bytes, show_steps
+from nirvana_deploy.verbs.tables import print_json, print_pairs, print_result
 from nirvana_deploy.verbs.verb import Verb, add_out
 from profiles.latency.latency_config import LatencyConfig
+from profiles.latency.table_config import TableConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig
+
+_LATENCY_FLAGS = {
+    "latency": "at_most",
+    "speedup": "speedup",
+    "target": "target",
+    "precision": "precision",
+}
+_BUDGETS = ("latency", "speedup")
 
 
 def _add_prune(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +64,7 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
         help="cut what this plan says and learn nothing, from disk to disk; takes no other setting",
     )
     parser.add_argument(
-        "--fine_tuned",
+        "--fine-tuned",
         action="store_true",
         help="the model is fine-tuned for the data set's task already: prune it as it is",
     )
@@ -69,12 +76,12 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, OneShotConfig, PruneConfig, title="prune", skip=("budget",))
     add_flags(parser, DataConfig, prefix="data")
     add_flags(parser, BaselineConfig, prefix="baseline")
-    add_latency_flags(parser)
+    _add_latency(parser)
 
 
 def _prune(args: argparse.Namespace) -> int:
     given = collect_flags(args)
-    latency = read_latency_flags(args, given)
+    latency = _read_latency(args, given)
     if args.plan is not None:
         return _apply_plan(args, given)
     if args.force:
@@ -93,7 +100,7 @@ def _prune(args: argparse.Namespace) -> int:
                 "model once (`nirvana score`) and prune it with --scores RUN to any number."
             )
         given["budget"] = args.budget[0]
-    result = api.prune(
+    result = pruning.prune(
         args.model,
         read_union((PruneConfig, OneShotConfig), given, name="prune"),
         out=args.out,
@@ -102,7 +109,7 @@ def _prune(args: argparse.Namespace) -> int:
         fine_tuned=args.fine_tuned,
         latency=latency,
     )
-    print_pairs("Pruned", result.headline())
+    print_result(args, "Pruned", result.headline(), result.to_json())
     return 0
 
 
@@ -120,7 +127,7 @@ def _prune_from_scores(
     data = given.pop("data", None)
     unused = [name for name in ("baseline", "scoring") if name in given]
     if unused or args.fine_tuned:
-        name = f"{unused[0]}.*" if unused else "fine_tuned"
+        name = f"{unused[0]}.*" if unused else "fine-tuned"
         raise NirvanaError(
             f"--{name} has no use with --scores: the run has scored a model as it was. Leave it "
             "out, or score the model again."
@@ -128,19 +135,20 @@ def _prune_from_scores(
     taken = {field.name for field in fields(OneShotConfig)}
     strange = [name for name in given if name not in taken]
     if strange:
-        flag = f"{strange[0]}.*" if isinstance(given[strange[0]], dict) else strange[0]
+        flag = strange[0].replace("_", "-") + ".*" * isinstance(given[strange[0]], dict)
         raise NirvanaError(
             f"--{flag} sets how gates are learned, and --scores learns none. Leave it out, "
             "or leave out --scores. Training after pruning is set by --recovery.*."
         )
     config = read_config(OneShotConfig, given)
     if data is not None and config.recovery is None:
+        name = next(iter(data)).replace("_", "-")
         raise NirvanaError(
-            f"--data.{next(iter(data))} is for training after pruning, and none is asked for. Set "
-            "--recovery.num_epochs or --recovery.max_steps, or leave it out."
+            f"--data.{name} is for training after pruning, and none is asked for. Set "
+            "--recovery.num-epochs or --recovery.max-steps, or leave it out."
         )
     with show_steps() as progress:
-        results = api.prune_from_scores(
+        results = pruning.prune_from_scores(
             args.scores,
             args.budget or (config.budget,),
             config,
@@ -150,6 +158,9 @@ def _prune_from_scores(
             progress=progress,
             latency=latency,
         )
+    if args.json:
+        print_json([result.to_json() for result in results])
+        return 0
     for result in results:
         print_pairs(f"Pruned to {result.budget:g}", result.headline())
     return 0
@@ -159,14 +170,61 @@ def _apply_plan(args: argparse.Namespace, given: dict[str, Any]) -> int:
     _require_model(args)
     also = [name for name in ("budget", "scores") if getattr(args, name) is not None]
     if given or also or args.fine_tuned:
-        name = next(iter([*given, *also]), "fine_tuned")
-        raise NirvanaError(f"--{name} is a setting for learning what to keep; --plan says it.")
+        name = next(iter([*given, *also]), "fine-tuned")
+        raise NirvanaError(
+            f"--{name.replace('_', '-')} is a setting for learning what to keep; --plan says it."
+        )
     with show_bytes("repack") as progress:
-        result = api.apply_plan(
+        result = pruning.apply_plan(
             args.model, args.plan, out=args.out, force=args.force, progress=progress
         )
-    print_pairs("Pruned by the plan", result.headline())
+    print_result(args, "Pruned by the plan", result.headline(), result.to_json())
     return 0
+
+
+def _add_latency(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a budget in milliseconds to `parser` in place."""
+    group = parser.add_argument_group(
+        "latency", "In place of --budget: what the whole model may take on a target."
+    )
+    group.add_argument("--latency", metavar="TIME", help="with its unit: 12.5ms, 800us, 0.2s")
+    group.add_argument("--speedup", type=float, metavar="X", help="dense over pruned latency")
+    group.add_argument(
+        "--target",
+        metavar="NAME",
+        help="cpu (default): this machine, measured through exported blocks in ONNX Runtime; or a "
+        "name of `nirvana targets`: estimated, nothing is run",
+    )
+    group.add_argument(
+        "--precision", metavar="P", help="of an estimate: fp32, tf32, fp16 (default), bf16, int8"
+    )
+    add_flags(parser, TableConfig, prefix="table")
+
+
+def _read_latency(args: argparse.Namespace, given: dict[str, Any]) -> LatencyConfig | None:
+    """Return the budget in milliseconds that was asked for, None where none was.
+
+    Takes "table" out of the settings `given`, in place.
+
+    Raises:
+        NirvanaError: flags that only such a budget has a use for, without one; or one beside
+            --budget, or two.
+    """
+    table = given.pop("table", None)
+    flags = [name for name in _LATENCY_FLAGS if getattr(args, name) is not None]
+    names = [*flags, *(["table.*"] if table is not None else [])]
+    if not names:
+        return None
+    if args.plan is not None:
+        raise NirvanaError(f"--{names[0]} is for learning what to keep; --plan says it.")
+    if not any(name in _BUDGETS for name in flags):
+        raise NirvanaError(
+            f"--{names[0]} is for a budget in milliseconds: give --latency TIME or --speedup X."
+        )
+    if args.budget is not None:
+        raise NirvanaError("--budget and --latency or --speedup do not go together. Give one.")
+    values = {_LATENCY_FLAGS[name]: getattr(args, name) for name in flags}
+    return LatencyConfig(**values, table=read_config(TableConfig, table or {}, key="table"))
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
@@ -178,18 +236,18 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
 def _score(args: argparse.Namespace) -> int:
     config = read_config(ScoringConfig, collect_flags(args))
     with show_steps() as progress:
-        run = api.score(args.model, config, out=args.out, progress=progress)
-    print_pairs("Scored", [*run.headline(), ("next", _suggest_prune(args.out))])
+        run = pruning.score(args.model, config, out=args.out, progress=progress)
+    told = [
+        *run.headline(),
+        ("next", f"nirvana prune --scores {args.out} --budget 0.7 0.5 --out DIR"),
+    ]
+    print_result(args, "Scored", told, run.to_json())
     return 0
-
-
-def _suggest_prune(run: Path) -> str:
-    return f"nirvana prune --scores {run} --budget 0.7 0.5 0.3 --out DIR"
 
 
 PRUNE = Verb(
     name="prune",
-    usage="MODEL --out DIR [--fine_tuned] [--budget X | --latency TIME | --speedup X] ...\n"
+    usage="MODEL --out DIR [--fine-tuned] [--budget X | --latency TIME | --speedup X] ...\n"
     "       nirvana prune [MODEL] --scores RUN --budget X [X ...] --out DIR [--SETTING ...]\n"
     "       nirvana prune [MODEL] --scores RUN --latency TIME | --speedup X --out DIR ...\n"
     "       nirvana prune MODEL --plan FILE --out DIR [--force]",
@@ -197,6 +255,17 @@ PRUNE = Verb(
     add_arguments=_add_prune,
     run=_prune,
     loads_models=True,
+    usual=(
+        "num_epochs",
+        "batch_size",
+        "learning_rate",
+        "bf16",
+        "allocation",
+        "data.dataset",
+        "data.task",
+        "data.text_column",
+        "data.label_column",
+    ),
 )
 
 SCORE = Verb(
@@ -209,4 +278,15 @@ SCORE = Verb(
     add_arguments=_add_score,
     run=_score,
     loads_models=True,
+    usual=(
+        "saliency",
+        "dtype",
+        "calibration.source",
+        "calibration.text_column",
+        "calibration.num_sequences",
+        "calibration.sequence_length",
+        "calibration.batch_size",
+        "calibration.num_draws",
+        "calibration.seed",
+    ),
 )

@@ -7,17 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nirvana_deploy import api
+from nirvana_deploy.api import serving
 from nirvana_deploy.config_reader import read_config
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
-from nirvana_deploy.verbs.tables import print_pairs
+from nirvana_deploy.verbs.tables import print_result
 from nirvana_deploy.verbs.verb import Verb
 
 
-def add_package(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `package` in place."""
+def _add_package(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "onnx", type=Path, help="ONNX file; for vllm and tensorrt-llm the folder of a checkpoint"
     )
@@ -45,9 +44,8 @@ def add_package(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, PackageConfig, title="package")
 
 
-def run_package(args: argparse.Namespace) -> int:
-    """Write a package and say what is in it."""
-    result = api.package(
+def _package(args: argparse.Namespace) -> int:
+    result = serving.package(
         args.onnx,
         read_config(PackageConfig, collect_flags(args)),
         out=args.out,
@@ -66,7 +64,7 @@ def run_package(args: argparse.Namespace) -> int:
         (f"check, {what.replace('_', ' ')}", _show(value))
         for what, value in (result.server_check or {}).items()
     ]
-    print_pairs("Packaged", rows)
+    print_result(args, "Packaged", rows, {"out": str(args.out), **result.to_json()})
     return 0
 
 
@@ -76,16 +74,14 @@ def _show(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)
 
 
-def add_serve(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `serve` in place."""
+def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="what `nirvana package --to triton` wrote")
     add_flags(parser, ServeConfig, title="serve")
 
 
-def run_serve(args: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+def _serve(args: argparse.Namespace) -> int:
     config = read_config(ServeConfig, collect_flags(args))
-    api.serve(args.folder, config, say=_say)
+    serving.serve(args.folder, config, say=_say)
     return 0
 
 
@@ -104,8 +100,19 @@ PACKAGE = Verb(
     "folder for ONNX Runtime GenAI; with --to vllm or tensorrt-llm a checkpoint, from a "
     "checkpoint. --check has the real server run it, and holds its answers against ONNX "
     "Runtime's, vLLM's against transformers'; tensorrt-llm has no --check.",
-    add_arguments=add_package,
-    run=run_package,
+    add_arguments=_add_package,
+    run=_package,
+    usual=(
+        "to",
+        "model_name",
+        "max_batch_size",
+        "max_queue_delay_us",
+        "instance_kind",
+        "instance_count",
+        "ab",
+        "kubernetes",
+        "form",
+    ),
 )
 
 SERVE = Verb(
@@ -115,6 +122,19 @@ SERVE = Verb(
     description="Serve what `nirvana package` made by the Open Inference Protocol, with "
     "health, readiness, metrics and limits, until Ctrl-C or SIGTERM; open requests are "
     "answered first. Listens on the loopback address alone unless --host says otherwise.",
-    add_arguments=add_serve,
-    run=run_serve,
+    add_arguments=_add_serve,
+    run=_serve,
+    reports=False,
+    usual=(
+        "host",
+        "http_port",
+        "grpc_port",
+        "metrics_port",
+        "num_workers",
+        "num_threads",
+        "max_body_bytes",
+        "max_waiting",
+        "request_seconds",
+        "drain_seconds",
+    ),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -112,9 +113,19 @@ def _show_units(num_units: int | None) -> str:
     return "dropped" if num_units is None else f"{num_units:,}"
 
 
-def print_result(title: str, result: Any) -> None:
-    """Print a result that becomes plain data as a table of its parts."""
-    print_pairs(title, [(what, _show(value)) for what, value in result.to_json().items()])
+def print_result(
+    args: argparse.Namespace, title: str, pairs: Sequence[tuple[str, str]], plain: object
+) -> None:
+    """Print a result: its first figures, or with --json all of it."""
+    if args.json:
+        print_json(plain)
+    else:
+        print_pairs(title, pairs)
+
+
+def list_pairs(plain: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return plain data as (what, value) for a person to read."""
+    return [(what, _show(value)) for what, value in plain.items()]
 
 
 def _show(value: Any) -> str:

@@ -1,4 +1,7 @@
-"""Where a model comes from: a folder, a hub id, or a folder inside an installed PyPI package."""
+"""Where a model comes from: a folder, a hub id, or a folder inside an installed PyPI package.
+
+torch and transformers are imported where a model is loaded: a wrong path is refused at once.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,18 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub import snapshot_download
-from transformers import PreTrainedModel
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.utils import logging as hf_logging
-
-from pruning.checkpoints.checkpoint_source import INDEX_FILE, SINGLE_FILE, list_tensors
 from pruning.checkpoints.remote_code import explain_remote_code, is_remote_code_allowed
 from pruning.errors import NirvanaError, NirvanaWarning
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
 PYPI_PREFIX = "pypi:"
+# What transformers loads weights from, with the indexes of shards.
+_WEIGHT_ENDINGS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
 # Inside a model, what is stored by some versions of transformers or for other heads, and not read.
 _MAY_BE_STORED = re.compile(
     r"pooler|position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|relative_position_index"
@@ -55,12 +57,31 @@ def resolve_model(source: str) -> str:
     return source
 
 
+def require_weights(source: str) -> str:
+    """Return what `resolve_model` does, for work that reads the weights, too.
+
+    Raises:
+        NirvanaError: besides, where `source` is ONNX, or a folder without weights.
+    """
+    refuse_onnx(source)
+    path = resolve_model(source)
+    folder = Path(path)
+    if folder.is_dir() and not any(any(folder.glob(f"*{ending}")) for ending in _WEIGHT_ENDINGS):
+        raise NirvanaError(
+            f"Expected a model with weights in {source}, found config.json and no *.safetensors. "
+            "Copy the weights there, or give the folder that has them."
+        )
+    return path
+
+
 def fetch_model(source: str) -> Path:
     """Return the folder of a model, fetching one that is on the hub."""
     refuse_onnx(source)
     path = resolve_model(source)
     if Path(path).is_dir():
         return Path(path)
+    from huggingface_hub import snapshot_download
+
     try:
         # *.py: a pruned checkpoint's manifest has its code, which is not run.
         wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "*.py"]
@@ -103,6 +124,8 @@ def find_own_class(config: Mapping[str, Any], name: str, source: str) -> Any:
         return None
     if not is_remote_code_allowed():
         raise NirvanaError(explain_remote_code(path))
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
     try:
         return get_class_from_dynamic_module(place, path)
     except Exception as error:
@@ -131,8 +154,9 @@ def load_with_head(
     With `fresh`, a head (and pooler) that the weights lack is drawn at random, to be trained. So it
     is, with `ignore_mismatched_sizes`, for a head of another size.
     """
-    refuse_onnx(source)
-    path = Path(resolve_model(source))
+    from pruning.checkpoints.checkpoint_source import INDEX_FILE, SINGLE_FILE, list_tensors
+
+    path = Path(require_weights(source))
     if (path / SINGLE_FILE).is_file() or (path / INDEX_FILE).is_file():
         list_tensors(path)
     replaces_head = kwargs.pop("ignore_mismatched_sizes", False)
@@ -161,6 +185,8 @@ def has_nan(tensor: torch.Tensor) -> bool:
     """Return whether a floating-point tensor holds NaN or infinity."""
     if not tensor.is_floating_point() or not tensor.numel() or tensor.element_size() == 1:
         return False
+    import torch
+
     least, most = torch.aminmax(tensor.detach())
     return not bool(torch.isfinite(least) & torch.isfinite(most))
 
@@ -262,6 +288,8 @@ def _name_block(name: str) -> str:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers from reporting what is meant (a fresh head), and from drawing bars."""
+    from transformers.utils import logging as hf_logging
+
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()

@@ -36,7 +36,7 @@ def explain_remote_code(source: str) -> str:
     what = f" ({', '.join(names)})" if names else ""
     return (
         f"{source} needs code of its own{what}, and that was not run: it could do anything with "
-        "your account. Read it, then allow it by --trust_remote_code (in a recipe: "
+        "your account. Read it, then allow it by --trust-remote-code (in a recipe: "
         "trust_remote_code: true), or take a model of a type that transformers knows."
     )
 

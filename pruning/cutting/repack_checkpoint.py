@@ -7,7 +7,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -75,6 +75,10 @@ class RepackResult:
     extra_tensors: tuple[str, ...]
     nan_tensors: tuple[str, ...]
     weights: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**asdict(self), "checkpoint": str(self.checkpoint)}
 
     def headline(self) -> list[tuple[str, str]]:
         """Return what happened as (what, value) for a person to read."""

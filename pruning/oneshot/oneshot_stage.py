@@ -14,7 +14,7 @@ from pruning.oneshot.prune_with_scores import (
     load_task_text,
     prune_once,
 )
-from pruning.oneshot.score_model import load_dense, score_model
+from pruning.oneshot.score_model import Say, load_dense, score_model
 from pruning.oneshot.scoring_run import load_run
 from pruning.training.data_config import DataConfig
 from pruning.training.evaluation import evaluate_text
@@ -23,7 +23,9 @@ RUN_FOLDER = "scores"
 UNFINISHED_FOLDER = "scoring"  # an interrupted stage goes on from it
 
 
-def run_score(model: Path, config: OneShotConfig, out_dir: Path) -> dict[str, Any]:
+def run_score(
+    model: Path, config: OneShotConfig, out_dir: Path, progress: Say | None = None
+) -> dict[str, Any]:
     """Score the dense model in `model` into `out_dir/scores`.
 
     Called again with the same `out_dir`, it goes on from what it finds there.
@@ -31,7 +33,7 @@ def run_score(model: Path, config: OneShotConfig, out_dir: Path) -> dict[str, An
     Raises:
         NirvanaError: see `score_model`.
     """
-    run = score_model(str(model), config.scoring, out_dir / UNFINISHED_FOLDER)
+    run = score_model(str(model), config.scoring, out_dir / UNFINISHED_FOLDER, say=progress)
     (out_dir / UNFINISHED_FOLDER).rename(out_dir / RUN_FOLDER)
     return {"saliency": config.scoring.saliency, **run.figures}
 
@@ -43,6 +45,7 @@ def run_oneshot(
     config: OneShotConfig,
     out_dir: Path,
     pricing: Pricing | None = None,
+    progress: Say | None = None,
 ) -> dict[str, Any]:
     """Prune the dense model in `model` by the scoring run in `scores`, into `out_dir/checkpoint`.
 
@@ -60,7 +63,7 @@ def run_oneshot(
     dense = load_dense(str(model), run.config.dtype)
     text = load_task_text(dense, data)
     figures, pruned = prune_once(
-        dense, run, config, config.budget, out_dir, text=text, pricing=pricing
+        dense, run, config, config.budget, out_dir, text=text, say=progress, pricing=pricing
     )
     before = evaluate_text(dense.model, text, dense.tokenizer)
     after = evaluate_text(pruned, text, dense.tokenizer)

@@ -13,23 +13,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from pruning.allocation.damage_curve import DamageCurve
-from pruning.allocation.kl_knapsack import Curves
 from pruning.checkpoints.file_hash import check_inside, hash_file
 from pruning.errors import NirvanaError
-from pruning.oneshot.calibration import Calibration
 from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.oneshot.scoring_settings import read_scoring
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.sub_block import SubBlock, count_units, list_sub_blocks
-from pruning.saliencies.saliency import Scores
 from pruning.strict_json import convert_json, read_json, read_value
 from pruning.write_aside import write_aside
+
+if TYPE_CHECKING:
+    from pruning.allocation.kl_knapsack import Curves
+    from pruning.oneshot.calibration import Calibration
+    from pruning.saliencies.saliency import Scores
 
 MANIFEST_FILE = "manifest.json"
 CALIBRATION_FILE = "calibration.safetensors"
@@ -104,6 +105,16 @@ class ScoringRun:
             ("time", f"{told['seconds']:.1f} s"),
         ]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data of where the run is and how it went; the scores are in its files."""
+        return {
+            "folder": str(self.folder),
+            "model": self.source,
+            "saliency": self.config.saliency,
+            "num_sub_blocks": len(self.scores),
+            "figures": dict(self.figures),
+        }
+
 
 def load_run(folder: Path | str) -> ScoringRun:
     """Read a scoring run, and hold its files against its manifest.
@@ -123,6 +134,8 @@ def load_run(folder: Path | str) -> ScoringRun:
             f"The scoring run {folder} was interrupted. Run its `nirvana score` again: "
             "it continues from there."
         )
+    from pruning.oneshot.calibration import Calibration
+
     _check_files(folder, manifest["files"])
     names = manifest["files"]
     dims = DenseDims.from_json(manifest["dims"])
@@ -189,6 +202,8 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def save_scores(path: Path, scores: Scores, **about: str) -> None:
     """Write scores by the names of their sub-blocks, with `about` in the file's metadata."""
+    from safetensors.torch import save_file
+
     tensors = {sub_block.name: values.cpu().contiguous() for sub_block, values in scores.items()}
     with write_aside(path) as aside:
         save_file(tensors, aside, metadata={"format": FORMAT, **about})

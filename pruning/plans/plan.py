@@ -131,7 +131,7 @@ class PruningPlan:
             version = data.get("version") if isinstance(data, dict) else type(data).__name__
             raise NirvanaError(
                 f"Expected a pruning plan of version {PLAN_VERSION}, got {version!r}. "
-                "`nirvana inspect MODEL --write_plan FILE` writes one to start from."
+                "`nirvana inspect MODEL --write-plan FILE` writes one to start from."
             )
         data = {"weights": [], **data}  # plans of earlier versions do not have it
         require_keys(data, {"version"} | {f.name for f in fields(cls)}, "The plan")

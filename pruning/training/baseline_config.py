@@ -32,7 +32,7 @@ class BaselineConfig:
             raise NirvanaError(
                 f"num_epochs must be above 0, got {self.num_epochs}. For a model that is "
                 "fine-tuned already, leave it out and set fine_tuned: true at the top of the "
-                "recipe (or give --fine_tuned)."
+                "recipe (or give --fine-tuned)."
             )
         require_positive(self, "learning_rate", "batch_size", "save_steps")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from pruning.errors import NirvanaError
@@ -9,6 +10,8 @@ from pruning.number_ranges import check_numbers
 
 EMBEDDED_DATASET = "debian-sections"
 EMBEDDED_COLUMNS = {"text_column": "description", "label_column": "section"}
+# Endings of the local files that are read.
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
 # What other people call these columns.
 _USUAL_NAMES = {
     "text_column": ("text", "sentence", "content", "document", "review", "description"),
@@ -107,6 +110,21 @@ class DataConfig:
                 raise NirvanaError(f"{name} must be 1 or more, got {value}.")
         if self.metric is not None and not all(self.metric.partition(":")):
             raise NirvanaError(f"metric must be package.module:function, got {self.metric!r}.")
+
+
+def find_format(path: Path) -> str | None:
+    """Return a data file's ending in lower case; None for one that is not read."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in SUFFIXES else None
+
+
+def require_data(dataset: str) -> None:
+    """Raise NirvanaError for the name of a local file that is not there, or is not read."""
+    path = Path(dataset)
+    if path.is_file() and find_format(path) is None:
+        raise NirvanaError(f"Expected a file ending in {', '.join(SUFFIXES)}, got {dataset}.")
+    if not path.exists() and find_format(path) is not None:
+        raise NirvanaError(f"There is no data file at {dataset}.")
 
 
 def find_column(config: DataConfig, setting: str, columns: Collection[str]) -> str:

@@ -17,16 +17,10 @@ import pyarrow.csv as pa_csv
 from datasets import Dataset, load_dataset
 
 from pruning.errors import NirvanaError
+from pruning.training.data_config import find_format
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
 _LONGEST_ROW_SHOWN = 80
-
-
-def find_format(path: Path) -> str | None:
-    """Return a data file's ending in lower case; None for one that is not read."""
-    suffix = path.suffix.lower()
-    return suffix if suffix in SUFFIXES else None
 
 
 def read_file(path: Path, txt_columns: tuple[str, ...]) -> Dataset:

@@ -10,8 +10,14 @@ from typing import Any
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 
 from pruning.errors import NirvanaError
-from pruning.training.data_config import EMBEDDED_DATASET, DataConfig, find_column
-from pruning.training.data_files import SUFFIXES, find_format, read_file
+from pruning.training.data_config import (
+    EMBEDDED_DATASET,
+    DataConfig,
+    find_column,
+    find_format,
+    require_data,
+)
+from pruning.training.data_files import read_file
 
 _EMBEDDED_FOLDER = Path(__file__).parent.parent / "data" / "debian_sections"
 _SHOWN = 60  # characters of a value
@@ -44,13 +50,12 @@ def load_splits(config: DataConfig) -> DatasetDict:
     Raises:
         NirvanaError: it cannot be loaded.
     """
+    require_data(config.dataset)
     try:
         if config.dataset == EMBEDDED_DATASET:
             return _load_local(_EMBEDDED_FOLDER, config)
         if Path(config.dataset).exists():
             return _load_local(Path(config.dataset), config)
-        if find_format(Path(config.dataset)) is not None:
-            raise NirvanaError(f"There is no data file at {config.dataset}.")
         return load_dataset(config.dataset, config.subset)
     except NirvanaError:
         raise
@@ -117,8 +122,6 @@ def _load_local(path: Path, config: DataConfig) -> DatasetDict:
                 f"{', '.join(f.name for f in files[several[0]])}. Leave one of them there."
             )
         return DatasetDict({split: _load_file(file, config) for split, (file,) in files.items()})
-    if find_format(path) is None:
-        raise NirvanaError(f"Expected a file ending in {', '.join(SUFFIXES)}, got {path}.")
     rows = _load_file(path, config)
     if len(rows) < 2:
         raise NirvanaError(

@@ -10,8 +10,8 @@ import onnx
 import pytest
 import torch
 
+import nirvana_deploy as api
 from exporters.surgeon.prune_onnx import prune_onnx
-from nirvana_deploy import api
 from nirvana_deploy.cli import main
 from pruning.cutting.repack import plan_for
 from pruning.errors import NirvanaError

@@ -75,7 +75,7 @@ def test_every_verb_refuses_it_in_our_words(
     assert main([verb, model, *rest]) == 1
     told = capsys.readouterr().err
     assert "needs code of its own (own_code.py), and that was not run" in told
-    assert "--trust_remote_code" in told
+    assert "--trust-remote-code" in told
     assert "[y/N]" not in told
     assert not ran.exists()
     assert not (tmp_path / "out").exists()

@@ -66,7 +66,9 @@ def run_prune(
     }
 
 
-def run_export(dense: Path, pruned: Path, config: ExportConfig, out_dir: Path) -> dict[str, Any]:
+def run_export(
+    dense: Path, pruned: Path, config: ExportConfig, out_dir: Path, progress: object = None
+) -> dict[str, Any]:
     calls.append("export")
     for name, checkpoint in (("dense", dense), ("pruned", pruned)):
         (out_dir / name).mkdir()
@@ -78,7 +80,7 @@ def run_export(dense: Path, pruned: Path, config: ExportConfig, out_dir: Path) -
 
 
 def export_encoder_decoder(
-    dense: Path, pruned: Path, config: ExportConfig, out_dir: Path
+    dense: Path, pruned: Path, config: ExportConfig, out_dir: Path, progress: object = None
 ) -> dict[str, Any]:
     calls.append("export")
     graphs = {name: {"file": f"{name}.onnx"} for name in ("encoder_model", "decoder_model")}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from nirvana_deploy.config_reader import Origin, read_config, read_union, to_plain
-from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
+from nirvana_deploy.verbs.config_flags import add_flags, collect_flags, normalize_flags
 from pruning.errors import NirvanaError
 
 
@@ -168,7 +168,8 @@ def test_plain_data_reads_back_to_the_same_config() -> None:
 def parse_flags(*arguments: str) -> Whole:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_flags(parser, Whole)
-    return read_config(Whole, collect_flags(parser.parse_args(["--model", "m", *arguments])))
+    words = normalize_flags(parser, ["--model", "m", *arguments])
+    return read_config(Whole, collect_flags(parser.parse_args(words)))
 
 
 @pytest.mark.parametrize(
@@ -184,11 +185,16 @@ def parse_flags(*arguments: str) -> Whole:
         ),
         (["--prune.batch.high", "64"], Settings(batch=Range(low=1, high=64))),
         (["--prune.max_rows", "none"], Settings()),
-        (["--prune.max_rows", "9"], Settings(max_rows=9)),
+        (["--prune.max-rows", "9"], Settings(max_rows=9)),
+        (["--prune.max_rows=9"], Settings(max_rows=9)),
         (["--prune.label", "9"], Settings(label="9")),
         (["--prune.label", "none"], Settings()),
         (["--prune.text", "null"], Settings(text="null")),
         (["--prune.quick", "true"], Settings(quick=True)),
+        (["--prune.quick=true"], Settings(quick=True)),
+        (["--prune.quick", "False"], Settings(quick=False)),
+        (["--prune.quick"], Settings(quick=True)),
+        (["--prune.quick", "--prune.budget", "0.25"], Settings(quick=True, budget=0.25)),
         (["--prune.cases", "[[1,2],[3,4]]"], Settings(cases=((1, 2), (3, 4)))),
         (["--prune.sizes", "4,5"], Settings(sizes=(4, 5))),
         (["--prune.targets", "8.9,12.0"], Settings(targets=("8.9", "12.0"))),

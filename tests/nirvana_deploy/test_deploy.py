@@ -8,8 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nirvana_deploy import PruneConfig, Recipe, deploy, prune
-from nirvana_deploy.api import build, export, package, profile
+from nirvana_deploy import PruneConfig, Recipe, build, deploy, export, package, profile, prune
 from nirvana_deploy.cli import main
 from nirvana_deploy.deploy_stages import LEFT_OUT
 from pruning.errors import MissingExtraError, NirvanaError
@@ -165,7 +164,7 @@ def test_without_tritonclient_the_run_goes_on_and_says_so(monkeypatch: pytest.Mo
     [
         ("./nowhere", "debian-sections", r"There is no model folder at \./nowhere"),
         ("pypi:no-such-package-x", "debian-sections", "needs that package. Install it"),
-        ("model", "nowhere.csv", r"data\.dataset: there is no file or folder nowhere\.csv"),
+        ("model", "nowhere.csv", r"There is no data file at nowhere\.csv"),
     ],
 )
 @pytest.mark.usefixtures("fake_work")
@@ -237,7 +236,9 @@ def test_single_verbs_write_whole_new_folders() -> None:
 def test_export_compares_a_single_checkpoint(
     fake_work: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def export_checkpoint(checkpoint: Path, out_dir: Path, config: object) -> dict[str, object]:
+    def export_checkpoint(
+        checkpoint: Path, out_dir: Path, config: object, progress: object
+    ) -> dict[str, object]:
         (out_dir / "model.onnx").write_text(str(checkpoint))
         return {"max_abs_difference": 1e-6, "graphs": {"model": {"file": "model.onnx"}}}
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nirvana_deploy import DeployResult, deploy
-from nirvana_deploy.api import load
+from nirvana_deploy import DeployResult, deploy, load
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.serving.graph_decoder import GraphDecoder, read_decoder
 from tests.nirvana_deploy.drawn_page import Page

@@ -7,8 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from nirvana_deploy import Recipe, deploy
-from nirvana_deploy.api import build
+from nirvana_deploy import Recipe, build, deploy
 from nirvana_deploy.cli import main
 from nirvana_deploy.profile_summary import describe_profile
 from pruning.errors import MissingExtraError, NirvanaError
@@ -19,7 +18,7 @@ from tests.pruning.tiny_text import write_tiny_data, write_tiny_model
 
 def test_missing_onnxruntime_is_said_before_any_training(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(
-        "nirvana_deploy.api.find_spec",
+        "nirvana_deploy.api.runs.find_spec",
         lambda name: None if name == "onnxruntime" else find_spec(name),
     )
     with pytest.raises(MissingExtraError, match="ONNX Runtime is not installed"):

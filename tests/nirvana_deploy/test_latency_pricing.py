@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nirvana_deploy import api
+import nirvana_deploy as api
 from nirvana_deploy.cli import main
 from nirvana_deploy.deploy_stages import list_pruning_stages
 from nirvana_deploy.recipe import Recipe, load_recipe

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import nirvana_deploy
-from nirvana_deploy import api
+import nirvana_deploy as api
 from nirvana_deploy.cli import main
 from pruning.errors import NirvanaError
 from tests.pruning.oneshot.tiny_runs import oneshot, scoring, write_model, write_text
@@ -69,7 +69,7 @@ def test_one_budget_goes_into_the_folder_itself(tmp_path: Path, run: Path, model
     [
         (["--scoring.saliency", "flap"], "--scoring.* has no use with --scores"),
         (["--baseline.seed", "1"], "--baseline.* has no use with --scores"),
-        (["--fine_tuned"], "--fine_tuned has no use with --scores"),
+        (["--fine_tuned"], "--fine-tuned has no use with --scores"),
         (["--schedule.num_stages", "2"], "--schedule.* sets how gates are learned"),
         (["--budget", "0.5", "0.5"], "Each budget makes a folder; 0.5 was given twice"),
         (["--budget", "1.5"], "budget must be a fraction above 0 and at most 1"),
@@ -80,9 +80,9 @@ def test_one_budget_goes_into_the_folder_itself(tmp_path: Path, run: Path, model
         (["--repair", "mean_shift", "--repair.damping", "1"], "do not go together"),
         (
             ["--num_epochs", "1"],
-            "--num_epochs sets how gates are learned, and --scores learns none",
+            "--num-epochs sets how gates are learned, and --scores learns none",
         ),
-        (["--data.max_length", "16"], "--data.max_length is for training after pruning, and none"),
+        (["--data.max_length", "16"], "--data.max-length is for training after pruning, and none"),
         (["--plan", "p.json"], "--scores is a setting for learning what to keep"),
     ],
 )

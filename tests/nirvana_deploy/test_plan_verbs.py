@@ -73,7 +73,7 @@ def test_the_proof_of_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["--plan", "mine.json", "--budget", "0.5"], "--budget is a setting for learning"),
-        (["--plan", "mine.json", "--fine_tuned"], "--fine_tuned is a setting for learning"),
+        (["--plan", "mine.json", "--fine_tuned"], "--fine-tuned is a setting for learning"),
         (["--plan", "mine.json", "--data.max_length", "8"], "--data is a setting for learning"),
         (["--plan", "nowhere.json"], "Expected a pruning plan at nowhere.json"),
         (["--plan", "bert.json"], "The plan was made for model_type bert, the model has llama"),

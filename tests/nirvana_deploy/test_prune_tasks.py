@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nirvana_deploy import api
+import nirvana_deploy as api
 from nirvana_deploy.cli import main
 from nirvana_deploy.report import write_report
 from pruning.checkpoints.checkpoint import load_pruned

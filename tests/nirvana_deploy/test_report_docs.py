@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nirvana_deploy import draw_report
-from nirvana_deploy.cli import _make_parser
+from nirvana_deploy.cli import _parse
 from tests.nirvana_deploy.stored_runs import make_plan
 
 TEXT = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
@@ -15,8 +15,8 @@ COMMANDS = re.findall(r"^    (nirvana .*)$", TEXT, flags=re.MULTILINE)
 
 def check(command: str) -> None:
     words = command.split()[1:]
-    namespace, unknown = _make_parser(words).parse_known_args(words)
-    assert not unknown
+    namespace = _parse(words)
+    assert namespace is not None
     assert namespace.verb == words[0]
 
 

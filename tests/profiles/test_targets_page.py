@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nirvana_deploy.cli import _make_parser, main
+from nirvana_deploy.cli import _parse, main
 from nirvana_deploy.recipe import load_recipe
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -27,8 +27,8 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_flags_are_known(command: str) -> None:
     words = command.split()[1:]
-    namespace, unknown = _make_parser(words).parse_known_args(words)
-    assert not unknown and namespace.verb == words[0]
+    namespace = _parse(words)
+    assert namespace is not None and namespace.verb == words[0]
 
 
 @pytest.mark.parametrize(

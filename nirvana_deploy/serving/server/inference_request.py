@@ -146,7 +146,7 @@ class RequestReader:
         if math.prod(shape) > self.max_tokens:
             raise RefusedError(
                 f"{name} has {math.prod(shape)} tokens; at most {self.max_tokens} are taken per "
-                "request. Send fewer rows, or start the server with a larger --max_tokens."
+                "request. Send fewer rows, or start the server with a larger --max-tokens."
             )
 
     def _check_values(self, name: str, array: Any) -> None:
@@ -179,7 +179,7 @@ class RequestReader:
         if longest > self.max_text_chars:
             raise RefusedError(
                 f"{given.name} has a text of {longest} characters; at most {self.max_text_chars} "
-                "are taken. Cut it, or start the server with a larger --max_text_chars."
+                "are taken. Cut it, or start the server with a larger --max-text-chars."
             )
         array = np.empty(len(texts), object)
         array[:] = texts

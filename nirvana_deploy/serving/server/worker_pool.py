@@ -139,7 +139,7 @@ class WorkerPool:
                 asked.add_done_callback(_forget)
                 raise RefusedError(
                     f"The request took more than {self._seconds:g} seconds. Send fewer rows, or "
-                    "start the server with a larger --request_seconds.",
+                    "start the server with a larger --request-seconds.",
                     504,
                 ) from error
             raise RefusedError(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nirvana_deploy import api
+import nirvana_deploy as api
 from nirvana_deploy.cli import main
 from pruning.errors import NirvanaError
 from tests.exporters.engines.engine_folders import write_engine

@@ -32,6 +32,9 @@ def test_commands_are_understood(command: str, tmp_path: Path, monkeypatch, caps
         stand_in = SimpleNamespace(**{verb: note})
         monkeypatch.setitem(sys.modules, f"exporters.engines.{verb}", stand_in)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nirvana_deploy.api.engines.read_engine_manifest", lambda _: None)
+    for name in ("model.onnx", "new.onnx"):
+        Path(name).write_text("graph")
     assert main(shlex.split(command)) == 0, capsys.readouterr().err
     (given,) = calls
     if "--refit" in command:

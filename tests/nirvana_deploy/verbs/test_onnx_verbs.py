@@ -59,7 +59,7 @@ def test_inspect_prints_json(dense, capsys):
 
 def test_inspect_proves_no_graph(dense, capsys):
     assert main(["inspect", str(dense), "--prove"]) == 1
-    assert "--prove and --write_plan take a model" in capsys.readouterr().err
+    assert "--prove and --write-plan take a model" in capsys.readouterr().err
 
 
 def test_inspect_shows_every_graph_of_an_export(dense, tmp_path, capsys):

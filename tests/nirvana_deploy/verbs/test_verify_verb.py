@@ -80,4 +80,6 @@ def test_a_missing_file_is_one_line(
     files: tuple[str, str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", files[0], "nowhere.onnx"]) != 0
-    assert "nowhere.onnx is not a valid ONNX file" in " ".join(capsys.readouterr().err.split())
+    assert "Expected an ONNX file at nowhere.onnx, found none." in " ".join(
+        capsys.readouterr().err.split()
+    )

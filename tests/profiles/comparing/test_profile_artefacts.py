@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from nirvana_deploy.api import sweep
+from nirvana_deploy import sweep
 from nirvana_deploy.cli import main
 from nirvana_deploy.profile_summary import describe_profile
 from profiles.comparing.profile_artefacts import profile_artefacts

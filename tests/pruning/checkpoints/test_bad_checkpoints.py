@@ -122,7 +122,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "no weights": (
         lose_weights,
-        r"model in .*source cannot be loaded: Error no file named model\.safetensors",
+        r"Expected a model with weights in .*source, found config.json and no \*\.safetensors",
         rf"Expected model\.safetensors or {INDEX} in .*source, found neither",
     ),
     "config of another vocabulary": (

@@ -142,7 +142,7 @@ def test_unknown_and_missing_keys_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(version=1), "of version 2, got 1.*--write_plan FILE"),
+        (lambda d: d.update(version=1), "of version 2, got 1.*--write-plan FILE"),
         (lambda d: d["dims"]["stacks"][0].update(num_kv_heads=3), "num_kv_heads should divide"),
         (lambda d: d["dims"]["stacks"][0].update(num_heads=0), "num_heads should be"),
         (lambda d: d["layers"][0].update(kept_heads=3), "kept_heads is a list or null, got 3"),

@@ -1,24 +1,18 @@
-"""The verb `nirvana targets`: the machines that are known, and where each figure is from."""
+"""The verbs about machines: `nirvana doctor` for this one, `nirvana targets` for the known ones."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from nirvana_deploy.api import machines
+from nirvana_deploy.api.machines import Finding, PlanEstimate
 from nirvana_deploy.verbs.tables import make_console, print_json, print_pairs
 from nirvana_deploy.verbs.verb import Verb
 from profiles.targets.block_work import CallShape
-from profiles.targets.roofline import RooflineEstimate, estimate_plan
-from profiles.targets.target import (
-    PRECISIONS,
-    UNSOURCED,
-    Figure,
-    Target,
-    list_target_names,
-    load_target,
-)
-from pruning.errors import NirvanaError
-from pruning.plans.plan import PruningPlan
+from profiles.targets.target import PRECISIONS, UNSOURCED, Figure, Target
 
 _CAPTION = (
     "Rates are dense peak rates, in 10^12 operations per second. * marks a figure that no vendor's "
@@ -26,8 +20,7 @@ _CAPTION = (
 )
 
 
-def add_targets(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `nirvana targets`."""
+def _add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", nargs="?", help="show one with its sources; cpu measures this machine's processor"
     )
@@ -43,54 +36,43 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
         "--past", type=int, default=0, help="tokens in the cache before the call (with --plan)"
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="with --plan")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def run_targets(args: argparse.Namespace) -> int:
+def _targets(args: argparse.Namespace) -> int:
     """Print all targets, one with the source of each figure, or estimates for a plan."""
     if args.plan is not None:
-        return _estimate(args)
-    if args.name is not None:
-        target = load_target(args.name)
+        call = CallShape(batch=args.batch, length=args.length, past=args.past)
+        rows = machines.estimate(args.plan, target=args.name, call=call, precision=args.precision)
+        if args.json:
+            print_json([row.to_json() for row in rows])
+        else:
+            _print_estimates(rows, args.precision)
+    elif args.name is not None:
+        (target,) = machines.targets(args.name)
         print_json(target.to_json()) if args.json else _print_target(target)
-        return 0
-    targets = [load_target(name) for name in list_target_names()]
-    if args.json:
-        print_json([target.to_json() for target in targets])
     else:
-        _print_all(targets)
+        found = machines.targets()
+        print_json([target.to_json() for target in found]) if args.json else _print_all(found)
     return 0
 
 
-def _estimate(args: argparse.Namespace) -> int:
-    plan = PruningPlan.load(args.plan)
-    dense = PruningPlan.dense(plan.dims, plan.config_hash)
-    call = CallShape(batch=args.batch, length=args.length, past=args.past)
-    rows: list[tuple[Target, RooflineEstimate, RooflineEstimate]] = []
-    for name in list_target_names() if args.name is None else (args.name,):
-        target = load_target(name)
-        if args.name is None and args.precision not in target.tera_ops_per_s:
-            continue  # a card that cannot compute in it has no row
-        before, after = (estimate_plan(p, target, call, args.precision) for p in (dense, plan))
-        rows.append((target, before, after))
-    if not rows:
-        raise NirvanaError(f"No target has a rate for {args.precision!r}. Choose another.")
+def _doctor(args: argparse.Namespace) -> int:
+    findings = machines.doctor()
     if args.json:
-        print_json([{"dense": d.to_json(), "pruned": p.to_json()} for _, d, p in rows])
+        print_json([asdict(finding) for finding in findings])
     else:
-        _print_estimates(rows, args.precision)
+        _print_findings(findings)
     return 0
 
 
-def _print_estimates(
-    rows: list[tuple[Target, RooflineEstimate, RooflineEstimate]], precision: str
-) -> None:
+def _print_estimates(rows: Sequence[PlanEstimate], precision: str) -> None:
     from rich.table import Table
 
     table = Table()
     for column in ("target", "dense ms", "pruned ms", "ratio", "dense is", "pruned is"):
         table.add_column(column, justify="left" if column == "target" else "right")
-    for target, dense, pruned in rows:
+    for row in rows:
+        target, dense, pruned = row.target, row.dense, row.pruned
         ratio = dense.latency_ms / pruned.latency_ms if pruned.latency_ms else float("inf")
         table.add_row(
             target.name,
@@ -106,14 +88,14 @@ def _print_estimates(
         "ESTIMATES from peak rates, nothing was run: what the blocks take at least, without "
         "embeddings and heads."
     )
-    unsourced = [target.name for target, _, _ in rows if target.list_unsourced(precision)]
+    unsourced = [row.target.name for row in rows if row.target.list_unsourced(precision)]
     if unsourced:
         console.print(
             f"Based on unsourced figures: {', '.join(unsourced)} (`nirvana targets NAME`)."
         )
 
 
-def _print_all(targets: list[Target]) -> None:
+def _print_all(targets: Sequence[Target]) -> None:
     from rich.table import Table
 
     table = Table(caption=_CAPTION)
@@ -156,10 +138,39 @@ def _describe(what: str, figure: Figure) -> tuple[str, str]:
     return what, f"{figure.value:.4g}{note}\n{figure.source}"
 
 
+def _print_findings(findings: Sequence[Finding]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="What this machine can do", title_justify="left")
+    for column in ("area", "what", "state", "found", "to get it"):
+        table.add_column(column, overflow="fold")
+    styles = {"ok": "green", "missing": "yellow", "warning": "bold red"}
+    area = ""
+    for finding in findings:
+        table.add_row(
+            finding.area if finding.area != area else "",
+            finding.what,
+            Text(finding.state, styles[finding.state]),
+            finding.found,
+            finding.remedy,
+        )
+        area = finding.area
+    make_console().print(table)
+
+
 TARGETS = Verb(
     name="targets",
     usage="[NAME] [--plan FILE [--batch N] [--length N] [--past N] [--precision P]] [--json]",
     summary="show the machines that are known: bandwidth, rates, and where each figure is from",
-    add_arguments=add_targets,
-    run=run_targets,
+    add_arguments=_add_targets,
+    run=_targets,
+)
+
+DOCTOR = Verb(
+    name="doctor",
+    usage="[--json]",
+    summary="show what this machine can do, and what to install for the rest",
+    add_arguments=lambda _: None,
+    run=_doctor,
 )

@@ -1,10 +1,40 @@
-"""Shows how many bytes are done: a bar on a terminal, a line every tenth in a log."""
+"""Shows progress: a bar on a terminal, a line every tenth in a log."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+
+from nirvana_deploy.pipeline import say_on_stderr, say_tenths
+from nirvana_deploy.stage import Progress
+
+
+@contextlib.contextmanager
+def show_steps() -> Iterator[Progress]:
+    """Give a function to call with (what, number done, number of all); it shows them on stderr."""
+    if not sys.stderr.isatty():
+        yield say_tenths(say_on_stderr)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        tasks = {}
+
+        def show(what: str, done: int, whole: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=whole)
+            bars.update(tasks[what], completed=done)
+
+        yield show
 
 
 @contextlib.contextmanager

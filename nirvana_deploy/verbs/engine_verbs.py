@@ -1,4 +1,4 @@
-"""The verb `nirvana run-engine`."""
+"""The verbs for TensorRT engines: `nirvana build` and `nirvana run-engine`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,49 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nirvana_deploy import api
-from nirvana_deploy.verbs.tables import print_pairs
-from nirvana_deploy.verbs.verb import Verb
+from exporters.engines.engine_config import EngineConfig
+from nirvana_deploy.api import engines
+from nirvana_deploy.config_reader import read_config
+from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
+from nirvana_deploy.verbs.tables import list_pairs, print_result
+from nirvana_deploy.verbs.verb import Verb, add_out
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
     from nirvana_deploy.engine_run import EngineRun
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("onnx", type=Path, help="ONNX file")
+    add_out(parser, "new folder for the engine and its manifest")
+    parser.add_argument(
+        "--num-attention-layers",
+        type=int,
+        help="attention layers to compare the fused ones with (default: counted in the graph)",
+    )
+    parser.add_argument(
+        "--refit",
+        type=Path,
+        metavar="ENGINE_DIR",
+        help="put the weights of ONNX into this engine, built with --refittable from the same "
+        "plan, instead of building; takes no setting",
+    )
+    add_flags(parser, EngineConfig, title="build")
+
+
+def _build(args: argparse.Namespace) -> int:
+    flags = collect_flags(args)
+    config = read_config(EngineConfig, flags) if flags or args.refit is None else None
+    result = engines.build(
+        args.onnx,
+        config,
+        out=args.out,
+        num_attention_layers=args.num_attention_layers,
+        refit=args.refit,
+    )
+    plain = result.to_json()
+    print_result(args, "Built" if args.refit is None else "Refitted", list_pairs(plain), plain)
+    return 0
 
 
 def _add_run_engine(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +72,8 @@ def _run_engine(args: argparse.Namespace) -> int:
             f"Expected a new .npz file for the outputs, got {args.out}"
             f"{', which exists already' if args.out.exists() else ''}."
         )
-    run = api.run_engine(args.engine, args.inputs, cuda_graph=args.cuda_graph)
-    print_pairs("Ran", list(_describe(run)))
+    run = engines.run_engine(args.engine, args.inputs, cuda_graph=args.cuda_graph)
+    print_result(args, "Ran", list(_describe(run)), run.to_json())
     if args.out is not None:
         import numpy as np
 
@@ -59,6 +95,25 @@ def _describe(run: EngineRun) -> Iterator[tuple[str, str]]:
 def _describe_values(array: Any) -> str:
     return f"{array.min():.4g} to {array.max():.4g}" if array.size else "empty"
 
+
+BUILD = Verb(
+    name="build",
+    usage="ONNX --out DIR [--refit ENGINE_DIR | --SETTING VALUE ...]",
+    summary="build a TensorRT engine from ONNX",
+    add_arguments=_add_build,
+    run=_build,
+    usual=(
+        "flavour",
+        "precision",
+        "compute_capabilities",
+        "batch",
+        "length",
+        "past",
+        "workspace_mib",
+        "refittable",
+        "require_fused_attention",
+    ),
+)
 
 RUN_ENGINE = Verb(
     name="run-engine",

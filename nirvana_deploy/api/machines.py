@@ -1,30 +1,36 @@
-"""Examines what this machine can do, and which extra brings what it cannot."""
+"""This machine: what it can do, and which extra brings the rest; and the known targets."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import runpy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from nirvana_deploy.verbs.tables import make_console, print_json
 from profiles.measuring.environment import (
     count_allowed_cpus,
     find_version,
     list_gpus,
     read_cpu_name,
 )
+from profiles.targets.block_work import CallShape
+from profiles.targets.roofline import RooflineEstimate, estimate_plan
+from profiles.targets.target import Target, list_target_names, load_target
+from pruning.errors import NirvanaError
 from pruning.machine_limits import measure_free_bytes
+from pruning.plans.plan import PruningPlan
 
 State = Literal["ok", "missing", "warning"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One fact of the machine, and what to do where it is not as one may want it."""
+    """One fact of the machine, and what to do where something is missing."""
 
     area: str
     what: str
@@ -33,8 +39,8 @@ class Finding:
     remedy: str = ""
 
 
-def examine_machine() -> list[Finding]:
-    """Look at the machine; nothing is changed, and no part that is broken ends the examination."""
+def doctor() -> list[Finding]:
+    """Examine this machine; nothing is changed, and a broken part does not end the examination."""
     findings: list[Finding] = []
     for area, look in _LOOKS:
         try:
@@ -51,29 +57,60 @@ def examine_machine() -> list[Finding]:
     return findings
 
 
-def print_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
-    """Print the findings as a table, or as JSON."""
-    if as_json:
-        print_json([asdict(finding) for finding in findings])
-        return
-    from rich.table import Table
-    from rich.text import Text
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanEstimate:
+    """Hold what the blocks of a model take on a target, dense and as a plan leaves them."""
 
-    table = Table(title="What this machine can do", title_justify="left")
-    for column in ("area", "what", "state", "found", "to get it"):
-        table.add_column(column, overflow="fold")
-    styles = {"ok": "green", "missing": "yellow", "warning": "bold red"}
-    area = ""
-    for finding in findings:
-        table.add_row(
-            finding.area if finding.area != area else "",
-            finding.what,
-            Text(finding.state, styles[finding.state]),
-            finding.found,
-            finding.remedy,
+    target: Target
+    dense: RooflineEstimate
+    pruned: RooflineEstimate
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"dense": self.dense.to_json(), "pruned": self.pruned.to_json()}
+
+
+def targets(name: str | None = None) -> tuple[Target, ...]:
+    """Return the known machines, or the one called `name`, with the source of each figure.
+
+    The target "cpu" is this machine; its rates are measured.
+
+    Raises:
+        NirvanaError: no target has this name.
+    """
+    names = list_target_names() if name is None else (name,)
+    return tuple(load_target(each) for each in names)
+
+
+def estimate(
+    plan: PruningPlan | Path | str,
+    *,
+    target: str | None = None,
+    call: CallShape | None = None,
+    precision: str = "fp16",
+) -> tuple[PlanEstimate, ...]:
+    """Estimate the latency of the blocks that a plan leaves from peak rates; nothing is run.
+
+    Without `target`, every target that computes in `precision` is estimated; "cpu" is this machine.
+
+    Raises:
+        NirvanaError: the plan cannot be read, or no target is known or has a rate for `precision`.
+    """
+    given = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
+    dense = PruningPlan.dense(given.dims, given.config_hash)
+    call = call or CallShape(batch=1, length=128, past=0)
+    rows = tuple(
+        PlanEstimate(
+            target=machine,
+            dense=estimate_plan(dense, machine, call, precision),
+            pruned=estimate_plan(given, machine, call, precision),
         )
-        area = finding.area
-    make_console().print(table)
+        for machine in targets(target)
+        if target is not None or precision in machine.tera_ops_per_s
+    )
+    if not rows:
+        raise NirvanaError(f"No target has a rate for {precision!r}. Choose another.")
+    return rows
 
 
 def _look_at_host() -> Iterator[Finding]:
@@ -107,17 +144,26 @@ def _look_at_gpus() -> Iterator[Finding]:
             state="missing",
             found="no NVIDIA driver or GPU; engines can be built, not run",
         )
-    yield _look_at_torch()
+    yield _look_at_torch(has_gpu=bool(gpus))
 
 
-def _look_at_torch() -> Finding:
-    import torch
-
-    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    sees = f", sees {torch.cuda.device_count()} GPU(s)" if torch.cuda.is_available() else ""
-    return Finding(
-        area="devices", what="torch", state="ok", found=f"{torch.__version__} ({built}){sees}"
-    )
+def _look_at_torch(*, has_gpu: bool) -> Finding:
+    """Read the file in which torch keeps its version: importing torch takes seconds."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return Finding(area="devices", what="torch", state="missing", found="not installed")
+    told = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+    cuda = told.get("cuda")
+    built = f"{told['__version__']} ({f'CUDA {cuda}' if cuda else 'CPU only'})"
+    if has_gpu and not cuda:
+        return Finding(
+            area="devices",
+            what="torch",
+            state="warning",
+            found=f"{built}; it does not use the GPU",
+            remedy="install the CUDA build of torch: https://pytorch.org/get-started",
+        )
+    return Finding(area="devices", what="torch", state="ok", found=built)
 
 
 def _look_at_tensorrt() -> Iterator[Finding]:
