@@ -171,34 +171,32 @@ def __getattr__(name: str) -> Any:
         return version("nirvana-deploy")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        value = getattr(import_module(_HOME_OF[name]), name)
-    except ImportError as error:
-        hidden = _find_hidden()
-        if not hidden:
-            raise
-        raise ImportError(
-            f"{hidden[0]} hides the {hidden[1]!r} package of nirvana-deploy, because its folder "
-            "comes first on the import path. Rename it, or start Python from another folder (or "
-            "with -P)."
-        ) from error
+    value = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
 
 
-def _find_hidden() -> tuple[str, str] | None:
-    """Return a file or folder that Python finds in place of one of our packages, and its name."""
+def _refuse_hidden() -> None:
+    """Raise ImportError where Python finds a file or folder in place of one of our packages."""
+    import sys
     from importlib.util import find_spec
     from pathlib import Path
 
     home = Path(__file__).resolve().parents[1]
     for name in ("profiles", "exporters", "pruning"):
-        spec = find_spec(name)
+        loaded = sys.modules.get(name)
+        spec = find_spec(name) if loaded is None else getattr(loaded, "__spec__", None)
         places = list((spec and spec.submodule_search_locations) or [])
-        found = Path(places[0] if places else (spec and spec.origin) or home / name)
-        if found.resolve() != home / name:
-            return str(found.resolve()), name
-    return None
+        found = Path(places[0] if places else (spec and spec.origin) or home / name).resolve()
+        if found != home / name:
+            raise ImportError(
+                f"nirvana-deploy needs its package {name!r} in {home / name}, and Python finds "
+                f"{found} in its place: rename that one, or start Python so that its folder does "
+                "not come first on the import path (from another folder, or with -P)."
+            )
+
+
+_refuse_hidden()
 
 
 def __dir__() -> list[str]:

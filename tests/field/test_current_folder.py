@@ -139,26 +139,30 @@ def test_child_processes_do_not_import_from_the_current_folder(
         return []
 
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    monkeypatch.setattr("nirvana_deploy.doctor.examine_machine", look)
+    monkeypatch.setattr("nirvana_deploy.api.machines.doctor", look)
     main(["doctor", "--json"])
     assert seen == [0]
     assert "PYTHONSAFEPATH" not in os.environ
 
 
-@pytest.mark.parametrize("name", ["profiles", "pruning", "exporters"])
-def test_a_folder_that_hides_one_of_our_packages_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / "project" / name).mkdir(parents=True)
-    (tmp_path / "project" / name / "__init__.py").write_text("")
-    script = tmp_path / "project" / "script.py"
-    script.write_text("from nirvana_deploy import deploy\n")
+@pytest.mark.parametrize("first", ["import nirvana_deploy", "import {name}, nirvana_deploy"])
+@pytest.mark.parametrize("place", ["profiles/__init__.py", "pruning.py", "exporters/__init__.py"])
+def test_what_hides_one_of_our_packages_is_named_at_import(
+    tmp_path: Path, place: str, first: str
+) -> None:
+    file = tmp_path / "project" / place
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    own = file.parent if file.stem == "__init__" else file
+    name = own.stem
     done = subprocess.run(
         # Without the finder of an editable install, which comes before all folders.
         [
             sys.executable,
             "-c",
-            f"import sys; sys.path[:0] = [{str(script.parent)!r}, {str(ROOT)!r}]\n"
+            f"import sys; sys.path[:0] = [{str(own.parent)!r}, {str(ROOT)!r}]\n"
             "sys.meta_path = [m for m in sys.meta_path if 'editable' not in str(m).lower()]\n"
-            "from nirvana_deploy import deploy",
+            + first.format(name=name),
         ],
         capture_output=True,
         text=True,
@@ -166,4 +170,6 @@ def test_a_folder_that_hides_one_of_our_packages_is_named(tmp_path: Path, name: 
         cwd=tmp_path,
     )
     assert done.returncode == 1
-    assert f"{tmp_path}/project/{name} hides the {name!r} package of nirvana-deploy" in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: nirvana-deploy needs its package")
+    assert str(ROOT / name) in last and str(own) in last

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nirvana_deploy.cli import main
-from nirvana_deploy.verbs.verb import VERB_NAMES
+from nirvana_deploy.cli import _make_parser, main
+from nirvana_deploy.verbs.verb import VERB_NAMES, load_verb
 from tests.nirvana_deploy import fake_work as fakes
 
 ROOT = Path(__file__).parents[2]
@@ -226,3 +227,127 @@ def test_import_paths_name_modules_of_the_current_folder(
     assert main(["score", "m", *flags]) == 1
     assert "'own_code_here:Thing' (int) has no method `score`" in capsys.readouterr().err
     assert sys.path == before
+
+
+def test_underscores_in_flags_are_still_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--data.max-length", "--data.max_length"):
+        assert main(["prune", "m", "--out", "o", flag, "0"]) == 1
+        assert "data.max_length" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERB_NAMES)
+def test_flags_have_dashes(verb: str) -> None:
+    parser = _make_parser(load_verb(verb))
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    assert not [flag for flag in flags if "_" in flag]
+
+
+@pytest.mark.parametrize("verb", VERB_NAMES)
+def test_help_has_the_usual_settings_and_help_all_the_rest(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([verb, "--help-all"])
+    whole = capsys.readouterr().out
+    main([verb, "--help"])
+    usual = capsys.readouterr().out
+    shown = re.findall(r"^  (?:-\w, )?(--[\w.-]+)", usual, re.MULTILINE)
+    assert len(shown) <= 30 and len(usual.splitlines()) <= 110
+    assert set(shown) <= set(re.findall(r"--[\w.-]+", whole))
+    names = load_verb(verb).usual
+    if names is None:
+        assert "more settings" not in usual
+        return
+    flags = [f"--{name.replace('_', '-')}" for name in names]
+    for flag in flags:  # each is a setting that there is
+        assert any(f"{each}.".startswith(f"{flag}.") for each in shown), flag
+    assert f"more settings: `nirvana {verb} --help-all`" in " ".join(usual.split())
+
+
+def test_a_bare_switch_leaves_the_next_argument_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "--require-fused-attention", "no.onnx", "--out", "e"]) == 1
+    assert "Expected an ONNX file at no.onnx" in capsys.readouterr().err
+    assert main(["build", "no.onnx", "--require_fused_attention", "false", "--out", "e"]) == 1
+    assert "Expected an ONNX file at no.onnx" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_deploy_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "--model", "model", "--out", "r", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["checkpoint"] == "r/prune/checkpoint"
+    assert told["results"]["profile"]["cases"][0]["batch"] == 8
+    assert main(["prune", "model", "--out", "p", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["figures"]["budget"]["asked_kept_fraction"] == 0.5
+
+
+@pytest.mark.parametrize("verb", [name for name in VERB_NAMES if name != "serve"])
+def test_every_verb_that_reports_takes_json(verb: str) -> None:
+    parser = _make_parser(load_verb(verb))
+    assert "--json" in [flag for action in parser._actions for flag in action.option_strings]
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_quiet_leaves_results_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "--model", "model", "--out", "r", "-q"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "r/report.html" in captured.out
+    assert main(["deploy", "nowhere.yaml", "-q"]) == 1
+    assert capsys.readouterr().err.startswith("error: There is no recipe at nowhere.yaml.")
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_a_log_file_has_progress_and_errors_with_their_times(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["deploy", "--model", "model", "--out", "r", "--log-file", "log"]) == 0
+    assert "baseline: starts" in capsys.readouterr().err
+    assert main(["deploy", "nowhere.yaml", "-q", "--log-file", "log"]) == 1
+    lines = Path("log").read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S", line) for line in lines)
+    assert any(line.endswith("baseline: starts") for line in lines)
+    assert "error: There is no recipe at nowhere.yaml." in lines[-1]
+    assert main(["deploy", "nowhere.yaml", "--log-file", "no/log"]) == 1
+    assert "error: Cannot write the log no/log" in capsys.readouterr().err
+
+
+def test_completion_is_printed_and_completes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--completion", "bash"]) == 0
+    assert "complete " in capfd.readouterr().out
+    line = "nirvana export --calibration.num"
+    told = subprocess.run(
+        [sys.executable, "-m", "nirvana_deploy"],
+        env={
+            **os.environ,
+            "_ARGCOMPLETE": "1",
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+            "_ARGCOMPLETE_IFS": "\n",
+            "_ARGCOMPLETE_COMP_WORDBREAKS": " ",
+            "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+            "_ARGCOMPLETE_STDOUT_FILENAME": "/dev/stdout",
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    found = {word.split(":")[0].strip() for word in told.replace("\x0b", "\n").splitlines()}
+    assert {"--calibration.num-draws", "--calibration.num-sequences"} <= found
+
+
+@pytest.mark.usefixtures("fake_work")
+def test_stages_say_how_far_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_export(dense, pruned, config, out_dir, progress):
+        for number in range(1, 101):
+            progress("dense: trace", number, 100)
+        return fakes.run_export(dense, pruned, config, out_dir)
+
+    stand_in = SimpleNamespace(run_export=run_export)
+    monkeypatch.setitem(sys.modules, "exporters.export_stage", stand_in)
+    assert main(["deploy", "--model", "model", "--out", "r"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "trace" in line]
+    assert lines == [f"export: dense: trace: {tenth}0 of 100" for tenth in range(1, 11)]
