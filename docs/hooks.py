@@ -29,7 +29,7 @@ from nirvana_deploy.config_reader import (
     to_plain,
 )
 from nirvana_deploy.recipe import Recipe
-from nirvana_deploy.verbs.verb_list import VERBS
+from nirvana_deploy.verbs.verb import VERB_NAMES, load_verb
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,12 +56,10 @@ def _read_root(name: str) -> str:
 
 def write_cli_page() -> str:
     """Return the reference of the command line."""
-    names = [verb.name for verb in VERBS]
-    parser = cli._make_parser(names)
-    (verbs,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    lines = ["# Command line", "", "```text", parser.format_help().rstrip(), "```"]
-    for name in names:
-        child = verbs.choices[name]
+    top = cli._make_top_parser()
+    lines = ["# Command line", "", "```text", top.format_help().rstrip(), "```"]
+    for name in VERB_NAMES:
+        child = cli._make_parser(load_verb(name), helps_all=True)
         lines += [f"\n## nirvana {name}", child.description or "", "", "```text"]
         lines += [child.format_usage().strip(), "```"]
         for group in child._action_groups:
@@ -80,9 +78,8 @@ def _name_action(action: argparse.Action) -> str:
         value = "{" + ",".join(map(str, action.choices)) + "}"
     if not action.option_strings:
         return f"`{value or action.dest}`"
-    flags = sorted(action.option_strings, key=lambda flag: ("_" in flag, len(flag)))
-    shown = [flag for flag in flags if flag.replace("_", "-") == flag or flag == flags[0]]
-    return f"`{', '.join(shown)}{f' {value}' if value and action.nargs != 0 else ''}`".replace(
+    flags = sorted(action.option_strings, key=len)
+    return f"`{', '.join(flags)}{f' {value}' if value and action.nargs != 0 else ''}`".replace(
         "|", "\\|"
     )
 
