@@ -182,6 +182,8 @@ def _refuse_hidden() -> None:
     from importlib.util import find_spec
     from pathlib import Path
 
+    if sys.argv[:1] == ["-m"]:  # `python -m nirvana_deploy` mends the import path, then asks again
+        return
     home = Path(__file__).resolve().parents[1]
     for name in ("profiles", "exporters", "pruning"):
         loaded = sys.modules.get(name)

@@ -10,6 +10,10 @@ if not sys.flags.safe_path:
     if find_spec("pruning") is None:
         sys.path.insert(0, folder)
 
-from nirvana_deploy.cli import main
+from nirvana_deploy import _refuse_hidden
+
+_refuse_hidden()
+
+from nirvana_deploy.cli import main  # noqa: E402
 
 sys.exit(main())
