@@ -84,10 +84,10 @@ def _write_graphs(base: Path, plan: Any) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    import nirvana_deploy as api
     from exporters.export_config import ExportConfig
     from exporters.export_stage import export_checkpoint
     from exporters.surgeon.prune_onnx import prune_onnx
-    from nirvana_deploy import api
     from nirvana_deploy.serving.package_config import PackageConfig
 
     export_checkpoint(str(base / "whole"), base / "export", ExportConfig())

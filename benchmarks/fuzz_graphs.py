@@ -67,7 +67,7 @@ def _list_structure(graph: onnx.GraphProto) -> Any:
 
 def verify_graph(folder: Path) -> str | None:
     """Compare a damaged graph with the whole one; the verdict must be that of their logits."""
-    from nirvana_deploy import api
+    import nirvana_deploy as api
 
     whole = folder.parent / "base" / "graph" / "model.onnx"
     passed = api.verify(whole, folder / "model.onnx").passed
@@ -105,8 +105,8 @@ def apply_plan(folder: Path) -> str | None:
     """Apply a damaged plan to checkpoint and graph: both give the masked model's logits."""
     import torch
 
+    import nirvana_deploy as api
     from exporters.surgeon.prune_onnx import prune_onnx
-    from nirvana_deploy import api
     from pruning.checkpoints.checkpoint import load_pruned
     from pruning.checkpoints.prunable_model import read_model
     from pruning.cutting.masking import masked

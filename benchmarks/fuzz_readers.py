@@ -277,7 +277,7 @@ def _draw_report(*names: str) -> Read:
     """Draw what is damaged as a page; it holds no number that is none."""
 
     def read(folder: Path) -> str | None:
-        from nirvana_deploy import api
+        import nirvana_deploy as api
 
         page = api.draw_report([folder / name for name in names], out=folder / "page.html")
         text = page.read_text(encoding="utf-8")
