@@ -105,6 +105,8 @@ def _gemm(node: ir.Node, facts: Facts) -> list[Fact]:
 def _transpose(node: ir.Node, facts: Facts) -> list[Fact]:
     shape = shape_of(facts, 0)
     perm = read_attribute(node, "perm", None) or range(len(shape))[::-1]
+    if sorted(perm) != list(range(len(shape))):
+        raise ShapeUnknown
     return [Fact(tuple(shape[axis] for axis in perm))]
 
 

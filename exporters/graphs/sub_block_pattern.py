@@ -139,7 +139,7 @@ class SubBlockPattern:
     ) -> AttentionPattern | None:
         inputs = tuple(tuple(self._trace(value)) for value in values)
         output = self._follow_map(result)
-        if output is None or not inputs[0]:
+        if output is None or not inputs[0] or output.num_in % head_dim:
             return None
         heads = output.num_in // head_dim
         if not kv_heads:

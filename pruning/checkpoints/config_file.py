@@ -52,7 +52,13 @@ def list_architectures(config: Any) -> list[str]:
     """
     named = {"architectures": getattr(config, "architectures", None)}
     check_config(named, name="The model's config")
-    return named["architectures"] or []
+    names = named["architectures"] or []
+    if wrong := [name for name in names if not name.isidentifier()]:
+        raise NirvanaError(
+            f"The model's config names the class {wrong[0]!a} in `architectures`, which is no "
+            f"class name. {_REMEDY}"
+        )
+    return names
 
 
 def read_tokenizer_file(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A small part of the fuzz campaign: damaged files are refused in words or read as they are."""
 
+import contextlib
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,10 @@ from fuzz_mutations import mutate_json, mutate_onnx, mutate_plan, mutate_safeten
 from fuzz_readers import READERS, refit
 from safetensors.torch import save_file
 
+from exporters.graphs.graph_structure import inspect_onnx
 from nirvana_deploy.engine_run import read_inputs
 from nirvana_deploy.serving.text_model_file import open_tokenizer
+from pruning.checkpoints.config_file import list_architectures
 from pruning.checkpoints.file_hash import check_inside
 from pruning.errors import NirvanaError
 from tests.exporters.surgeon.dense_graphs import export_torchscript
@@ -89,6 +93,28 @@ def test_no_damaged_graph_ends_in_a_python_error_or_is_cut_wrongly(
     assert not _list_bad(found)
     kinds = {(fuzz.draw_reader(seed).name, kind) for seed, (kind, _) in found.items()}
     assert {(name, kind) for name in names for kind in ("refused", "accepted")} <= kinds
+
+
+def test_a_transpose_that_permutes_nothing_makes_no_heads_of_another_size(
+    graphs: Path, tmp_path: Path
+) -> None:
+    """Its shape would be of other sizes, and 26 units of a weight with 32 be called heads."""
+    model = onnx.load(graphs / "base" / "graph" / "model.onnx")
+    whole = inspect_onnx(graphs / "base" / "graph" / "model.onnx")
+    attention = next(row for row in whole.rows if row.kind == "attention")
+    width = attention.num_heads * attention.head_dim
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type != "Transpose":
+                continue
+            perm = list(attribute.ints)
+            for damaged in ([0, 0], [0, 0, 0, 0], [0, 1, 2, 9], [-1, 0, 1, 2]):
+                attribute.ints[:] = damaged
+                onnx.save(model, tmp_path / "model.onnx")
+                with contextlib.suppress(NirvanaError):
+                    for row in inspect_onnx(tmp_path / "model.onnx").rows:
+                        assert row.kind == "mlp" or row.num_heads * row.head_dim == width
+            attribute.ints[:] = perm
 
 
 def test_a_wrong_cut_is_found(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +217,9 @@ def test_tokenizers_inputs_and_names_that_libraries_refuse_are_refused_in_words(
     for name in ("a" * 300, "é" * 200, "a\0b", "/".join(["a" * 200] * 20)):
         with pytest.raises(NirvanaError, match="names a file that cannot be there"):
             check_inside(name, tmp_path)
+    for name in ("\ud800", "a\0b", "../x", ""):
+        with pytest.raises(NirvanaError, match="in `architectures`, which is no class name"):
+            list_architectures(SimpleNamespace(architectures=[name]))
 
 
 def test_mutations_follow_their_seed_and_change_the_file(work: Path) -> None:
