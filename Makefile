@@ -10,7 +10,7 @@ EXTRAS := cpu,rtx,triton,demo,serve,genai
 # Python compiles what it imports: of these packages that is a small part.
 PIP    := -m pip install --quiet --no-compile
 
-.PHONY: demo environments test smoke check lint types docs clean
+.PHONY: demo environments test test-all smoke check lint types docs clean
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -38,9 +38,14 @@ environments: $(VENV)/.installed-dev $(VENV)/triton/.installed
 
 # A process a core, and a file in one of them: its fixtures are made once. One thread each. Tests start
 # hundreds of processes: without byte code, each would compile torch and transformers anew.
+RUN_TESTS = env -u PYTHONDONTWRITEBYTECODE NIRVANA_TRITON=$(abspath $(VENV)/triton) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
+
 test: environments
-	env -u PYTHONDONTWRITEBYTECODE NIRVANA_TRITON=$(abspath $(VENV)/triton) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
+	$(RUN_TESTS) -m "not slow" $(PYTEST_ARGS)
+
+test-all: environments
+	$(RUN_TESTS) $(PYTEST_ARGS)
 
 # What differs between Python versions, in a few minutes: installing, the demo, loading, serving.
 $(VENV)/.installed-smoke: pyproject.toml | $(BIN)/python

@@ -3,16 +3,29 @@
 import gc
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
+
+from tests.sort_by_time import read_slow_tests
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 # A memo of torch's: in a trace, whose sizes are symbols, it takes a tenth more time than it saves.
 os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"
 
 
+# Processor time of a test that is in the fast tier, with its child processes. Time on the clock would
+# depend on what else the machine does.
+_LIMIT_S = 20.0
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have slow tests: no process is left with one at the end."""
+    """Mark the slow tests, and begin with their files: no process is left with one at the end."""
+    slow_tests = read_slow_tests()
+    for item in items:
+        if item.nodeid in slow_tests:
+            item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -35,3 +48,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         first = item.config.stash.setdefault(_NUM_THREADS, torch.get_num_threads())
         if torch.get_num_threads() != first:
             torch.set_num_threads(first)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that belongs into the slow tier."""
+    before = sum(os.times()[:4])
+    result = yield
+    spent = sum(os.times()[:4]) - before
+    if spent > _LIMIT_S and not item.get_closest_marker("slow"):
+        pytest.fail(
+            f"This test took {spent:.0f} s of processor time, at most {_LIMIT_S:.0f} s are for a "
+            "test of the fast tier. Make it faster, or mark it `slow`."
+        )
+    return result
