@@ -1,5 +1,5 @@
 # make demo: from nothing to a pruned, exported, engine-built, profiled and packaged model.
-# make test: the test suite.            make check: lint, types, import layers.
+# make test: the fast tests.  make test-all: all tests.  make check: lint, types, import layers.
 # make docs: the documentation site, in site/.
 # make smoke: a shortened demo, a real server and a few tests, for any Python (PYTHON=python3.13 VENV=.venv-3.13).
 # Python 3.11+ and PyPI are all that is needed.
