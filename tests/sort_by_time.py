@@ -46,9 +46,11 @@ def sort_by_time(
 def main() -> None:
     """Write `tests/slow.txt` anew."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("results", type=Path, nargs="+", help="junit files; the longest time counts")
-    parser.add_argument("--limit", type=float, default=1.3, help="seconds on an idle core")
-    parser.add_argument("--scale", type=float, default=1.0, help="times the idle machine's seconds")
+    parser.add_argument(
+        "results", type=Path, nargs="+", help="junit files; the longest time counts"
+    )
+    parser.add_argument("--limit", type=float, default=1.3, help="seconds, idle")
+    parser.add_argument("--scale", type=float, default=1.0, help="how much slower it ran")
     args = parser.parse_args()
     times: dict[str, float] = {}
     for results in args.results:
