@@ -14,7 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"
 
 
-# Processor time of a test that is in the fast tier, with its child processes. Time on the clock would
+# Processor time of a test in the fast tier, with its child processes. Time on the clock would
 # depend on what else the machine does.
 _LIMIT_S = 20.0
 

@@ -46,9 +46,7 @@ def sort_by_time(
 def main() -> None:
     """Write `tests/slow.txt` anew."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "results", type=Path, nargs="+", help="junit files; the longest time counts"
-    )
+    parser.add_argument("results", type=Path, nargs="+", help="junit files; the longest counts")
     parser.add_argument("--limit", type=float, default=1.3, help="seconds, idle")
     parser.add_argument("--scale", type=float, default=1.0, help="how much slower it ran")
     args = parser.parse_args()
