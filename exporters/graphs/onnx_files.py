@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from exporters.export_config import EXPORT_FILE
+from exporters.graphs.read_structure import read_structure
 from pruning.checkpoints.file_hash import check_inside, hash_file, hash_unchanged
 from pruning.errors import NirvanaError
 from pruning.strict_json import read_json
@@ -75,7 +76,7 @@ def check_hashes(path: Path, *, fresh: bool = False) -> None:
         return
     for graph in _read_graphs(export).values():
         if path.name == graph["file"]:
-            _compare(path.parent, graph["sha256"], fresh=fresh)
+            _compare(path.parent, graph, fresh=fresh)
 
 
 def check_export(folder: Path) -> None:
@@ -88,7 +89,7 @@ def check_export(folder: Path) -> None:
     if not export.is_file():
         raise NirvanaError(f"{export} is missing: {folder} is not a folder of `nirvana export`.")
     for graph in _read_graphs(export).values():
-        _compare(folder, graph["sha256"], fresh=False)
+        _compare(folder, graph, fresh=False)
 
 
 def locate_external(path: Path, tensor: onnx.TensorProto) -> tuple[Path, int, int]:
@@ -194,28 +195,36 @@ def _list_attributes(
                 yield from _list_attributes(inner)
 
 
-class _Graph(TypedDict):
+class _Told(TypedDict):
     sha256: dict[str, str]
     file: NotRequired[str]
 
 
 class _Export(TypedDict):
-    graphs: dict[str, _Graph]
+    graphs: dict[str, _Told]
+
+
+class _Graph(TypedDict):
+    sha256: dict[str, str]
+    file: str
 
 
 def _read_graphs(export: Path) -> dict[str, _Graph]:
     """Return what export.json says of each graph; it has the hash of every one's file."""
-    graphs = read_json(export, _Export, remedy="Export the model again.")["graphs"]
-    for name, graph in graphs.items():
-        file = graph.setdefault("file", f"{name}.onnx")
+    told = read_json(export, _Export, remedy="Export the model again.")["graphs"]
+    graphs: dict[str, _Graph] = {}
+    for name, graph in told.items():
+        file = graph.get("file", f"{name}.onnx")
         if file not in graph["sha256"]:
             raise NirvanaError(f"{export} has no hash of {file}. Export the model again.")
+        graphs[name] = {"file": file, "sha256": graph["sha256"]}
     if not graphs:
         raise NirvanaError(f"{export} has no hash of any graph. Export the model again.")
     return graphs
 
 
-def _compare(folder: Path, hashes: dict[str, str], *, fresh: bool) -> None:
+def _compare(folder: Path, graph: _Graph, *, fresh: bool) -> None:
+    hashes = graph["sha256"]
     for name, expected in hashes.items():
         file = folder / check_inside(name, folder)
         if not file.is_file():
@@ -225,4 +234,11 @@ def _compare(folder: Path, hashes: dict[str, str], *, fresh: bool) -> None:
                 f"{file} is not the file that {EXPORT_FILE} vouches for: it is damaged, or was "
                 f"written by something else. Export the model again, or move a graph of your own "
                 f"into a folder without {EXPORT_FILE}."
+            )
+    for tensor in read_structure(folder / graph["file"]).graph.initializer:
+        location = next((e.value for e in tensor.external_data if e.key == "location"), None)
+        if location not in (None, *hashes):
+            raise NirvanaError(
+                f"{folder / EXPORT_FILE} has no hash of {location}, which holds weights of "
+                f"{graph['file']}. Export the model again."
             )

@@ -107,6 +107,20 @@ def test_a_graph_that_the_export_does_not_name_is_read(tmp_path: Path) -> None:
         READERS[reader](own)
 
 
+@pytest.mark.parametrize("reader", [*READERS, *_IN_EXPORT])
+def test_an_export_that_does_not_name_its_data_vouches_for_nothing(
+    tmp_path: Path, reader: str
+) -> None:
+    path = write_export(tmp_path / "export", external=True)
+    told = json.loads((path.parent / "export.json").read_text())
+    del told["graphs"]["model"]["sha256"]["model.onnx.data"]
+    (path.parent / "export.json").write_text(json.dumps(told))
+    flip_a_bit(path.with_name("model.onnx.data"))
+    message = r"export\.json has no hash of model\.onnx\.data, which holds weights of model\.onnx"
+    with pytest.raises(NirvanaError, match=message):
+        (READERS | _IN_EXPORT)[reader](path)
+
+
 def test_inspect_tells_no_verdict_on_a_damaged_export(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
