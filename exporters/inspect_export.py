@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def refuse_exported(source: str) -> None:
 
 
 def _read_told(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     document = read_object(path, remedy=_REMEDY)
     checked = convert_json(document, _Export, name=str(path), remedy=_REMEDY)

@@ -9,12 +9,11 @@ import numpy as np
 from exporters.graphs.linear_map import LinearMap
 from exporters.graphs.located_model import LocatedModel, LocatedSubBlock
 from exporters.graphs.tensor_values import read_array
-from pruning.plans.dense_dims import DenseDims, StackDims
+from pruning.plans.dense_dims import DenseDims
 from pruning.plans.weight_fingerprint import (
     Matrix,
-    Part,
-    Side,
     WeightFingerprint,
+    WeightGroup,
     pick_channels,
     take_fingerprint,
 )
@@ -28,18 +27,15 @@ def fingerprint_located(located: LocatedModel, dims: DenseDims) -> tuple[WeightF
     """
     sub_blocks = {(s.sub_block.layer, s.sub_block.part): s for s in located.sub_blocks}
 
-    def read(
-        layer: int, _number: int, _stack: StackDims, part: Part, side: Side
-    ) -> Sequence[Matrix] | None:
-        found = sub_blocks.get((layer, part))
+    def read(group: WeightGroup) -> Sequence[Matrix] | None:
+        found = sub_blocks.get((group.layer, group.part))
         if found is None:
             return None
-        if side == "output":
+        if group.side == "output":
             return [_pick(found.output, units_axis=found.output.in_axis)]
         return _read_inputs(found) if _is_whole(found) else None
 
-    taken = take_fingerprint(dims, read)
-    return () if taken is None else (taken,)
+    return take_fingerprint(dims, read)
 
 
 def _is_whole(located: LocatedSubBlock) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NotRequired, TypedDict
@@ -72,7 +73,7 @@ def check_hashes(path: Path, *, fresh: bool = False) -> None:
         NirvanaError: export.json cannot be read, or a file is missing or another.
     """
     export = path.parent / EXPORT_FILE
-    if not export.is_file():
+    if not os.path.lexists(export):  # a folder or a dead link of that name is damage
         return
     for graph in _read_graphs(export).values():
         if path.name == graph["file"]:

@@ -10,12 +10,11 @@ from transformers import PreTrainedModel
 
 from pruning.checkpoints.checkpoint_source import StoredTensor, list_tensors, name_as_in_model
 from pruning.checkpoints.prunable_model import PrunableModel, is_whole, read_model
-from pruning.plans.dense_dims import StackDims
 from pruning.plans.weight_fingerprint import (
     Matrix,
     Part,
-    Side,
     WeightFingerprint,
+    WeightGroup,
     pick_channels,
     take_fingerprint,
 )
@@ -43,7 +42,7 @@ def list_fingerprints(
         absent = tensor is None or tensor.is_meta or hasattr(tensor, "full_tensor")
         return None if absent else tensor
 
-    return _wrap(_take(source, find))
+    return _take(source, find)
 
 
 def list_stored_fingerprints(
@@ -70,26 +69,20 @@ def fingerprint_stored(
     def find(name: str) -> torch.Tensor | None:
         return stored[name].read() if name in stored else None
 
-    return _wrap(_take(source, find))
+    return _take(source, find)
 
 
-def _wrap(found: WeightFingerprint | None) -> tuple[WeightFingerprint, ...]:
-    return () if found is None else (found,)
-
-
-def _take(source: PrunableModel, find: Find) -> WeightFingerprint | None:
+def _take(source: PrunableModel, find: Find) -> tuple[WeightFingerprint, ...]:
     stacks = {
         id(dims): stack
         for dims, stack in zip(source.dims.stacks, source.wiring.stacks, strict=True)
     }
 
-    def read(
-        _layer: int, number: int, dims: StackDims, part: Part, side: Side
-    ) -> Sequence[Matrix] | None:
-        stack = stacks[id(dims)]
-        wiring = _find_part(stack, part)
-        prefix = f"{source.prefix}{stack.blocks}.{number}."
-        if side == "output":
+    def read(group: WeightGroup) -> Sequence[Matrix] | None:
+        stack = stacks[id(group.stack)]
+        wiring = _find_part(stack, group.part)
+        prefix = f"{source.prefix}{stack.blocks}.{group.number}."
+        if group.side == "output":
             tensor = find(f"{prefix}{wiring.output}.weight")
             return None if tensor is None else [_pick(tensor, 1 if stack.transposed else 0)]
         found = []

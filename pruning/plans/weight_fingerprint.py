@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -120,8 +120,18 @@ def _is_numbers(values: Any) -> bool:
     )
 
 
-def list_groups(dims: DenseDims) -> Iterator[tuple[int, int, StackDims, Part, Side]]:
-    """Yield (layer, number in its stack, stack, part, side) of all weights that are looked at.
+class WeightGroup(NamedTuple):
+    """Weights that are summed together; `number` is the layer's in its stack."""
+
+    layer: int
+    number: int
+    stack: StackDims
+    part: Part
+    side: Side
+
+
+def list_groups(dims: DenseDims) -> Iterator[WeightGroup]:
+    """Yield all weights that are looked at.
 
     Of large models a few layers, evenly spread: the first, the last, and some between.
     """
@@ -132,8 +142,8 @@ def list_groups(dims: DenseDims) -> Iterator[tuple[int, int, StackDims, Part, Si
             parts = ("attention", "cross_attention", "mlp")
         for number in _spread_layers(stack):
             for part in parts:
-                yield start + number, number, stack, part, "inputs"
-                yield start + number, number, stack, part, "output"
+                yield WeightGroup(start + number, number, stack, part, "inputs")
+                yield WeightGroup(start + number, number, stack, part, "output")
         start += stack.num_layers
 
 
@@ -151,20 +161,19 @@ def pick_channels(size: int) -> list[int]:
 
 
 def take_fingerprint(
-    dims: DenseDims,
-    read: Callable[[int, int, StackDims, Part, Side], Sequence[Matrix] | None],
-) -> WeightFingerprint | None:
-    """Return the fingerprint of a dense model; None where none of its weights can be read.
+    dims: DenseDims, read: Callable[[WeightGroup], Sequence[Matrix] | None]
+) -> tuple[WeightFingerprint, ...]:
+    """Return the fingerprint of a dense model; none where none of its weights can be read.
 
-    `read` gives, for (layer, number in its stack, stack, part, side), the weights of each
-    projection as float32 [units, NUM_CHANNELS], or None where one of them is not there.
+    `read` gives the weights of each projection of a group as float32 [units, NUM_CHANNELS], or
+    None where one of them is not there.
     """
     sums = {}
-    for layer, number, stack, part, side in list_groups(dims):
-        matrices = read(layer, number, stack, part, side)
+    for group in list_groups(dims):
+        matrices = read(group)
         if matrices:
-            sums[f"{layer}/{part}/{side}"] = sum_channels(matrices, side)
-    return WeightFingerprint(sums=sums) if sums else None
+            sums[f"{group.layer}/{group.part}/{group.side}"] = sum_channels(matrices, group.side)
+    return (WeightFingerprint(sums=sums),) if sums else ()
 
 
 def sum_channels(matrices: Sequence[Matrix], side: Side) -> ChannelSums:

@@ -121,6 +121,21 @@ def test_an_export_that_does_not_name_its_data_vouches_for_nothing(
         (READERS | _IN_EXPORT)[reader](path)
 
 
+@pytest.mark.parametrize("reader", [*READERS, "inspect a folder", "package"])
+@pytest.mark.parametrize("kind", ["folder", "dead link"])
+def test_an_export_json_that_is_no_file_is_not_taken_for_none(
+    tmp_path: Path, reader: str, kind: str
+) -> None:
+    path = write_export(tmp_path / "export")
+    told = path.with_name("export.json")
+    told.unlink()
+    told.mkdir() if kind == "folder" else told.symlink_to("nowhere")
+    with pytest.raises(
+        NirvanaError, match=r"export\.json cannot be read: .*Export the model again"
+    ):
+        (READERS | _IN_EXPORT)[reader](path)
+
+
 def test_inspect_tells_no_verdict_on_a_damaged_export(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

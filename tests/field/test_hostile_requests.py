@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -20,7 +21,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nirvana_deploy.serving.server.inference_request import GivenTensor, RefusedError, split_bytes
+from nirvana_deploy.serving.onnx_signature import TensorSignature
+from nirvana_deploy.serving.server.inference_request import (
+    GivenTensor,
+    InferRequest,
+    RefusedError,
+    RequestReader,
+    split_bytes,
+)
 from tests.nirvana_deploy.serving.server.test_serve import (
     Served,
     find_free_ports,
@@ -82,6 +90,15 @@ def served(package: Path) -> Iterator[Served]:
         ({**request(), "outputs": [{"name": "zzz"}]}, "no output zzz; it has logits"),
         ({**request(), "inputs": [*request()["inputs"], request()["inputs"][0]]}, "takes the inp"),
         ({"inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 2]}]}, "has no data"),
+        (request(shape=[0, 2], data=[]), "with 1 or more of each, got [0, 2]"),
+        (request(shape=[], data=[]), "must be of shape [rows, any]"),
+        (request(shape=[-1, -2]), "with 1 or more of each"),
+        (request(datatype="BYTES"), "must be of type INT64, got BYTES"),
+        (request(parameters={"shared_memory_region": "x"}), "of an extension that this server"),
+        (
+            {**request(), "outputs": [{"name": "logits", "parameters": {"classification": 1}}]},
+            "logits has the parameter classification",
+        ),
     ],
 )
 def test_numbers_that_the_model_would_answer_wrongly_are_refused(
@@ -173,6 +190,136 @@ def test_grpc_has_the_codes_of_its_protocol(served: Served) -> None:
             with pytest.raises(grpc.RpcError) as raised:
                 call(given, timeout=20)
             assert raised.value.code() == code
+
+
+def test_grpc_refuses_what_http_refuses(served: Served) -> None:
+    import grpc
+    from tritonclient.grpc import service_pb2 as messages
+    from tritonclient.grpc import service_pb2_grpc
+
+    def ask(ids: list[int], mask: list[int], change: Any = None) -> Any:
+        asked = messages.ModelInferRequest(model_name="tiny")
+        for name, numbers in (("input_ids", ids), ("attention_mask", mask)):
+            given = asked.inputs.add(name=name, datatype="INT64", shape=[1, len(numbers)])
+            given.contents.int64_contents.extend(numbers)
+        if change is not None:
+            change(asked)
+        return asked
+
+    def name_region(asked: Any) -> None:
+        asked.inputs[0].parameters["shared_memory_region"].string_param = "x"
+
+    def ask_for_classes(asked: Any) -> None:
+        asked.outputs.add(name="logits").parameters["classification"].int64_param = 1
+
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc}") as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ModelInfer(ask([1, 2], [1, 1]), timeout=60).outputs[0].name == "logits"
+        for asked, reason in (
+            (ask([-1, 2], [1, 1]), "from 0 to 49, got -1"),
+            (ask([1, 50], [1, 1]), "from 0 to 49"),
+            (ask([1, 2], [7, 1]), "must hold 0 and 1 alone"),
+            (ask([1] * 65, [1] * 65), "has 65 tokens; at most 64"),
+            (ask([], []), "with 1 or more of each, got [1, 0]"),
+            (ask([1, 2], [1, 1], lambda a: a.outputs.add(name="zzz")), "no output zzz"),
+            (ask([1, 2], [1, 1], lambda a: a.raw_input_contents.extend([b"", b""])), "one of them"),
+            (ask([1, 2], [1, 1], lambda a: a.raw_input_contents.extend([b""])), "raw contents of"),
+            (
+                ask([1, 2], [1, 1], lambda a: a.inputs.add(name="input_ids", datatype="INT64")),
+                "takes the inputs",
+            ),
+            (ask([1, 2], [1, 1], name_region), "the parameter shared_memory_region"),
+            (ask([1, 2], [1, 1], ask_for_classes), "the parameter classification"),
+        ):
+            with pytest.raises(grpc.RpcError) as raised:
+                stub.ModelInfer(asked, timeout=60)
+            assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert reason in raised.value.details()
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "0" * 5000, "-1", "1e3", "99999999"])
+def test_a_length_of_the_json_that_is_none_is_refused(served: Served, length: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.http, timeout=60)
+    headers = {"Inference-Header-Content-Length": length}
+    connection.request("POST", "/v2/models/tiny/infer", json.dumps(request()), headers)
+    answer = connection.getresponse()
+    assert answer.status == 400 and b"Inference-Header-Content-Length is" in answer.read()
+    connection.close()
+
+
+def test_headers_that_are_too_large_end_with_their_connection(served: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.http, timeout=60)
+    with contextlib.suppress(OSError):  # it may be closed while we write
+        connection.request("GET", "/v2/health/live", headers={"X": "x" * 200_000})
+        assert connection.getresponse().status in (400, 431)
+    connection.close()
+    assert post(served, request())[0] == 200
+
+
+def test_a_body_in_chunks_has_the_same_limits(served: Served) -> None:
+    def chunk(parts: list[bytes]) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", served.http, timeout=60)
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v2/models/tiny/infer", iter(parts), headers)
+        answer = connection.getresponse()
+        read = answer.read()
+        connection.close()
+        return answer.status, read
+
+    body = json.dumps(request()).encode()
+    assert chunk([body[i : i + 7] for i in range(0, len(body), 7)])[0] == 200
+    status, read = chunk([b" " * 1000] * 300)
+    assert status == 413 and b"larger than 200000 bytes" in read
+
+
+def test_connections_to_the_other_ports_keep_no_request_out(served: Served) -> None:
+    """Half of them speak gRPC and stop, half say nothing; metrics get as many."""
+    opened = []
+    for port in (served.grpc, served.metrics):
+        for number in range(2 * MAX_FILES):
+            connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+            opened.append(connection)
+            with contextlib.suppress(OSError):  # those beyond the limit are closed at once
+                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" if number % 2 else b"X")
+    assert post(served, request())[0] == 200
+    for connection in opened:
+        connection.close()
+
+
+def reader(datatype: str) -> RequestReader:
+    signature = TensorSignature(name="x", data_type=f"TYPE_{datatype}", dims=(-1,))
+    return RequestReader(
+        inputs={"x": signature},
+        outputs=["y"],
+        max_batch_size=4,
+        max_tokens=64,
+        max_text_chars=10,
+    )
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("FP32", [1.0, 1e39]),
+        ("FP16", [1, 70000]),
+        ("FP32", np.array([1, np.nan], np.float32).tobytes()),
+        ("FP64", np.array([1, np.inf]).tobytes()),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(datatype: str, data: Any) -> None:
+    given = GivenTensor(name="x", datatype=datatype, shape=(1, 2), data=data)
+    with pytest.raises(RefusedError, match=r"x must hold finite numbers; got NaN, infinity"):
+        reader(datatype).read(InferRequest(inputs=(given,)))
+
+
+@pytest.mark.parametrize("datatype", ["UINT8", "INT8", "INT16", "UINT32", "UINT64"])
+def test_integers_beyond_their_type_are_refused(datatype: str) -> None:
+    right = GivenTensor(name="x", datatype=datatype, shape=(1, 2), data=[1, 2])
+    read = reader(datatype).read(InferRequest(inputs=(right,)))["x"]
+    assert read.tolist() == [[1, 2]] and str(read.dtype) == datatype.lower()
+    wrong = GivenTensor(name="x", datatype=datatype, shape=(1, 2), data=[1, 2**64])
+    with pytest.raises(RefusedError, match="The data of x cannot be read"):
+        reader(datatype).read(InferRequest(inputs=(wrong,)))
 
 
 def ask_text(served: Served, text: str) -> tuple[int, Any]:

@@ -20,23 +20,15 @@ from exporters.trace.load_source import load_source
 from nirvana_deploy.cli import main
 from pruning.checkpoints.model_source import load_model, load_with_head
 from pruning.errors import NirvanaError
-
-SMALL = {
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 1,
-    "intermediate_size": 48,
-    "vocab_size": 99,
-    "max_position_embeddings": 64,
-}
+from tests.pruning.tiny_models import SIZES
 
 
 def classifier() -> PreTrainedModel:
-    return BertForSequenceClassification(BertConfig(**SMALL, num_labels=3))
+    return BertForSequenceClassification(BertConfig(**SIZES, num_labels=3))
 
 
 def decoder(*, tied: bool) -> PreTrainedModel:
-    config = LlamaConfig(**SMALL, num_key_value_heads=2, tie_word_embeddings=tied)
+    config = LlamaConfig(**SIZES, num_key_value_heads=2, tie_word_embeddings=tied)
     return LlamaForCausalLM(config)
 
 
@@ -88,7 +80,7 @@ def test_a_head_of_another_size_is_refused(tmp_path: Path) -> None:
 
 def test_a_tied_head_and_unused_heads_are_no_lack(tmp_path: Path) -> None:
     load_source(save(decoder(tied=True), tmp_path / "tied", dict))
-    bare = save(BertModel(BertConfig(**SMALL)), tmp_path / "bare", without("pooler"))
+    bare = save(BertModel(BertConfig(**SIZES)), tmp_path / "bare", without("pooler"))
     load_source(bare)  # its pooler is not exported
 
     def add(stored):
@@ -112,7 +104,7 @@ def test_a_tensor_that_the_model_does_not_know_is_refused(tmp_path: Path) -> Non
 
 def test_a_fresh_head_is_drawn_only_where_it_is_meant(tmp_path: Path) -> None:
     folder = tmp_path / "m"
-    BertForMaskedLM(BertConfig(**SMALL)).save_pretrained(folder)
+    BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(folder)
     with pytest.raises(NirvanaError, match=r"classifier\.bias"):
         load_model(AutoModelForSequenceClassification, str(folder))
     _, drawn = load_with_head(AutoModelForSequenceClassification, str(folder), fresh=True)

@@ -15,15 +15,7 @@ from exporters.compare.token_facts import make_facts
 from pruning.cutting.probe_inputs import draw_inputs
 from pruning.errors import NirvanaError
 from pruning.token_ids import list_steering, list_usable
-
-SMALL = {
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 1,
-    "intermediate_size": 48,
-    "vocab_size": 99,
-    "max_position_embeddings": 512,
-}
+from tests.pruning.tiny_models import SIZES
 
 
 def draw(**config: object) -> CaseTokens:
@@ -68,7 +60,7 @@ def test_a_vocabulary_of_padding_alone_is_refused() -> None:
 
 @pytest.mark.parametrize("pad", [-1, 3, 98])
 def test_proofs_draw_from_the_whole_vocabulary(pad: int) -> None:
-    model = LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2, pad_token_id=pad))
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2, pad_token_id=pad))
     seen: set[int] = set()
     for seed in range(60):
         inputs = draw_inputs(model, "right", seed)
@@ -80,8 +72,8 @@ def test_proofs_draw_from_the_whole_vocabulary(pad: int) -> None:
 
 def test_a_vocabulary_with_large_ids_is_drawn_whole() -> None:
     model = SimpleNamespace(main_input_name="input_ids", device="cpu")
-    model.config = BertConfig(**{**SMALL, "vocab_size": 50000})
+    model.config = BertConfig(**{**SIZES, "vocab_size": 50000})
     highest = max(int(draw_inputs(model, "left", seed)["input_ids"].max()) for seed in range(3))
     assert highest > 4096
-    assert isinstance(BertModel(BertConfig(**SMALL)).config.pad_token_id, int)
+    assert isinstance(BertModel(BertConfig(**SIZES)).config.pad_token_id, int)
     assert torch.tensor(list_usable(5, {1})).tolist() == [0, 2, 3, 4]

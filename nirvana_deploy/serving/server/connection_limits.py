@@ -18,7 +18,11 @@ BACKLOG = 32
 _ACCEPTED_AT_ONCE = 4 * BACKLOG
 
 
-def make_protocol_class(config: ServeConfig) -> type[H11Protocol]:
+# Whoever reads metrics needs one connection.
+METRICS_CONNECTIONS = 8
+
+
+def make_protocol_class(config: ServeConfig, max_connections: int) -> type[H11Protocol]:
     """Return uvicorn's protocol with the limits of a server; one class per listening port."""
 
     class LimitedProtocol(H11Protocol):
@@ -55,13 +59,17 @@ def make_protocol_class(config: ServeConfig) -> type[H11Protocol]:
                 self._deadline.cancel()
                 self._deadline = None
 
-    max_connections = min(config.max_connections, count_free_files())
     return LimitedProtocol
 
 
+def share_connections(config: ServeConfig) -> int:
+    """Return how many connections HTTP and gRPC may have each, so that none keeps the other out."""
+    return min(config.max_connections, (count_free_files() - METRICS_CONNECTIONS) // 2)
+
+
 def count_free_files() -> int:
-    """Return how many connections the limit on open files leaves room for."""
+    """Return how many connections the limit on open files leaves room for, on all ports."""
     import resource
 
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(16, allowed - _OTHER_FILES - _ACCEPTED_AT_ONCE) if allowed > 0 else 2**31
+    return max(24, allowed - _OTHER_FILES - _ACCEPTED_AT_ONCE) if allowed > 0 else 2**31

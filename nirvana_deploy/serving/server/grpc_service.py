@@ -16,6 +16,7 @@ from nirvana_deploy.serving.server.inference_request import (
     GivenTensor,
     InferRequest,
     RefusedError,
+    refuse_extensions,
 )
 from pruning.errors import NirvanaError
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 # By the protocol's type, the field of a message that holds its numbers.
 _FIELDS = {
     "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT32": "int_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     "INT64": "int64_contents",
     "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
 _CODES = {
@@ -38,21 +41,24 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-_HANDSHAKE_MS = 10_000
+# A client that called nothing for so long connects anew when it does.
+_IDLE_MS = 300_000
 _STOP_SECONDS = 1.0
 
 
 class GrpcServer:
     """Listens on the server's gRPC port."""
 
-    def __init__(self, server: ModelServer) -> None:
+    def __init__(self, server: ModelServer, max_connections: int) -> None:
         config = server.config
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", config.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
-                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+                ("grpc.server_handshake_timeout_ms", 1000 * config.header_seconds),
+                ("grpc.max_connection_idle_ms", _IDLE_MS),
+                ("grpc.max_allowed_incoming_connections", max_connections),
             ],
             maximum_concurrent_rpcs=2 * config.max_waiting,
         )
@@ -152,7 +158,11 @@ def _read(request: Any) -> InferRequest:
             f"The request has {len(request.inputs)} inputs and the raw contents of {len(raw)}."
         )
     inputs = []
+    for tensor in (*request.inputs, *request.outputs):
+        refuse_extensions(tensor.name, tensor.parameters)
     for number, given in enumerate(request.inputs):
+        if raw and given.HasField("contents"):
+            raise RefusedError(f"{given.name} has contents and raw contents; send one of them.")
         field = _FIELDS.get(given.datatype)
         if raw:
             data: Any = raw[number]

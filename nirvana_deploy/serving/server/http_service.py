@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
@@ -24,6 +25,7 @@ from nirvana_deploy.serving.server.inference_request import (
     GivenTensor,
     InferRequest,
     RefusedError,
+    refuse_extensions,
 )
 from nirvana_deploy.serving.server.request_limits import RequestLimits
 from nirvana_deploy.serving.server.serve_config import ServeConfig
@@ -47,6 +49,7 @@ class _Input(msgspec.Struct):
 
 class _Output(msgspec.Struct):
     name: str
+    parameters: dict[str, Any] = {}
 
 
 class _Body(msgspec.Struct):
@@ -138,6 +141,13 @@ class _Routes:
         answer: dict[str, Any] = {"model_name": graph.name, "model_version": graph.version}
         if asked.id:
             answer["id"] = asked.id
+        for name, array in outputs.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise RefusedError(
+                    f"The model's output {name} has NaN or infinity, which JSON cannot hold. "
+                    "Check the model, or ask by gRPC.",
+                    500,
+                )
         answer["outputs"] = [
             {
                 "name": name,
@@ -168,8 +178,11 @@ def read_body(body: bytes, headers: Any) -> InferRequest:
     length = headers.get(_JSON_LENGTH)
     if length is None and "json" not in headers.get("content-type", ""):
         raise RefusedError("Send the body as Content-Type: application/json.")
-    if length is not None and not (length.isdecimal() and int(length) <= len(body)):
-        raise RefusedError(f"Inference-Header-Content-Length is {length}, the body {len(body)}.")
+    is_length = length is not None and length.isdecimal() and len(length) < 20
+    if length is not None and not (is_length and int(length) <= len(body)):
+        raise RefusedError(
+            f"Inference-Header-Content-Length is {length[:40]}, the body {len(body)}."
+        )
     end = len(body) if length is None else int(length)
     try:
         parsed = _DECODER.decode(body[:end])
@@ -177,6 +190,8 @@ def read_body(body: bytes, headers: Any) -> InferRequest:
         raise RefusedError(f"The body cannot be read: {error}.") from error
     except RecursionError as error:
         raise RefusedError("The body cannot be read: it is nested too deep.") from error
+    for tensor in (*parsed.inputs, *parsed.outputs):
+        refuse_extensions(tensor.name, tensor.parameters)
     tensors = _Tail(body[end:])
     inputs = tuple(
         GivenTensor(
@@ -223,13 +238,15 @@ class _QuietServer(uvicorn.Server):
 class HttpServer:
     """Runs one application on one port."""
 
-    def __init__(self, app: Starlette, config: ServeConfig, port: int) -> None:
+    def __init__(
+        self, app: Starlette, config: ServeConfig, port: int, max_connections: int
+    ) -> None:
         self._server = _QuietServer(
             uvicorn.Config(
                 app,
                 host=config.host,
                 port=port,
-                http=make_protocol_class(config),
+                http=make_protocol_class(config, max_connections),
                 ws="none",
                 lifespan="off",
                 log_level="error",

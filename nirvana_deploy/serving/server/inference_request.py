@@ -6,7 +6,7 @@ All of it happens before a worker sees the request: a model computes with whatev
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,22 @@ from nirvana_deploy.serving.onnx_signature import TensorSignature
 # By the protocol's name of a type.
 NUMPY_TYPES = {
     "BOOL": "bool",
+    "UINT8": "uint8",
+    "UINT16": "uint16",
+    "UINT32": "uint32",
+    "UINT64": "uint64",
     "INT8": "int8",
+    "INT16": "int16",
     "INT32": "int32",
     "INT64": "int64",
     "FP16": "float16",
     "FP32": "float32",
+    "FP64": "float64",
 }
 # The other way round, for answers; texts are arrays of objects.
 WIRE_TYPES = {dtype: name for name, dtype in NUMPY_TYPES.items()} | {"object": "BYTES"}
+# Parameters of a tensor that ask for another answer than we give: of Triton's extensions.
+_EXTENSIONS = ("shared_memory", "classification")
 # Inputs with one number per token.
 _TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
@@ -150,6 +158,10 @@ class RequestReader:
             )
 
     def _check_values(self, name: str, array: Any) -> None:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise RefusedError(
+                f"{name} must hold finite numbers; got NaN, infinity or one beyond {array.dtype}."
+            )
         if name.endswith("attention_mask"):
             if not ((array == 0) | (array == 1)).all():
                 raise RefusedError(f"{name} must hold 0 and 1 alone.")
@@ -184,6 +196,20 @@ class RequestReader:
         array = np.empty(len(texts), object)
         array[:] = texts
         return array.reshape(shape)
+
+
+def refuse_extensions(name: str, parameters: Iterable[str]) -> None:
+    """Refuse what a client would wait for in vain, as an answer in shared memory.
+
+    Raises:
+        RefusedError: a tensor's parameters ask for it.
+    """
+    for parameter in parameters:
+        if parameter.startswith(_EXTENSIONS):
+            raise RefusedError(
+                f"{name} has the parameter {parameter}, of an extension that this server lacks: "
+                "send and take tensors in the messages themselves, and choose classes yourself."
+            )
 
 
 def split_bytes(given: GivenTensor) -> list[bytes]:
@@ -221,7 +247,7 @@ def _read_array(given: GivenTensor, shape: list[int], dtype: str) -> Any:
             )
         return np.frombuffer(given.data, wanted).reshape(shape)
     numbers = _flatten(given.data, len(shape))
-    kinds: dict[str, set[type]] = {"b": {bool}, "i": {int}, "f": {int, float}}
+    kinds: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
     allowed = kinds[wanted.kind]
     types = {type(number) for number in numbers}
     if len(numbers) != count or not types <= allowed:
@@ -231,7 +257,8 @@ def _read_array(given: GivenTensor, shape: list[int], dtype: str) -> Any:
             f"got {len(numbers)} of {names}."
         )
     try:
-        held = np.array(numbers, wanted)
+        with np.errstate(over="ignore"):  # infinity is refused after this
+            held = np.array(numbers, wanted)
     except (ValueError, OverflowError) as error:
         raise RefusedError(f"The data of {given.name} cannot be read: {error}.") from error
     return held.reshape(shape)

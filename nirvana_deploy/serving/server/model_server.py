@@ -111,6 +111,10 @@ class ModelServer:
         Raises:
             NirvanaError: a model does not open.
         """
+        from nirvana_deploy.serving.server.connection_limits import (
+            METRICS_CONNECTIONS,
+            share_connections,
+        )
         from nirvana_deploy.serving.server.grpc_service import GrpcServer
         from nirvana_deploy.serving.server.http_service import HttpServer, make_app, make_metrics
 
@@ -119,9 +123,12 @@ class ModelServer:
         told = asyncio.Event()
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, told.set)
-        http = HttpServer(make_app(self), self.config, self.config.http_port)
-        metrics = HttpServer(make_metrics(self.metrics), self.config, self.config.metrics_port)
-        grpc = GrpcServer(self)
+        config, share = self.config, share_connections(self.config)
+        http = HttpServer(make_app(self), config, config.http_port, share)
+        metrics = HttpServer(
+            make_metrics(self.metrics), config, config.metrics_port, METRICS_CONNECTIONS
+        )
+        grpc = GrpcServer(self, share)
         await self._start_pool(told)
         try:
             if not told.is_set():

@@ -51,12 +51,16 @@ class ServeConfig:
     max_connections: int = field(
         default=512,
         metadata={
-            "help": "Largest number of open HTTP connections per port; the oldest idle ones are "
-            "closed for new ones."
+            "help": "Largest number of open connections, of HTTP and of gRPC; the oldest idle ones "
+            "of HTTP are closed for new ones."
         },
     )
     header_seconds: int = field(
-        default=10, metadata={"help": "Time limit for the headers of an HTTP request, in seconds."}
+        default=10,
+        metadata={
+            "help": "Time limit for the headers of an HTTP request and for gRPC's handshake, in "
+            "seconds."
+        },
     )
     request_seconds: int = field(
         default=60, metadata={"help": "Time limit for a request, in seconds, including its wait."}

@@ -11,6 +11,7 @@ from nirvana_deploy.serving.package_manifest import (
     MANIFEST_NAME,
     check_package,
 )
+from nirvana_deploy.serving.server.inference_request import NUMPY_TYPES
 from nirvana_deploy.serving.text_model_file import (
     LABELS_FILE,
     TEXT_FILE,
@@ -88,7 +89,7 @@ def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
             name=model_dir.name,
             version=version_dir.name,
             path=version_dir / MODEL_NAME,
-            signature=read_signature(version_dir / MODEL_NAME),
+            signature=_read_signature(version_dir / MODEL_NAME),
             max_batch_size=max_batch_size,
             max_positions=max_positions,
             id_limits=find_id_limits(version_dir / MODEL_NAME),
@@ -108,6 +109,18 @@ def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
         if (version_dir / TEXT_FILE).is_file()
     )
     return (*graphs, *texts)
+
+
+def _read_signature(path: Path) -> OnnxSignature:
+    signature = read_signature(path)
+    for tensor in (*signature.inputs, *signature.outputs):
+        if tensor.wire_type not in (*NUMPY_TYPES, "BYTES"):
+            raise NirvanaError(
+                f"{path}: {tensor.name} is of type {tensor.wire_type}, which this server does not "
+                f"send. Expected one of {', '.join(NUMPY_TYPES)}: export the model with such "
+                "inputs and outputs, or serve the package by Triton."
+            )
+    return signature
 
 
 def _read_text(version_dir: Path, max_batch_size: int) -> ServedGraph:
