@@ -58,7 +58,7 @@ def _explain_sibling(error: Exception, module_name: str) -> str:
         return ""
     return (
         f" {top!r} is in the current folder, from which only {module_name!r} is imported: make a "
-        f"package of the two ({top}/__init__.py), or add the folder to PYTHONPATH."
+        f"package of the two ({top}/__init__.py), or add the folder to PYTHONPATH by its full path."
     )
 
 

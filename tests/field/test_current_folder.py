@@ -17,7 +17,21 @@ from tests.pruning.tiny_models import make_tiny
 
 ROOT = Path(__file__).parents[2]
 # What torch, transformers and we look for, installed or not, as files and as folders.
-FILES = ("flash_attn", "tensorrt", "torch", "yaml", "kernels", "typing_extensions", "rich", "cv2")
+FILES = (
+    "json",
+    "onnx",
+    "tokenizers",
+    "numpy",
+    "csv",
+    "flash_attn",
+    "tensorrt",
+    "torch",
+    "yaml",
+    "kernels",
+    "typing_extensions",
+    "rich",
+    "cv2",
+)
 FOLDERS = ("triton", "pruning", "profiles", "exporters", "tests", "torchao", "apex", "datasets")
 SPY = "import pathlib\nwith open(pathlib.Path(__file__).parents[{up}] / 'RAN', 'a') as file:\n"
 
@@ -40,7 +54,7 @@ def spied(tmp_path: Path) -> Path:
 def run_cli(folder: Path, way: str, arguments: Sequence[str], **settings: str) -> tuple[int, str]:
     script = folder.parent / "bin" / "nirvana"
     script.parent.mkdir(exist_ok=True)
-    script.write_text("import sys\nfrom nirvana_deploy.cli import main\nsys.exit(main())\n")
+    script.write_text("import sys\nfrom nirvana_deploy.__main__ import main\nsys.exit(main())\n")
     start = [str(script)] if way == "script" else ["-m", "nirvana_deploy"]
     done = subprocess.run(
         [sys.executable, *start, *arguments],
@@ -67,6 +81,43 @@ def test_no_verb_runs_a_file_of_the_current_folder(
     assert not (spied / "RAN").exists(), (spied / "RAN").read_text()
     assert code == (1 if arguments[0] == "prune" else 0), output
     assert "unexpected" not in output
+
+
+@pytest.mark.parametrize("way", ["script", "module"])
+@pytest.mark.parametrize("entry", ["", "."])
+def test_a_relative_entry_of_pythonpath_is_not_imported_from(
+    spied: Path, way: str, entry: str
+) -> None:
+    (spied / "typing_extensions.py").unlink()  # Python's own start may look there, before ours
+    code, output = run_cli(spied, way, ("inspect", "."), PYTHONPATH=f"{ROOT}{os.pathsep}{entry}")
+    assert not (spied / "RAN").exists(), (spied / "RAN").read_text()
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "relative"])
+def test_a_folder_on_pythonpath_by_its_full_path_stays(tmp_path: Path, named: bool) -> None:
+    (tmp_path / "flash_attn.py").write_text(SPY.format(up=0) + "    file.write(__name__)\n")
+    make_tiny("bert").save_pretrained(tmp_path)
+    path = os.pathsep.join([str(ROOT), ".", *([str(tmp_path)] if named else [])])
+    code, output = run_cli(tmp_path, "script", ("inspect", "."), PYTHONPATH=path)
+    assert code == 0, output
+    assert (tmp_path / "RAN").exists() == named
+
+
+def test_a_metric_of_the_current_folder_reaches_no_neighbor_through_pythonpath(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "own_neighbor.py").write_text("X = 1\n")
+    (tmp_path / "own_lonely.py").write_text("import own_neighbor\n")
+    make_tiny("bert").save_pretrained(tmp_path / "model")
+    command = ("score", "model", "--out", "out", "--saliency", "own_lonely:f")
+    for path, told in (
+        (f"{ROOT}{os.pathsep}.", "add the folder to PYTHONPATH by its full path"),
+        (f"{ROOT}{os.pathsep}{tmp_path}", "has no attribute 'f'"),
+    ):
+        code, output = run_cli(tmp_path, "module", command, PYTHONPATH=path)
+        assert code == 1 and told in output, output
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_called_triton_breaks_nothing(tmp_path: Path) -> None:
