@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 
 def main() -> int:
@@ -26,8 +27,8 @@ def _leave_current_folder() -> None:
         del sys.path[0]
     named = os.environ["PYTHONPATH"].split(os.pathsep) if os.environ.get("PYTHONPATH") else []
     kept = [entry for entry in named if os.path.normpath(entry or ".") != "."]
-    if kept != named and os.getcwd() not in kept:
-        here = ("", ".", os.getcwd())
+    if kept != named and str(Path.cwd()) not in kept:
+        here = ("", ".", str(Path.cwd()))
         sys.path[:] = [entry for entry in sys.path if entry not in here]
     from importlib.util import find_spec
 

@@ -51,9 +51,16 @@ from exporters.trace.list_parts import list_parts
 from exporters.trace.load_source import load_source, refuse_head
 from nirvana_deploy.cli import main
 from pruning.errors import NirvanaError
-from tests.pruning.tiny_models import SIZES
 
-BERT = BertConfig(**SIZES)
+SMALL = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 1,
+    "intermediate_size": 48,
+    "vocab_size": 99,
+    "max_position_embeddings": 64,
+}
+BERT = BertConfig(**SMALL)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +151,7 @@ def test_what_a_head_gives_besides_is_not_lost() -> None:
 def test_the_refusal_comes_before_the_weights_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = BertConfig(**SIZES)
+    config = BertConfig(**SMALL)
     config.architectures = ["BertForNextSentencePrediction"]
     config.save_pretrained(tmp_path / "m")  # there are no weights at all
     assert main(["export", str(tmp_path / "m"), "--out", str(tmp_path / "out")]) == 1
@@ -153,7 +160,7 @@ def test_the_refusal_comes_before_the_weights_and_leaves_nothing(
 
 
 def test_a_decoder_that_classifies_needs_a_padding_token(tmp_path: Path) -> None:
-    config = LlamaConfig(**SIZES, num_key_value_heads=2, num_labels=3, pad_token_id=None)
+    config = LlamaConfig(**SMALL, num_key_value_heads=2, num_labels=3, pad_token_id=None)
     LlamaForSequenceClassification(config).save_pretrained(tmp_path)
     message = r"sets no pad_token_id, by which LlamaForSequenceClassification .* in config\.json"
     with pytest.raises(NirvanaError, match=message):
