@@ -17,6 +17,7 @@ from pruning.strict_json import convert_json, read_json, read_object
 TEXT_FILE = "text.json"
 TOKENIZER_FILE = "tokenizer.json"
 LABELS_FILE = "labels.json"
+_LARGEST = 2**31 - 1  # of what tokenizers and graphs count by
 # Of the tokens a request is padded to; the longest length is a multiple of it.
 LENGTH_STEP = 16
 TEXT = TensorSignature(name="text", data_type="TYPE_STRING", dims=(1,))
@@ -65,7 +66,17 @@ def read_text_model(version_dir: Path) -> TextModelFile:
     path = version_dir / TEXT_FILE
     remedy = "Package the model again."
     found = read_object(path, remedy=remedy)
-    return convert_json(found, TextModelFile, name=str(path), remedy=remedy, exact=True)
+    text_model = convert_json(found, TextModelFile, name=str(path), remedy=remedy, exact=True)
+    for name, least, value in (
+        ("max_length", 1, text_model.max_length),
+        ("pad_id", 0, text_model.pad_id),
+        ("num_answers", 1, text_model.num_answers),
+    ):
+        if not least <= value <= _LARGEST:
+            raise NirvanaError(
+                f"{path}: {name} must be {least} to {_LARGEST}, got {value}. {remedy}"
+            )
+    return text_model
 
 
 def open_tokenizer(path: Path) -> Any:

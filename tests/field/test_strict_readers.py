@@ -161,6 +161,25 @@ def test_a_text_model_of_another_shape_is_refused(tmp_path: Path) -> None:
         read_text_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pad_id": -1}, "pad_id must be 0 to 2147483647, got -1"),
+        ({"max_length": 0}, "max_length must be 1 to 2147483647, got 0"),
+        ({"max_length": 2**63 - 1}, "max_length must be 1 to"),
+        ({"num_answers": -7}, "num_answers must be 1 to"),
+    ],
+)
+def test_numbers_that_no_tokenizer_takes_are_refused(
+    tmp_path: Path, changes: dict[str, int], told: str
+) -> None:
+    about = {"tokenizer": "t", "classifier": "c", "labels": "l", "pad_token": "[PAD]"}
+    text = {**about, "max_length": 8, "pad_id": 0, **changes}
+    (tmp_path / "text.json").write_text(json.dumps(text))
+    with pytest.raises(NirvanaError, match=told):
+        read_text_model(tmp_path)
+
+
 def test_an_export_of_another_shape_is_refused(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text('{"verification": {"passed": 1}}')
     with pytest.raises(NirvanaError, match=r"verification\.passed: expected true or false, got 1"):

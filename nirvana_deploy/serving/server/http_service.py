@@ -190,7 +190,8 @@ def read_body(body: bytes, headers: Any) -> InferRequest:
         raise RefusedError(f"The body cannot be read: {error}.") from error
     except RecursionError as error:
         raise RefusedError("The body cannot be read: it is nested too deep.") from error
-    for tensor in (*parsed.inputs, *parsed.outputs):
+    named: list[_Input | _Output] = [*parsed.inputs, *parsed.outputs]
+    for tensor in named:
         refuse_extensions(tensor.name, tensor.parameters)
     tensors = _Tail(body[end:])
     inputs = tuple(
