@@ -9,7 +9,7 @@ from pathlib import Path
 from nirvana_deploy.run_folder import remove_empty_run
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limit, explain_limits
-from pruning.write_aside import make_folder_aside
+from pruning.write_aside import is_unused, make_folder_aside
 
 
 @contextlib.contextmanager
@@ -39,11 +39,7 @@ def write_new_folder(out: Path, verb: str) -> Iterator[Path]:
 
 def refuse_used_folder(out: Path) -> None:
     """Raise NirvanaError unless `out` is free or an empty folder."""
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if remove_empty_run(out):
-        return
-    if out.exists():
+    if not is_unused(out) and not remove_empty_run(out):
         raise NirvanaError(
             f"The output folder {out} holds something already. Choose a new or empty folder; "
             "nothing was changed."

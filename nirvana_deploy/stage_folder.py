@@ -19,7 +19,7 @@ from nirvana_deploy.run_folder import write_json
 from pruning.checkpoints.file_hash import describe_file, hash_file
 from pruning.errors import NirvanaError
 from pruning.strict_json import convert_json, read_object
-from pruning.write_aside import is_leftover
+from pruning.write_aside import is_leftover, remove_leftovers
 
 MANIFEST_FILE = "manifest.json"
 KEY_FILE = "key.json"
@@ -82,6 +82,7 @@ class StageFolder:
 
     def recover(self) -> None:
         """Bring a replacement or a deletion that was cut in the middle to its end."""
+        remove_leftovers(self.partial)  # of the manifest's own writing
         if _read_json(self.partial / MANIFEST_FILE, _Manifest):
             self._swap_in()
         if (
@@ -172,8 +173,6 @@ class StageFolder:
         files = _list_files(self.partial, leave_out=(KEY_FILE, MANIFEST_FILE, *self.scratch))
         whole = {**manifest, "digest": _digest(files), "files": files}
         write_json(self.partial / MANIFEST_FILE, whole)
-        for name in self.scratch:
-            _remove(self.partial / name)
         self._swap_in()
         self._discard(self.old)
         return whole
@@ -185,7 +184,8 @@ class StageFolder:
                 _remove(path)
 
     def _swap_in(self) -> None:
-        (self.partial / KEY_FILE).unlink(missing_ok=True)
+        for name in (KEY_FILE, *self.scratch):
+            _remove(self.partial / name)
         if self.final.exists():
             self._discard(self.old)
             self.final.rename(self.old)

@@ -17,7 +17,7 @@ from exporters.graphs.onnx_files import explain_malformed
 from exporters.precision.half_precision import convert_graph
 from exporters.precision.int8_graph import Feeds, quantise_dynamic, quantise_static
 from pruning.errors import NirvanaError
-from pruning.write_aside import make_folder_aside
+from pruning.write_aside import make_folder_aside, move_in_place
 
 # What the quantizer holds in memory is one protobuf message, which ends here.
 MAX_QUANTISED_BYTES = 2**31 - 1
@@ -73,8 +73,7 @@ def convert_precision(
             kept_float = _write(source, aside / out.name, precision, calibration, symmetric)
             written = sorted(aside.iterdir(), key=lambda path: path.name == out.name)
             size_bytes = sum(path.stat().st_size for path in written)
-            for path in written:  # the graph comes last
-                path.replace(out.parent / path.name)
+            move_in_place(aside, [path.name for path in written])  # the graph comes last
     except NirvanaError as error:
         raise NirvanaError(f"{source} cannot be had in {precision}: {error}") from error
     return PrecisionOutcome(precision=precision, size_bytes=size_bytes, kept_float=kept_float)

@@ -20,7 +20,7 @@ from exporters.graphs.tensor_values import read_array
 from exporters.surgeon.weightless import list_weights, without_weights
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limit, explain_limits
-from pruning.write_aside import make_folder_aside
+from pruning.write_aside import make_folder_aside, move_in_place, remove_leftovers
 
 INLINE_BYTES = 1_500_000_000  # protobuf holds 2 GB at most
 _PAGE_BYTES = 4096  # what maps the file wants each tensor at the start of a page
@@ -52,6 +52,7 @@ def write_onnx(
         NirvanaError: `path` is there, or cannot be written.
     """
     data = path.with_name(f"{path.name}.data")
+    remove_leftovers(path.parent)
     for there in (path, data):
         if there.exists():
             raise NirvanaError(f"{there} exists already. Choose a new file; nothing was changed.")
@@ -63,8 +64,8 @@ def write_onnx(
         else:
             _write_inline(model, aside / path.name, tell)
         # The graph last: it needs the data.
-        written = sorted(aside.iterdir(), key=lambda file: file.name == path.name)
-        files = tuple(file.replace(path.parent / file.name) for file in written)
+        written = sorted((file.name for file in aside.iterdir()), key=path.name.__eq__)
+        files = move_in_place(aside, written)
         return Written(files=files, nan_tensors=tuple(tell.nan_tensors))
 
 

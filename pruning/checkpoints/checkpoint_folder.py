@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limit
-from pruning.write_aside import make_folder_aside
+from pruning.write_aside import is_unused, make_folder_aside
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def write_checkpoint_folder(out_dir: Path, *, replace: bool = False) -> Iterator
 
 
 def _check_unused(out_dir: Path, replace: bool) -> None:
-    used = out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir()))
+    used = not is_unused(out_dir)
     if used and not replace:
         raise NirvanaError(f"{out_dir} is not empty. Choose a new folder; nothing was written.")
     if used and not (out_dir / "config.json").is_file():

@@ -52,6 +52,7 @@ from pruning.oneshot.scoring_settings import describe_scoring, refuse_difference
 from pruning.saliencies.known_saliencies import find_saliency, score_units
 from pruning.saliencies.saliency import Scores, ScoringTask
 from pruning.wirings.sites import Site, find_sites
+from pruning.write_aside import is_unused, remove_leftovers
 
 Say = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
@@ -172,6 +173,7 @@ def _start(folder: Path, source: str, config: ScoringConfig) -> dict[str, Any]:
     refuse_textless(skeleton)
     read = read_dense(skeleton)
     asked = describe_scoring(config)
+    remove_leftovers(folder)
     found = read_manifest(folder) if folder.is_dir() else None
     if found is not None:
         what = f"The scoring run {folder}"
@@ -180,7 +182,7 @@ def _start(folder: Path, source: str, config: ScoringConfig) -> dict[str, Any]:
         )
         refuse_difference(found["settings"], asked, what)
         return found
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_unused(folder):
         raise NirvanaError(
             f"{folder} holds something other than a scoring run ({MANIFEST_FILE} is not there). "
             "Choose a new or empty folder; nothing was changed."

@@ -91,9 +91,14 @@ def test_a_run_shows_its_settings_and_not_its_tensors(
 def test_a_finished_run_is_read_and_not_made_again(
     tmp_path: Path, text: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    left = tmp_path / "run" / ".manifest.json.k3v9x2ab.nirvana-partial"
+    left.mkdir(parents=True)  # by a process that was killed before it had a manifest
     first = score_model(model, scoring(text), tmp_path / "run")
+    assert not left.exists()
+    left.mkdir()  # by one that was killed when all was done
     monkeypatch.setattr(module, "load_dense", None)
     assert score_model(model, scoring(text), tmp_path / "run").figures == first.figures
+    assert not left.exists()
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(
