@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from exporters.graphs.fact import Array
 from exporters.graphs.node_reading import read_attribute
 
+_MOST_ELEMENTS = 1 << 24
 Compute = Callable[[ir.Node, Sequence[Any]], Array]
 
 
@@ -58,10 +60,24 @@ def _cast(node: ir.Node, x: Sequence[Any]) -> Array:
     return np.asarray(np.asarray(x[0]).astype(target))
 
 
+def _bound(shape: Any) -> tuple[int, ...]:
+    """Return a shape; raise ValueError for one that no value that says a shape would have."""
+    sizes = tuple(int(n) for n in shape)
+    if math.prod(sizes) > _MOST_ELEMENTS:
+        raise ValueError(f"{sizes} is too large a shape to compute with.")
+    return sizes
+
+
+def _range(_node: ir.Node, x: Sequence[Any]) -> Array:
+    start, end, step = (part.item() for part in x)
+    _bound([max(0.0, (end - start) / step)] if step else [0])
+    return np.arange(start, end, step, dtype=x[0].dtype)
+
+
 def _constant_of_shape(node: ir.Node, x: Sequence[Any]) -> Array:
     value = node.attributes.get("value")
     fill = np.zeros(1, np.float32) if value is None else value.as_tensor().numpy()
-    return np.full(tuple(int(n) for n in x[0]), fill.item(), fill.dtype)
+    return np.full(_bound(x[0]), fill.item(), fill.dtype)
 
 
 def _gather(node: ir.Node, x: Sequence[Any]) -> Array:
@@ -115,9 +131,9 @@ VALUE_OPS: dict[str, Compute] = {
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Transpose": lambda node, x: np.transpose(x[0], read_attribute(node, "perm", None)),
-    "Expand": lambda _node, x: np.asarray(x[0] * np.ones(tuple(int(n) for n in x[1]), x[0].dtype)),
+    "Expand": lambda _node, x: np.asarray(x[0] * np.ones(_bound(x[1]), x[0].dtype)),
     "ConstantOfShape": _constant_of_shape,
-    "Range": lambda _node, x: np.arange(x[0].item(), x[1].item(), x[2].item(), dtype=x[0].dtype),
+    "Range": _range,
     "ReduceProd": _reduce(np.prod),
     "ReduceSum": _reduce(np.sum),
     "ReduceMax": _reduce(np.max),

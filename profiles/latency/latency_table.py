@@ -24,6 +24,7 @@ from pruning.strict_json import convert_json, read_value
 from pruning.write_aside import write_aside
 
 TABLE_FORMAT = "nirvana-latency-table-1"
+_LONGEST_MS = 1e9  # eleven days
 _NANOSECONDS_A_MS = 1e6
 
 
@@ -176,6 +177,12 @@ class LatencyTable:
                 "The latency table should have no negative latency, blocks that take some time, "
                 f"and less before and after them ({self.rest_ms:g} ms) than in the whole model "
                 f"({self.dense_ms:g} ms). Measure it again."
+            )
+        largest = max(self.dense_ms, *self.attention.latency_ms, *self.mlp.latency_ms)
+        if not (largest < _LONGEST_MS and abs(self.in_place) < _LONGEST_MS):
+            raise NirvanaError(
+                f"The latency table has a latency of {largest:g} ms and the factor in_place "
+                f"{self.in_place:g}; at most {_LONGEST_MS:g} is expected. Measure it again."
             )
 
     def _price(self, alone_ms: float) -> int:

@@ -195,4 +195,10 @@ def _ungroup(tensors: dict[str, torch.Tensor]) -> tuple[Batch, ...]:
                 f"A calibration names its tensors like 0.input_ids, found {key!r}. Draw it again."
             )
         batches.setdefault(int(number), {})[name] = tensor
+    for index, batch in batches.items():
+        if "input_ids" not in batch:
+            raise NirvanaError(
+                f"Batch {index} of the calibration has no input_ids, only {sorted(batch)}. Draw it "
+                "again."
+            )
     return tuple(batches[number] for number in sorted(batches))

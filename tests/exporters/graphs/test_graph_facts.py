@@ -12,6 +12,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from exporters.graphs.free_dims import size_inputs
 from exporters.graphs.graph_facts import GraphFacts
+from exporters.graphs.op_values import VALUE_OPS
 from tests.exporters.surgeon.dense_graphs import export_torchscript
 from tests.pruning.tiny_models import make_tiny
 
@@ -73,3 +74,13 @@ def test_gathered_shapes_need_no_types(batch_dims):
     feeds = {value.name: np.zeros(shape, np.int64) for value, shape in sizes.items()}
     (expected,) = ReferenceEvaluator(ir.to_proto(model)).run(None, feeds)
     assert GraphFacts(model, sizes).shape(node.outputs[0]) == expected.shape
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs"),
+    [("ConstantOfShape", [[1 << 40]]), ("Range", [0, 1 << 40, 1]), ("Expand", [[1], [1 << 40]])],
+)
+def test_values_of_a_size_that_says_no_shape_are_not_computed(operator, inputs):
+    node = ir.node(operator, [ir.val(f"in{i}") for i in range(len(inputs))])
+    with pytest.raises(ValueError, match="too large a shape"):
+        VALUE_OPS[operator](node, [np.asarray(value, np.int64) for value in inputs])

@@ -99,3 +99,12 @@ def test_a_bad_file_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(data))
     with pytest.raises(NirvanaError, match=r"The latency table lacks \['block_ms'\]"):
         LatencyTable.load(path)
+
+
+@pytest.mark.parametrize("changes", [{"dense_ms": 1e300}, {"block_ms": 1e-320}])
+def test_latencies_beyond_all_measure_are_refused(changes: dict[str, float]) -> None:
+    data = make_small_table().to_json()
+    zero = [0.0] * len(data["attention"]["latency_ms"]), [0.0] * len(data["mlp"]["latency_ms"])
+    data["attention"]["latency_ms"], data["mlp"]["latency_ms"] = zero
+    with pytest.raises(NirvanaError, match=r"latency of .* at most 1e\+09 is expected"):
+        LatencyTable.from_json({**data, **changes})

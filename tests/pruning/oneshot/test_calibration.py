@@ -268,6 +268,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NirvanaError, match="found another safetensors file"):
         Calibration.load(path)
     about = {"format": "nirvana-calibration-1", "labels": "text", "sha256": "0"}
+    save_file({"0.attention_mask": torch.ones(1, 2)}, path, metadata=about)
+    with pytest.raises(NirvanaError, match=r"Batch 0 .* no input_ids, only \['attention_mask'\]"):
+        Calibration.load(path)
     save_file({"0.input_ids": torch.ones(1, 2)}, path, metadata=about)
     with pytest.raises(NirvanaError, match="not those that were saved"):
         Calibration.load(path)
