@@ -160,8 +160,9 @@ class Campaign:
             try:
                 seed, kind, detail = receive.recv()
             except EOFError:
+                process.join()
                 if current is not None:
-                    self.found[current] = ("crash", "the process ended")
+                    self.found[current] = ("crash", f"exit code {process.exitcode}")
                 return
             if detail == "done":
                 return

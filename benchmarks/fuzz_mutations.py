@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -204,7 +205,7 @@ def _change_edges(graph: Any, kind: int, draw: random.Random) -> None:
     if kind == 0:
         node.input[at] = draw.choice(graph.initializer).name
     elif kind == 1:
-        node.input[at] = draw.choice(draw.choice(graph.node).output)
+        node.input[at] = draw.choice([name for each in graph.node for name in each.output])
     elif kind == 2:
         del node.input[at:]
     else:
@@ -250,4 +251,4 @@ def _change(holder: Any, key: Any, draw: random.Random) -> None:
     elif kind == 4:
         holder[key] = draw.choice(("<deep>", "<huge>", "<nan>"))
     else:
-        holder[key] = draw.choice(_VALUES)
+        holder[key] = copy.deepcopy(draw.choice(_VALUES))

@@ -108,7 +108,7 @@ def test_a_transpose_that_permutes_nothing_makes_no_heads_of_another_size(
             if node.op_type != "Transpose":
                 continue
             perm = list(attribute.ints)
-            for damaged in ([0, 0], [0, 0, 0, 0], [0, 1, 2, 9], [-1, 0, 1, 2]):
+            for damaged in ([0, 0], [0, 1, 2, 9]):
                 attribute.ints[:] = damaged
                 onnx.save(model, tmp_path / "model.onnx")
                 with contextlib.suppress(NirvanaError):
@@ -238,5 +238,7 @@ def test_mutations_follow_their_seed_and_change_the_file(work: Path) -> None:
         made = [mutate(content, random.Random(seed)) for seed in range(20)]
         assert made == [mutate(content, random.Random(seed)) for seed in range(20)]
         assert len(set(made)) > 10
+    before = [mutate_json(plan, random.Random(seed)) for seed in range(300)]
+    assert before == [mutate_json(plan, random.Random(seed)) for seed in range(300)]
     assert len(READERS) > 60
     assert json.loads(plan)["version"] == 2
