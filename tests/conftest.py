@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sort_by_time import read_slow_tests
+from tests.sort_by_time import is_slow, read_kept_tests, read_slow_tests
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 # A memo of torch's: in a trace, whose sizes are symbols, it takes a tenth more time than it saves.
@@ -22,9 +22,9 @@ _LIMIT_S = 20.0
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow tests, and begin with their files: no process is left with one at the end."""
-    slow_tests = read_slow_tests()
+    slow_tests, kept_tests = read_slow_tests(), read_kept_tests()
     for item in items:
-        if item.nodeid in slow_tests:
+        if is_slow(item.nodeid, slow_tests, kept_tests):
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)

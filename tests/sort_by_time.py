@@ -4,7 +4,8 @@
     python tests/sort_by_time.py times.xml
 
 Each test that took longer than the limit goes into `tests/slow.txt`, one node id per line, and
-`tests/conftest.py` marks it `slow`. Tests that are named in a "# keep:" line of that file stay in
+`tests/conftest.py` marks it `slow`. A line may also name a whole file, whose tests share something
+that takes long to make. Tests that are named in a "# keep:" line of that file stay in
 the fast tier however long they take: one model of each mechanism. The times of a busy machine are
 scaled by `--scale`.
 """
@@ -20,9 +21,20 @@ _KEEP = "# keep: "
 
 
 def read_slow_tests(path: Path = SLOW_TESTS) -> frozenset[str]:
-    """Return the node ids of the slow tests."""
+    """Return the node ids and files of the slow tests."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return frozenset(line for line in lines if line and not line.startswith("#"))
+
+
+def read_kept_tests(path: Path = SLOW_TESTS) -> frozenset[str]:
+    """Return the node ids of the tests that stay in the fast tier."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return frozenset(line.removeprefix(_KEEP) for line in lines if line.startswith(_KEEP))
+
+
+def is_slow(test: str, slow: frozenset[str], kept: frozenset[str]) -> bool:
+    """Tell whether a test, or its whole file, is in the slow tier."""
+    return test not in kept and (test in slow or test.partition("::")[0] in slow)
 
 
 def read_times(results: Path) -> dict[str, float]:
@@ -39,8 +51,10 @@ def sort_by_time(
     times: dict[str, float], limit_s: float, before: frozenset[str], kept: frozenset[str]
 ) -> list[str]:
     """Return the slow tests, sorted; one that was not run stays where it was."""
+    files = {line for line in before if "::" not in line}
     slow = {test for test, seconds in times.items() if seconds > limit_s}
-    return sorted((slow | (before - times.keys())) - kept)
+    tests = slow | (before - times.keys() - files)
+    return sorted(files | {test for test in tests - kept if test.partition("::")[0] not in files})
 
 
 def main() -> None:
@@ -55,9 +69,8 @@ def main() -> None:
         for test, seconds in read_times(results).items():
             times[test] = max(times.get(test, 0.0), seconds / args.scale)
     lines = SLOW_TESTS.read_text(encoding="utf-8").splitlines()
-    kept = frozenset(line.removeprefix(_KEEP) for line in lines if line.startswith(_KEEP))
     head = [line for line in lines if line.startswith("#")]
-    slow = sort_by_time(times, args.limit, read_slow_tests(), kept)
+    slow = sort_by_time(times, args.limit, read_slow_tests(), read_kept_tests())
     SLOW_TESTS.write_text("\n".join([*head, *slow]) + "\n", encoding="utf-8")
 
 
