@@ -9,7 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters.graphs.graph_structure import inspect_onnx
-from exporters.graphs.onnx_files import explain_malformed, read_onnx
+from exporters.graphs.onnx_files import explain_malformed
+from exporters.graphs.read_onnx import read_onnx
 from pruning.errors import NirvanaError
 
 
