@@ -56,9 +56,9 @@ _MOMENTS = {"operation": 0.5, "processor": 0.3, "time": 0.2}
 # Keys of JSON that tell times, or follow from files that do; the files themselves are compared.
 _TIMED = {"created", "started", "finished_at", "digest", "sha256", "stat", "size_bytes"}
 _TIMED |= {"num_attempts", "key", "steps_per_second", "engine_sha256", "engine_size_bytes"}
-# Their content is not compared: times, latencies, a page that shows them, a process id, and what
-# ONNX Runtime keeps for itself.
-_MEASURED = re.compile(r".*/(profile/.*|report\.html|build\.log|\.lock|\.ses)")
+# Their content is not compared: times, latencies, a page that shows them, a process id, what ONNX
+# Runtime keeps for itself, and engines, which TensorRT-RTX seldom builds twice to the same bytes.
+_MEASURED = re.compile(r".*/(profile/.*|report\.html|build\.log|\.lock|\.ses|.*\.engine)")
 _REFUSED = re.compile(r"(holds something already|is not empty|exists already)\.")
 
 

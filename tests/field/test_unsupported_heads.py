@@ -153,7 +153,8 @@ def test_the_refusal_comes_before_the_weights_and_leaves_nothing(
 ) -> None:
     config = BertConfig(**SMALL)
     config.architectures = ["BertForNextSentencePrediction"]
-    config.save_pretrained(tmp_path / "m")  # there are no weights at all
+    config.save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"these are no weights")
     assert main(["export", str(tmp_path / "m"), "--out", str(tmp_path / "out")]) == 1
     assert "is a BertForNextSentencePrediction, which is not" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
