@@ -41,6 +41,11 @@ def follow_cuts(cutter: GraphCutter, node: ir.Node) -> Outputs:
             f"{name_node(node)}: units of the plan reach an operator that the surgeon does not "
             "know. Export the pruned checkpoint instead: `nirvana export`."
         )
+    if rule in _OF_THE_FIRST and any(cutter.cuts_of(value) for value in node.inputs[1:]):
+        raise NirvanaError(
+            f"{name_node(node)}: units of the plan reach an input of it that should be a constant. "
+            "The graph is not what the wiring says."
+        )
     try:
         outputs = rule(cutter, node)
     except NotRegular as error:
@@ -323,6 +328,8 @@ def _same_axes(cutter: GraphCutter, node: ir.Node) -> Outputs:
     return [align(cutter, node, [(0, others), (1, others)])]
 
 
+# Their other inputs are scales, biases, bounds and sizes.
+_OF_THE_FIRST = (_unary, _softmax, _norm, _reduce, _split, _slice, _tile, _last_two_whole)
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(UNARY, _unary),

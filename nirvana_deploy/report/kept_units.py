@@ -6,6 +6,8 @@ from nirvana_deploy.report.markup import Html, element, join, paragraph
 from nirvana_deploy.report.numbers import divide, format_count, format_percent
 from nirvana_deploy.report.training_results import Layer
 
+_MOST_DRAWN = 4096
+
 
 def draw_kept_units(layers: tuple[Layer, ...]) -> Html:
     """Draw a row a layer: its heads one by one, and its neurons as a bar.
@@ -114,6 +116,8 @@ def _share(kept: int, total: int) -> Html:
 
 
 def _head_grid(what: str, kept: frozenset[int], num_heads: int) -> Html:
+    if num_heads > _MOST_DRAWN:
+        return element("small", f"{format_count(num_heads)} heads are too many to draw")
     heads = (_head(i, kept=i in kept, text=str(i)) for i in range(num_heads))
     label = f"{what} kept: {', '.join(str(head) for head in sorted(kept)) or 'none'}"
     return element("div", *heads, class_="heads", role="img", aria_label=label)

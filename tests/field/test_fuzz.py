@@ -26,11 +26,14 @@ from fuzz_readers import READERS, refit
 from safetensors.torch import save_file
 
 from exporters.graphs.graph_structure import inspect_onnx
+from exporters.surgeon.prune_onnx import prune_onnx
+from nirvana_deploy import draw_report
 from nirvana_deploy.engine_run import read_inputs
 from nirvana_deploy.serving.text_model_file import open_tokenizer
 from pruning.checkpoints.config_file import list_architectures
 from pruning.checkpoints.file_hash import check_inside
 from pruning.errors import NirvanaError
+from pruning.plans.plan import PruningPlan
 from tests.exporters.surgeon.dense_graphs import export_torchscript
 from tests.pruning.tiny_models import make_tiny, uneven_plan
 
@@ -115,6 +118,22 @@ def test_a_transpose_that_permutes_nothing_makes_no_heads_of_another_size(
                     for row in inspect_onnx(tmp_path / "model.onnx").rows:
                         assert row.kind == "mlp" or row.num_heads * row.head_dim == width
             attribute.ints[:] = perm
+
+
+def test_units_that_reach_the_bias_of_a_norm_are_refused(graphs: Path, tmp_path: Path) -> None:
+    model = onnx.load(graphs / "base" / "graph" / "model.onnx")
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    sums = {name: node for node in model.graph.node for name in node.input}
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    product = next(node for node in products if shapes.get(node.input[1]) == (32, 32))
+    query = sums[product.output[0]].output[0]
+    norm = [node for node in model.graph.node if node.op_type == "LayerNormalization"][-1]
+    norm.input[2] = query
+    onnx.save(model, tmp_path / "model.onnx")
+    plan = PruningPlan.load(graphs / "base" / "graph" / "plan.json")
+    with pytest.raises(NirvanaError, match="reach an input of it that should be a constant"):
+        prune_onnx(tmp_path / "model.onnx", plan, tmp_path / "cut.onnx")
+    assert not (tmp_path / "cut.onnx").exists()
 
 
 def test_a_wrong_cut_is_found(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +239,16 @@ def test_tokenizers_inputs_and_names_that_libraries_refuse_are_refused_in_words(
     for name in ("\ud800", "a\0b", "../x", ""):
         with pytest.raises(NirvanaError, match="in `architectures`, which is no class name"):
             list_architectures(SimpleNamespace(architectures=[name]))
+
+
+def test_a_report_draws_no_billion_heads(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "base" / "stored", tmp_path / "run")
+    path = tmp_path / "run" / "prune" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["result"]["layers"][1]["num_heads"] = 10**9
+    path.write_text(json.dumps(manifest))
+    page = draw_report([tmp_path / "run"], out=tmp_path / "page.html")
+    assert "heads are too many to draw" in page.read_text()
 
 
 def test_mutations_follow_their_seed_and_change_the_file(work: Path) -> None:
