@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,7 @@ from exporters.trace.trace_part import trace_graph
 from exporters.trace.write_graph import write_graph
 from pruning.checkpoints.model_source import fetch_model
 from pruning.checkpoints.remote_code import is_remote_code_allowed
-
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+from pruning.progress import Progress, show_nothing
 
 
 def run_export(
@@ -43,13 +42,13 @@ def run_export(
     pruned: Path,
     config: ExportConfig,
     out_dir: Path,
-    progress: Progress | None = None,
+    progress: Progress = show_nothing,
 ) -> dict[str, Any]:
     """Export both checkpoints to `out_dir/dense` and `out_dir/pruned`."""
     results = {}
     for name, folder in (("dense", dense), ("pruned", pruned)):
         described = export_checkpoint(
-            folder, out_dir / name, config, progress=_name_steps(progress, f"{name}: ")
+            folder, out_dir / name, config, progress=_name_steps(progress, name)
         )
         onnx = next(iter(described["graphs"].values()))["file"]
         results[name] = {"onnx_path": f"{name}/{onnx}", **described}
@@ -86,7 +85,7 @@ def export_checkpoint(
         calibrated = calibrate(source, model, folder, config.calibration)
         facts = replace(source.facts, text=calibrated.held_out)
         source = replace(source, facts=facts)
-    watch = _name_steps(progress, "")
+    watch = progress or show_nothing
     made = _write_graphs(parts, calibrated.feeds, out_dir, config, watch)
     graphs = {  # read before the comparison holds the weights, too
         part.name: {
@@ -121,14 +120,9 @@ def export_checkpoint(
     return plain
 
 
-def _name_steps(progress: Progress | None, prefix: str) -> Progress:
-    """Return a function that passes on how far a step is, with `prefix` before its name."""
-
-    def watch(what: str, done: int, whole: int) -> None:
-        if progress is not None:
-            progress(f"{prefix}{what}", done, whole)
-
-    return watch
+def _name_steps(progress: Progress, name: str) -> Progress:
+    """Return a function that passes on how far a step is, with the model before its name."""
+    return lambda what, done, whole: progress(f"{name}: {what}", done, whole)
 
 
 def _write_graphs(

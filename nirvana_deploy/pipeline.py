@@ -15,7 +15,6 @@ from nirvana_deploy.config_reader import to_plain
 from nirvana_deploy.recipe import Recipe
 from nirvana_deploy.run_folder import RECIPE_FILE, RUN_FILE, claim_run_folder, now, write_text
 from nirvana_deploy.stage import (
-    Progress,
     Stage,
     StageInputs,
     collect_key_parts,
@@ -26,6 +25,7 @@ from nirvana_deploy.stage_folder import StageFolder
 from nirvana_deploy.yaml_text import dump_yaml
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limits
+from pruning.progress import Progress
 
 Say = Callable[[str], None]
 WriteReport = Callable[[Path], Path]
@@ -48,15 +48,18 @@ def say_on_stderr(line: str) -> None:
     sys.stderr.flush()
 
 
-def say_tenths(say: Say) -> Progress:
-    """Return a function that says how far each named step is, at every tenth of it."""
+def say_tenths(say: Say, show: Callable[[int], str] = str) -> Progress:
+    """Return a function that says how far each named step is, at every tenth of it.
+
+    `show` writes a number of what is counted, such as bytes.
+    """
     said: dict[str, int] = {}
 
     def watch(what: str, done: int, whole: int) -> None:
         tenth = done * 10 // max(whole, 1)
         if tenth > said.get(what, 0):
             said[what] = tenth
-            say(f"{what}: {done} of {whole}")
+            say(f"{what}: {show(done)} of {show(whole)}")
 
     return watch
 

@@ -11,12 +11,7 @@ from typing import Any
 
 from nirvana_deploy.recipe import Recipe
 from pruning.flat_settings import flatten
-
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
-
-
-def _show_nothing(what: str, done: int, whole: int) -> None:
-    pass
+from pruning.progress import Progress, show_nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +27,7 @@ class StageInputs:
     folders: Mapping[str, Path]
     results: Mapping[str, Mapping[str, Any]]
     say: Callable[[str], None] = lambda _: None
-    progress: Progress = _show_nothing
+    progress: Progress = show_nothing
 
 
 def _read_nothing(_: Recipe) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from exporters.compare.difference import Difference, OutputDifference, keep_live
 from exporters.compare.divergence import Divergence, find_divergence
 from exporters.compare.gates import Gates, choose_gates
 from pruning.errors import NirvanaError
+from pruning.progress import CountProgress
 
 # Called with the number of cases that are done, and of all.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ def compare_artefacts(
     candidate: Artefact,
     config: CompareConfig | None = None,
     *,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> Comparison:
     """Run both on the same tokens, and hold what comes against the gates.
 

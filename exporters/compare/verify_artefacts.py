@@ -7,8 +7,9 @@ from pathlib import Path
 
 from exporters.compare.artefact import Artefact
 from exporters.compare.compare_config import CompareConfig
-from exporters.compare.comparison import Comparison, Progress, compare_artefacts
+from exporters.compare.comparison import Comparison, compare_artefacts
 from pruning.errors import NirvanaError
+from pruning.progress import CountProgress
 
 FAILED_SUFFIX = ".failed"
 
@@ -18,7 +19,7 @@ def verify_artefacts(
     candidate: Artefact,
     config: CompareConfig | None = None,
     *,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> Comparison:
     """Compare two artifacts as `compare_artefacts` does, and refuse one that a gate refuses.
 

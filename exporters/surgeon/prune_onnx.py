@@ -14,9 +14,10 @@ from exporters.graphs.read_onnx import read_onnx
 from exporters.surgeon.check_graph import check_graph
 from exporters.surgeon.prune_graph import GraphPruning, prune_graph
 from exporters.surgeon.weightless import take_in_constants
-from exporters.surgeon.write_onnx import Progress, write_onnx
+from exporters.surgeon.write_onnx import write_onnx
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
+from pruning.progress import CountProgress
 from pruning.strict_json import read_object
 
 
@@ -74,7 +75,7 @@ def prune_onnx(
     out: Path,
     *,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> SurgeonResult:
     """Write the dense graph `dense` as `plan` leaves it to `out`, a new file.
 

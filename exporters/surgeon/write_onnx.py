@@ -6,7 +6,7 @@ weights can follow the rest of the graph. Others have them in a file beside the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,12 @@ from exporters.graphs.tensor_values import read_array
 from exporters.surgeon.weightless import list_weights, without_weights
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limit, explain_limits
+from pruning.progress import CountProgress
 from pruning.write_aside import make_folder_aside, move_in_place, remove_leftovers
 
 INLINE_BYTES = 1_500_000_000  # protobuf holds 2 GB at most
 _PAGE_BYTES = 4096  # what maps the file wants each tensor at the start of a page
 _COPY_BYTES = 64 << 20
-
-Progress = Callable[[int, int], None]  # bytes of weights written, bytes to write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +40,7 @@ class Written:
 
 
 def write_onnx(
-    model: ir.Model, path: Path, *, external: bool, progress: Progress | None = None
+    model: ir.Model, path: Path, *, external: bool, progress: CountProgress | None = None
 ) -> Written:
     """Write `model` to `path`, which appears when it is whole.
 
@@ -85,7 +84,7 @@ def _write_aside(path: Path) -> Iterator[Path]:
 class _Told:
     """Counts the bytes that are done, and keeps which weights are not finite."""
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
+    def __init__(self, total: int, progress: CountProgress | None) -> None:
         self.total = total
         self.nan_tensors: list[str] = []
         self._done = 0

@@ -11,15 +11,13 @@ from exporters.export_config import EXPORT_FILE, ExportConfig
 from exporters.inspect_export import is_export, refuse_exported
 from nirvana_deploy.deploy_result import ExportResult
 from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
-from nirvana_deploy.stage import Progress
 from pruning.checkpoints.model_source import require_weights, resolve_model
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limits, explained
 from pruning.plans.plan import PruningPlan
+from pruning.progress import CountProgress, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from exporters.compare.comparison import Comparison
     from exporters.graphs.graph_structure import GraphStructure
     from exporters.inspect_export import ExportStructure
@@ -74,7 +72,7 @@ def surgeon(
     *,
     out: Path | str,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: CountProgress | None = None,
 ) -> SurgeonResult:
     """Write the ONNX file `dense` as a plan leaves it to the new file `out`, without torch.
 
@@ -154,7 +152,7 @@ def verify(
     candidate: Path | str,
     config: CompareConfig | None = None,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: CountProgress | None = None,
 ) -> Comparison:
     """Compare two of checkpoint, ONNX and engine, and say where they part if they do.
 

@@ -9,7 +9,6 @@ from nirvana_deploy.deploy_result import OneShotResult, PruneResult
 from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
 from nirvana_deploy.pipeline import Say, run_stages, say_on_stderr
 from nirvana_deploy.recipe import Recipe
-from nirvana_deploy.stage import Progress
 from profiles.latency.latency_config import LatencyConfig
 from pruning.checkpoints.model_source import require_weights
 from pruning.checkpoints.remote_code import is_remote_code_allowed
@@ -18,11 +17,12 @@ from pruning.machine_limits import explain_limits, explained
 from pruning.oneshot.oneshot_config import OneShotConfig, check_budgets
 from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.plans.plan import PruningPlan
+from pruning.progress import CountProgress, Progress
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.data_config import DataConfig, require_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from transformers import PreTrainedModel
 
@@ -87,7 +87,7 @@ def apply_plan(
     out: Path | str,
     replace: bool = False,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: CountProgress | None = None,
 ) -> RepackResult:
     """Cut a plan into a checkpoint, dense or pruned before, from disk to disk, into `out`.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from nirvana_deploy.pipeline import say_on_stderr, say_tenths
-from nirvana_deploy.stage import Progress
+from pruning.progress import CountProgress, Progress
 
 
 @contextlib.contextmanager
@@ -38,33 +38,21 @@ def show_steps() -> Iterator[Progress]:
 
 
 @contextlib.contextmanager
-def show_bytes(name: str) -> Iterator[Callable[[int, int], None]]:
+def show_bytes(name: str) -> Iterator[CountProgress]:
     """Give a function to call with (bytes done, bytes of all); it shows them on stderr."""
     if not sys.stderr.isatty():
-        yield _make_logger(name)
+        tenths = say_tenths(say_on_stderr, _show)
+        yield lambda done, whole: tenths(name, done, whole)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     columns = (TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Bars(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, whole: bar.update(task, completed=done, total=whole)
 
 
 def _show(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.0f} MB" if size_bytes >= 10e6 else f"{size_bytes / 1e3:,.0f} kB"
-
-
-def _make_logger(name: str) -> Callable[[int, int], None]:
-    said = 0
-
-    def log(done: int, whole: int) -> None:
-        nonlocal said
-        tenth = done * 10 // max(whole, 1)
-        if tenth > said:
-            said = tenth
-            sys.stderr.write(f"{name}: {_show(done)} of {_show(whole)}\n")
-            sys.stderr.flush()
-
-    return log

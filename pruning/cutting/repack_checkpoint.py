@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -45,13 +45,12 @@ from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_composition import check_within
 from pruning.plans.weight_fingerprint import SAME_WEIGHTS, WeightFingerprint, check_weights
+from pruning.progress import CountProgress
 from pruning.strict_json import read_json
 
 # What goes along from the source: tokenizer, generation config, processor, licence, model card.
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")
 _OWN_FILES = ("config.json", INDEX_FILE, PLAN_FILE, MANIFEST_FILE)
-
-Progress = Callable[[int, int], None]  # bytes read so far, bytes to read: of what stays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +104,7 @@ def repack_checkpoint(
     *,
     replace: bool = False,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> RepackResult:
     """Write the checkpoint `source`, dense or pruned before, as `plan` leaves it, to `out_dir`.
 
@@ -226,7 +225,7 @@ def _share_out(
 
 
 def _write_shards(
-    job: _Job, aside: Path, progress: Progress | None
+    job: _Job, aside: Path, progress: CountProgress | None
 ) -> tuple[dict[str, str], list[str]]:
     done, nan_tensors, hashes = 0, [], {}
     pieces_of_all = [piece for pieces in job.shards.values() for piece in pieces]

@@ -13,6 +13,7 @@ from pruning.activations.watch import watch
 from pruning.allocation.damage_curve import DamageCurve
 from pruning.oneshot.divergence import divergence, predictions_of
 from pruning.plans.sub_block import SubBlock
+from pruning.progress import CountProgress
 from pruning.saliencies.saliency import Scores, ScoringTask
 from pruning.wirings.sites import Site
 
@@ -27,7 +28,7 @@ def measure_curves(
     num_levels: int,
     damping: float,
     num_measured: int | None = None,
-    say: Callable[[int, int], None] | None = None,
+    say: CountProgress | None = None,
     known: Mapping[SubBlock, DamageCurve] | None = None,
     keep: Callable[[Mapping[SubBlock, DamageCurve]], None] | None = None,
 ) -> dict[SubBlock, DamageCurve]:

@@ -14,8 +14,9 @@ from pruning.oneshot.prune_with_scores import (
     load_task_text,
     prune_once,
 )
-from pruning.oneshot.score_model import Say, load_dense, score_model
+from pruning.oneshot.score_model import load_dense, score_model
 from pruning.oneshot.scoring_run import load_run
+from pruning.progress import Progress
 from pruning.training.data_config import DataConfig
 from pruning.training.evaluation import evaluate_text
 
@@ -24,7 +25,7 @@ UNFINISHED_FOLDER = "scoring"  # an interrupted stage goes on from it
 
 
 def run_score(
-    model: Path, config: OneShotConfig, out_dir: Path, progress: Say | None = None
+    model: Path, config: OneShotConfig, out_dir: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Score the dense model in `model` into `out_dir/scores`.
 
@@ -45,7 +46,7 @@ def run_oneshot(
     config: OneShotConfig,
     out_dir: Path,
     pricing: Pricing | None = None,
-    progress: Say | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Prune the dense model in `model` by the scoring run in `scores`, into `out_dir/checkpoint`.
 

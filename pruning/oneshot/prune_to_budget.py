@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pruning.allocation.allocation_config import allocate
 from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.oneshot.pricing import Pricing, cost_of
@@ -11,6 +9,7 @@ from pruning.oneshot.repair import prune_in_place
 from pruning.oneshot.residual_style import ResidualStyle
 from pruning.oneshot.scoring_run import ScoringRun
 from pruning.plans.plan import LayerPlan
+from pruning.progress import CountProgress
 from pruning.saliencies.saliency import ScoringTask
 
 
@@ -38,7 +37,7 @@ def prune_to_budget(
     run: ScoringRun,
     config: OneShotConfig,
     budget: float,
-    say: Callable[[int, int], None] | None = None,
+    say: CountProgress | None = None,
     pricing: Pricing | None = None,
 ) -> tuple[tuple[LayerPlan, ...], dict[int, ResidualStyle]]:
     """Zero what a budget does not keep, and repair what it keeps, in place.

@@ -35,6 +35,7 @@ from pruning.oneshot.scoring_run import ScoringRun
 from pruning.oneshot.scoring_settings import describe_scoring, refuse_difference
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_layers, describe_size
+from pruning.progress import CountProgress, Progress
 from pruning.saliencies.saliency import ScoringTask
 from pruning.training.data_config import DataConfig
 from pruning.training.recovery import recover
@@ -46,7 +47,6 @@ CHECKPOINT_FOLDER = "checkpoint"
 RECOVERY_FOLDER = "trainer"
 
 Place = Callable[[float], AbstractContextManager[Path]]
-Say = Callable[[str, int, int], None]
 
 
 def prune_with_scores(
@@ -57,7 +57,7 @@ def prune_with_scores(
     *,
     model: str | None = None,
     data: DataConfig | None = None,
-    say: Say | None = None,
+    say: Progress | None = None,
     tell: Callable[[str], None] = lambda _: None,
     pricing: Pricing | None = None,
 ) -> dict[float, dict[str, Any]]:
@@ -141,7 +141,7 @@ def prune_once(
     folder: Path,
     *,
     text: LabelledText | None = None,
-    say: Say | None = None,
+    say: Progress | None = None,
     pricing: Pricing | None = None,
 ) -> tuple[dict[str, Any], PreTrainedModel]:
     """Prune to one budget into `folder`; the dense model is as it was afterwards.
@@ -248,5 +248,5 @@ def _describe_making(
     }
 
 
-def _name(say: Say | None, what: str) -> Callable[[int, int], None] | None:
+def _name(say: Progress | None, what: str) -> CountProgress | None:
     return None if say is None else lambda done, whole: say(what, done, whole)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from pruning.oneshot.repair_config import LeastSquares, MeanShift, NoRepair, Rep
 from pruning.oneshot.residual_style import ResidualStyle, find_style, residual_before
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import Part, kept_units
+from pruning.progress import CountProgress
 from pruning.saliencies.saliency import ScoringTask
 from pruning.wirings.sites import Site
 
@@ -44,7 +45,7 @@ def prune_in_place(
     layers: Sequence[LayerPlan],
     repair: Repair,
     *,
-    say: Callable[[int, int], None] | None = None,
+    say: CountProgress | None = None,
 ) -> dict[int, ResidualStyle]:
     """Zero what `layers` do not keep, and repair what they keep, in place.
 

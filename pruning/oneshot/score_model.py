@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -49,12 +49,11 @@ from pruning.oneshot.scoring_run import (
     write_manifest,
 )
 from pruning.oneshot.scoring_settings import describe_scoring, refuse_difference
+from pruning.progress import Progress, show_nothing
 from pruning.saliencies.known_saliencies import find_saliency, score_units
 from pruning.saliencies.saliency import Scores, ScoringTask
 from pruning.wirings.sites import Site, find_sites
 from pruning.write_aside import is_unused, remove_leftovers
-
-Say = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 _HELD_OUT_SPLIT = "validation"
 _HELD_OUT_SEQUENCES = 32  # at most
@@ -81,7 +80,7 @@ class DenseModel:
 
 
 def score_model(
-    source: str, config: ScoringConfig, out_dir: Path | str, *, say: Say | None = None
+    source: str, config: ScoringConfig, out_dir: Path | str, *, say: Progress | None = None
 ) -> ScoringRun:
     """Score the units of a dense model into the folder `out_dir`.
 
@@ -93,7 +92,7 @@ def score_model(
             little text; the saliency is unknown or its scores are malformed; `out_dir` holds
             something else, or a run of another model or with other settings.
     """
-    folder, say = Path(out_dir), say or _say_nothing
+    folder, say = Path(out_dir), say or show_nothing
     config = dataclasses.replace(config, calibration=name_source(config.calibration))
     saliency = find_saliency(config.saliency)
     started = time.monotonic()
@@ -211,7 +210,7 @@ def _score_draw(
     draw: Calibration,
     dense: DenseModel,
     saliency: Any,
-    say: Say,
+    say: Progress,
     num_draws: int,
 ) -> Scores:
     """Score on one draw, unless an interrupted run has done so."""
@@ -263,7 +262,7 @@ def _hold_out(folder: Path, dense: DenseModel, config: ScoringConfig) -> None:
 
 
 def _measure(
-    folder: Path, task: ScoringTask, scores: Scores, config: ScoringConfig, say: Say
+    folder: Path, task: ScoringTask, scores: Scores, config: ScoringConfig, say: Progress
 ) -> None:
     """Measure the damage curves, but for those that an interrupted run has measured."""
     assert isinstance(config.allocation, KlKnapsack)
@@ -282,7 +281,3 @@ def _measure(
         keep=partial(save_curves, path),
     )
     save_curves(path, dict(sorted(curves.items())))
-
-
-def _say_nothing(what: str, done: int, whole: int) -> None:
-    pass
