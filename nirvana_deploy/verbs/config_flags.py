@@ -101,15 +101,15 @@ def hide_unusual(parser: argparse.ArgumentParser, usual: tuple[str, ...]) -> int
     return hidden
 
 
-def _name_flag(key: str) -> str:
+def name_flag(key: str) -> str:
+    """Return the flag of a setting, such as `--data.text-column`."""
     return f"--{key.replace('_', '-')}"
 
 
 def _refuse_both(name: str, setting: str) -> NoReturn:
-    name, setting = name.replace("_", "-"), setting.replace("_", "-")
     raise NirvanaError(
-        f"--{name} and --{setting} do not go together: a setting says which kind it is for. Give "
-        "one of them."
+        f"{name_flag(name)} and {name_flag(setting)} do not go together: a setting says which kind "
+        "it is for. Give one of them."
     )
 
 
@@ -137,7 +137,7 @@ def _add_fields(
         if len(named) > 1 and key not in seen:
             seen.add(key)
             group.add_argument(
-                _name_flag(key),
+                name_flag(key),
                 dest=f"{_MARK}{key}",
                 default=argparse.SUPPRESS,
                 choices=tuple(named),
@@ -157,7 +157,7 @@ def _add_fields(
             seen.add(key)
             switch: dict[str, Any] = {"nargs": "?", "const": True}
             group.add_argument(
-                _name_flag(key),
+                name_flag(key),
                 dest=f"{_MARK}{key}",
                 default=argparse.SUPPRESS,
                 type=_flag_reader(hint),

@@ -10,8 +10,7 @@ from pathlib import Path
 from nirvana_deploy.api import machines
 from nirvana_deploy.api.machines import Finding, PlanEstimate
 from nirvana_deploy.verbs.tables import make_console, print_json, print_pairs
-from nirvana_deploy.verbs.verb import Verb
-from profiles.targets.block_work import CallShape
+from nirvana_deploy.verbs.verb import Verb, add_call, read_call
 from profiles.targets.target import PRECISIONS, UNSOURCED, Figure, Target
 
 _CAPTION = (
@@ -30,19 +29,16 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="estimate what the blocks that this plan leaves take, beside the dense ones",
     )
-    parser.add_argument("--batch", type=int, default=1, help="rows of the call (with --plan)")
-    parser.add_argument("--length", type=int, default=128, help="tokens per row (with --plan)")
-    parser.add_argument(
-        "--past", type=int, default=0, help="tokens in the cache before the call (with --plan)"
-    )
+    add_call(parser, "--plan")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="with --plan")
 
 
 def _targets(args: argparse.Namespace) -> int:
     """Print all targets, one with the source of each figure, or estimates for a plan."""
     if args.plan is not None:
-        call = CallShape(batch=args.batch, length=args.length, past=args.past)
-        rows = machines.estimate(args.plan, target=args.name, call=call, precision=args.precision)
+        rows = machines.estimate(
+            args.plan, target=args.name, call=read_call(args), precision=args.precision
+        )
         if args.json:
             print_json([row.to_json() for row in rows])
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nirvana_deploy.api import pruning
 from nirvana_deploy.config_reader import read_config, read_union
-from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
+from nirvana_deploy.verbs.config_flags import add_flags, collect_flags, name_flag
 from nirvana_deploy.verbs.progress import show_bytes, show_steps
 from nirvana_deploy.verbs.tables import print_json, print_pairs, print_result
 from nirvana_deploy.verbs.verb import Verb, add_out
@@ -127,24 +127,24 @@ def _prune_from_scores(
     data = given.pop("data", None)
     unused = [name for name in ("baseline", "scoring") if name in given]
     if unused or args.fine_tuned:
-        name = f"{unused[0]}.*" if unused else "fine-tuned"
+        name = f"{unused[0]}.*" if unused else "fine_tuned"
         raise NirvanaError(
-            f"--{name} has no use with --scores: the run has scored a model as it was. Leave it "
-            "out, or score the model again."
+            f"{name_flag(name)} has no use with --scores: the run has scored a model as it was. "
+            "Leave it out, or score the model again."
         )
     taken = {field.name for field in fields(OneShotConfig)}
     strange = [name for name in given if name not in taken]
     if strange:
-        flag = strange[0].replace("_", "-") + ".*" * isinstance(given[strange[0]], dict)
+        flag = name_flag(strange[0]) + ".*" * isinstance(given[strange[0]], dict)
         raise NirvanaError(
-            f"--{flag} sets how gates are learned, and --scores learns none. Leave it out, "
+            f"{flag} sets how gates are learned, and --scores learns none. Leave it out, "
             "or leave out --scores. Training after pruning is set by --recovery.*."
         )
     config = read_config(OneShotConfig, given)
     if data is not None and config.recovery is None:
-        name = next(iter(data)).replace("_", "-")
+        flag = name_flag(f"data.{next(iter(data))}")
         raise NirvanaError(
-            f"--data.{name} is for training after pruning, and none is asked for. Set "
+            f"{flag} is for training after pruning, and none is asked for. Set "
             "--recovery.num-epochs or --recovery.max-steps, or leave it out."
         )
     with show_steps() as progress:
@@ -170,9 +170,9 @@ def _apply_plan(args: argparse.Namespace, given: dict[str, Any]) -> int:
     _require_model(args)
     also = [name for name in ("budget", "scores") if getattr(args, name) is not None]
     if given or also or args.fine_tuned:
-        name = next(iter([*given, *also]), "fine-tuned")
+        name = next(iter([*given, *also]), "fine_tuned")
         raise NirvanaError(
-            f"--{name.replace('_', '-')} is a setting for learning what to keep; --plan says it."
+            f"{name_flag(name)} is a setting for learning what to keep; --plan says it."
         )
     with show_bytes("repack") as progress:
         result = pruning.apply_plan(

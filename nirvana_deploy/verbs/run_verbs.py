@@ -12,8 +12,7 @@ from nirvana_deploy.config_reader import config_types, read_config
 from nirvana_deploy.recipe import Recipe, load_recipe
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from nirvana_deploy.verbs.tables import print_json, print_result
-from nirvana_deploy.verbs.verb import Verb
-from profiles.targets.block_work import CallShape
+from nirvana_deploy.verbs.verb import Verb, add_call, read_call
 from profiles.targets.target import PRECISIONS
 
 
@@ -59,11 +58,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="draw the roofline of these targets (`nirvana targets`), an estimate",
     )
-    parser.add_argument("--batch", type=int, default=1, help="rows of the call (with --target)")
-    parser.add_argument("--length", type=int, default=128, help="tokens per row (with --target)")
-    parser.add_argument(
-        "--past", type=int, default=0, help="tokens in the cache before the call (with --target)"
-    )
+    add_call(parser, "--target")
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -77,7 +72,7 @@ def _report(args: argparse.Namespace) -> int:
         out=args.out,
         targets=args.target,
         precision=args.precision,
-        call=CallShape(batch=args.batch, length=args.length, past=args.past),
+        call=read_call(args),
     )
     if args.json:
         print_json({"report": str(out)})

@@ -13,16 +13,14 @@ from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from nirvana_deploy.verbs.tables import print_result
-from nirvana_deploy.verbs.verb import Verb
+from nirvana_deploy.verbs.verb import Verb, add_out
 
 
 def _add_package(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "onnx", type=Path, help="ONNX file; for vllm and tensorrt-llm the folder of a checkpoint"
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="new folder for the package"
-    )
+    add_out(parser, "new folder for the package")
     parser.add_argument(
         "--dense", type=Path, metavar="ONNX", help="the dense model, served as version 1 beside it"
     )

