@@ -18,6 +18,7 @@ from pruning.gates.pruning_scheduler import check_num_rows
 from pruning.oneshot.oneshot_config import OneShotConfig
 
 if TYPE_CHECKING:
+    from datasets import DatasetDict
     from transformers import PreTrainedModel
 
     from pruning.training.task import Task
@@ -35,31 +36,32 @@ def check_fit(recipe: Recipe, say: Say = lambda _: None) -> dict[str, str]:
         NirvanaError: the model is not there or cannot be pruned, has no head for the task, or a
             setting of a later stage does not fit it.
     """
-    from pruning.checkpoints.model_skeleton import build_skeleton
-    from pruning.checkpoints.model_source import resolve_model
-    from pruning.training.tasks import check_head
-
-    model = build_skeleton(resolve_model(recipe.model))
-    task = _find_task(recipe, model)
-    check_head(task, model, fine_tuned=recipe.fine_tuned)
+    model, splits, task = _look(recipe)
     _check_latency(recipe, model)
     _check_export(recipe, task)
     _check_package(recipe, task, model)
     _check_build(recipe, task, model)
     if task.name != _ENCODER_DECODER:
         _check_profile(recipe, task, model)
-    check_rows(recipe, say)  # last, since it reads all rows
+    _check_rows(recipe, model, splits, say)  # last, since it reads all rows
     return dict(LEFT_OUT) if task.name == _ENCODER_DECODER else {}
 
 
-def _find_task(recipe: Recipe, model: PreTrainedModel) -> Task:
+def _look(recipe: Recipe) -> tuple[PreTrainedModel, DatasetDict, Task]:
+    """Return the model without weights, its data, and the task, for which it has a head."""
+    from pruning.checkpoints.model_skeleton import build_skeleton
+    from pruning.checkpoints.model_source import resolve_model
     from pruning.training.data_config import find_columns
     from pruning.training.data_splits import load_splits
-    from pruning.training.tasks import choose_task, recognise_task
+    from pruning.training.tasks import check_head, choose_task, recognise_task
 
+    model = build_skeleton(resolve_model(recipe.model))
     own = recognise_task(model)
-    columns = next(iter(load_splits(recipe.data).values())).column_names
-    return choose_task(find_columns(recipe.data, columns), columns, own)
+    splits = load_splits(recipe.data)
+    columns = next(iter(splits.values())).column_names
+    task = choose_task(find_columns(recipe.data, columns), columns, own)
+    check_head(task, model, fine_tuned=recipe.fine_tuned)
+    return model, splits, task
 
 
 def check_rows(recipe: Recipe, say: Say = lambda _: None) -> None:
@@ -69,15 +71,16 @@ def check_rows(recipe: Recipe, say: Say = lambda _: None) -> None:
         NirvanaError: the data set cannot be loaded, its classes do not fit (or those of the model,
             where it is fine-tuned), or its rows are too few for a step per pruning stage.
     """
-    from pruning.checkpoints.model_skeleton import build_skeleton
-    from pruning.checkpoints.model_source import resolve_model
-    from pruning.training.tasks import check_head, recognise_task
+    model, splits, _ = _look(recipe)
+    _check_rows(recipe, model, splits, say)
+
+
+def _check_rows(recipe: Recipe, model: PreTrainedModel, splits: DatasetDict, say: Say) -> None:
+    from pruning.training.tasks import recognise_task
     from pruning.training.text_data import check_text
 
-    model = build_skeleton(resolve_model(recipe.model))
     own = recognise_task(model)
-    check_head(_find_task(recipe, model), model, fine_tuned=recipe.fine_tuned)
-    found = check_text(recipe.data, own, model if recipe.fine_tuned else None)
+    found = check_text(recipe.data, own, model if recipe.fine_tuned else None, splits)
     for line in found.told:
         say(line)
     if isinstance(recipe.prune, OneShotConfig):

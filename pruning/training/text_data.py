@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,15 +89,20 @@ class FoundText:
 
 
 def check_text(
-    config: DataConfig, own: Task | None, model: PreTrainedModel | None = None
+    config: DataConfig,
+    own: Task | None,
+    model: PreTrainedModel | None = None,
+    loaded: Mapping[str, Dataset] | None = None,
 ) -> FoundText:
     """Refuse rows that do not fit, before any work; see `load_text`.
+
+    `loaded` are the splits where they are loaded already.
 
     Raises:
         NirvanaError: see `load_text`. Tasks without classes have theirs checked when they are
             encoded.
     """
-    config, task, splits = _take(config, own)
+    config, task, splits = _take(config, own, loaded)
     names = _own_classes(task, own, model)
     classes: ClassNames | None = None
     if task.name == "classification":
@@ -162,9 +167,11 @@ def name_model_classes(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(names[number] for number in range(config.num_labels))
 
 
-def _take(config: DataConfig, own: Task | None) -> tuple[DataConfig, Task, Splits]:
+def _take(
+    config: DataConfig, own: Task | None, loaded: Mapping[str, Dataset] | None = None
+) -> tuple[DataConfig, Task, Splits]:
     """Load the rows; return the config with the columns named, the task, and the two splits."""
-    splits = load_splits(config)
+    splits = load_splits(config) if loaded is None else loaded
     first = splits.get(config.train_split)
     columns = () if first is None else first.column_names
     config = find_columns(config, columns)

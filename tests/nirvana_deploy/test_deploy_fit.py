@@ -15,7 +15,9 @@ from nirvana_deploy.config_reader import read_config
 from nirvana_deploy.deploy_fit import check_fit
 from nirvana_deploy.deploy_stages import LEFT_OUT
 from nirvana_deploy.recipe import Recipe
+from pruning.checkpoints import model_skeleton
 from pruning.errors import NirvanaError
+from pruning.training import data_splits, text_data
 from pruning.training.tasks import TASKS
 from tests.pruning.training.tiny_tasks import make_headed, write_headed, write_rows
 
@@ -45,6 +47,27 @@ def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> MakeRecipe:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_fits_with_little_said(task: str, make_recipe: MakeRecipe) -> None:
     assert check_fit(make_recipe(task)) == (LEFT_OUT if task == "seq2seq" else {})
+
+
+def test_data_and_model_are_read_once(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def count(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            read.append(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(data_splits, "load_splits")
+    count(text_data, "load_splits")
+    count(model_skeleton, "build_skeleton")
+    check_fit(make_recipe("classification"))
+    assert sorted(read) == ["build_skeleton", "load_splits"]
 
 
 def test_the_task_of_the_head_is_found(make_recipe: MakeRecipe) -> None:
