@@ -91,14 +91,14 @@ def apply_plan(
 ) -> RepackResult:
     """Cut a plan into a checkpoint, dense or pruned before, from disk to disk, into `out`.
 
-    Only one tensor at a time is in memory. With `replace`, a checkpoint that is in `out` gives way
-    to the new one when that is whole. `progress` gets the bytes read so far, and of all. With
+    Only one tensor at a time is in memory. With `replace`, a checkpoint that is in `out` is
+    replaced once the new one is whole. `progress` gets the bytes read so far, and of all. With
     `force`, a plan that was made on other weights of the same sizes is applied too.
 
     Raises:
         NirvanaError: the plan does not fit the model, naming layer and number, or was made on other
-            weights; the weights are
-            missing, corrupt, quantized, or not those of the config; `out` is not free.
+            weights; the weights are missing, corrupt, quantized, or not those of the config; `out`
+            is not free.
     """
     given = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
     if not replace:
@@ -265,7 +265,7 @@ def save_pruned(
 ) -> None:
     """Write a repacked model, and what goes with it, to the folder `out` when it is whole.
 
-    With `replace`, a checkpoint that is there gives way to the new one when that is whole.
+    With `replace`, a checkpoint that is there is replaced once the new one is whole.
     """
     from pruning.checkpoints import checkpoint
 

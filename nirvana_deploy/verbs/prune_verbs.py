@@ -39,8 +39,8 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     )
     add_out(
         parser,
-        "run folder; the checkpoint comes to DIR/prune/checkpoint (with --plan: new folder for it; "
-        "with --scores: DIR/checkpoint, of several budgets DIR/0.7/checkpoint and so on)",
+        "run folder; the checkpoint is written to DIR/prune/checkpoint (with --plan: a new folder "
+        "for it; with --scores: DIR/checkpoint, for several budgets DIR/0.7/checkpoint and so on)",
     )
     parser.add_argument(
         "--budget",
@@ -196,7 +196,9 @@ def _add_latency(parser: argparse.ArgumentParser) -> None:
         "name of `nirvana targets`: estimated, nothing is run",
     )
     group.add_argument(
-        "--precision", metavar="P", help="of an estimate: fp32, tf32, fp16 (default), bf16, int8"
+        "--precision",
+        metavar="P",
+        help="precision of an estimate: fp32, tf32, fp16 (default), bf16, int8",
     )
     add_flags(parser, TableConfig, prefix="table")
 
@@ -251,7 +253,7 @@ PRUNE = Verb(
     "       nirvana prune [MODEL] --scores RUN --budget X [X ...] --out DIR [--SETTING ...]\n"
     "       nirvana prune [MODEL] --scores RUN --latency TIME | --speedup X --out DIR ...\n"
     "       nirvana prune MODEL --plan FILE --out DIR [--force]",
-    summary="prune a model to a budget: learn what goes, take scores, or cut a given plan",
+    summary="prune a model to a budget by learned gates, by saved scores, or by an existing plan",
     add_arguments=_add_prune,
     run=_prune,
     loads_models=True,
@@ -271,7 +273,7 @@ PRUNE = Verb(
 SCORE = Verb(
     name="score",
     usage="MODEL --out RUN [--SETTING VALUE ...]",
-    summary="score what a model can lose without training, for `prune --scores`",
+    summary="score the units of a model without training, for `prune --scores`",
     description="Score the units of a dense model once, for any number of budgets: draw "
     "calibration text, score, measure what pruning each sub-block does to the predictions. An "
     "interrupted run goes on; a finished one is only read.",

@@ -49,7 +49,11 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         "sweep, plan, or estimates (targets --plan FILE --json)",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="HTML file; a report gives way"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="HTML file; an existing report is replaced",
     )
     parser.add_argument(
         "--target",

@@ -30,7 +30,7 @@ def save_pruned(
     """Write a repacked model to `out_dir`, which must not exist or be empty.
 
     The folder is written aside and renamed when whole: one that exists is complete. With
-    `replace`, a checkpoint that is there gives way to the new one when that is whole. Weights
+    `replace`, a checkpoint that is there is replaced once the new one is whole. Weights
     beyond `max_shard_size` go into several files.
 
     Raises:

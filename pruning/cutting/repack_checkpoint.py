@@ -109,7 +109,7 @@ def repack_checkpoint(
     """Write the checkpoint `source`, dense or pruned before, as `plan` leaves it, to `out_dir`.
 
     The shards of the source keep their number, the weights their type. `out_dir` appears when it
-    is whole; with `replace`, a checkpoint that is there gives way to it then. With `force`, a plan
+    is whole; with `replace`, a checkpoint that is there is then replaced. With `force`, a plan
     that was made on other weights of the same sizes is taken.
 
     Raises:
