@@ -235,7 +235,7 @@ class PruningCallback(TrainerCallback):
         return self.scheduler.ends_stage(state.global_step)
 
     def _is_judged(self, step: int) -> bool:
-        """Return whether a stage ends here, or the loss is measured that the first is compared with."""
+        """Return whether a stage ends here, or the loss for the first comparison is taken."""
         return self.scheduler.ends_stage(step) or (step == 1 and self.canary is not None)
 
     def _add_gradients(self, penalty: torch.Tensor) -> None:
