@@ -164,7 +164,7 @@ def write_form(path: Path, out: Path, cache_length: int | None) -> Path:
     import onnx
     import onnx_ir
 
-    from exporters.forms.apply_form import apply_form
+    from exporters.passes.known_forms import apply_form
 
     model = onnx_ir.from_proto(onnx.load(path))
     apply_form(model, "tensorrt", cache_length=cache_length)

@@ -30,9 +30,9 @@ from method_models import CLASSES, make_models
 from method_subjects import COST, NEURON_MULTIPLE, Subject
 
 from profiles.latency.latency_budget import LatencyBudget, find_fraction
+from profiles.latency.latency_config import TableConfig
 from profiles.latency.latency_table import LatencyTable
 from profiles.latency.measure_table import find_typical, measure_table
-from profiles.latency.table_config import TableConfig
 from profiles.measuring.environment import capture_environment, find_version
 from profiles.measuring.rotation import RotatingTimer
 from pruning.allocation.allocation_config import KlKnapsack, allocate
@@ -40,15 +40,15 @@ from pruning.allocation.constraints import Constraints
 from pruning.allocation.damage_curve import DamageCurve
 from pruning.cutting.repack import plan_for
 from pruning.errors import NirvanaError
-from pruning.oneshot.kl_curves import measure_curves
-from pruning.oneshot.repair import prune_in_place
-from pruning.oneshot.repair_config import LeastSquares
 from pruning.plans.cost import CostModel
 from pruning.plans.plan import LayerPlan, PruningPlan
 from pruning.plans.sub_block import SubBlock, list_sub_blocks
-from pruning.saliencies.known_saliencies import score_units
-from pruning.saliencies.obs import Obs
-from pruning.saliencies.saliency import Scores
+from pruning.repair.repair import prune_in_place
+from pruning.repair.repair_config import LeastSquares
+from pruning.scoring.kl_curves import measure_curves
+from pruning.scoring.known_saliencies import score_units
+from pruning.scoring.obs import Obs
+from pruning.scoring.saliency import Scores
 
 RESULT = Path(__file__).parent / "results" / "equal_latency.json"
 SPEEDUPS = (1.4, 1.7, 2.0, 2.5)

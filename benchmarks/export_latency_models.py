@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from exporters.export_config import ExportConfig
-from exporters.forms.apply_form import apply_form
+from exporters.passes.known_forms import apply_form
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import trace_graph
 from pruning.checkpoints.model_source import load_model

@@ -130,11 +130,11 @@ def _write_scores(folder: Path, plan: Any) -> None:
     import torch
 
     from pruning.allocation.damage_curve import DamageCurve
-    from pruning.oneshot.calibration import Calibration
-    from pruning.oneshot.scoring_config import ScoringConfig
-    from pruning.oneshot.scoring_run import save_curves, save_scores, write_manifest
-    from pruning.oneshot.scoring_settings import describe_scoring
+    from pruning.calibration.calibration import Calibration
     from pruning.plans.sub_block import count_units, list_sub_blocks
+    from pruning.scoring.scoring_config import ScoringConfig
+    from pruning.scoring.scoring_run import save_curves, save_scores, write_manifest
+    from pruning.scoring.scoring_settings import describe_scoring
 
     folder.mkdir()
     units = {part: count_units(part, plan.dims) for part in list_sub_blocks(plan.dims)}

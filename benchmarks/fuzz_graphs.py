@@ -166,7 +166,7 @@ def package_graph(folder: Path) -> str | None:
 
 def profile_graph(folder: Path) -> str | None:
     """Read the form of a graph as `nirvana profile` does."""
-    from profiles.comparing.graph_form import list_differences, read_graph_form
+    from profiles.comparing.profile_artefacts import list_differences, read_graph_form
 
     whole = folder.parent / "base" / "graph" / "model.onnx"
     list_differences(read_graph_form(whole), read_graph_form(folder / "model.onnx"))

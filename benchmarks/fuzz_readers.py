@@ -74,7 +74,7 @@ def _fit(value: Any, folder: Path) -> Any:
 
 def _read_recipe(folder: Path) -> str | None:
     from nirvana_deploy.config_reader import to_plain
-    from nirvana_deploy.recipe import load_recipe
+    from nirvana_deploy.runs.recipe import load_recipe
 
     recipe = load_recipe(folder / "recipe.yaml")
     text = json.dumps(to_plain(recipe))
@@ -134,7 +134,7 @@ def _equal(left: Any, right: Any) -> bool:
 
 
 def _read_dense(folder: Path) -> str | None:
-    from exporters.compare.token_facts import read_config_facts
+    from exporters.compare.onnx_artefact import read_config_facts
     from pruning.checkpoints.checkpoint_source import list_tensors
     from pruning.checkpoints.model_skeleton import build_skeleton
 
@@ -203,7 +203,7 @@ def _read_engine(folder: Path) -> str | None:
 
 def _read_layers(name: str) -> Read:
     def read(folder: Path) -> str | None:
-        from exporters.engines.layer_table import read_layer_table
+        from exporters.engines.engine_audit import read_layer_table
 
         read_layer_table((folder / name).read_text(errors="replace"))
         return None
@@ -212,7 +212,7 @@ def _read_layers(name: str) -> Read:
 
 
 def _read_inputs(folder: Path) -> str | None:
-    from nirvana_deploy.engine_run import read_inputs
+    from nirvana_deploy.api.engines import read_inputs
 
     read_inputs(folder / "inputs.npz")
     return None
@@ -248,8 +248,8 @@ def _read_text_model(folder: Path) -> str | None:
 
 def _read_stage(folder: Path) -> str | None:
     from nirvana_deploy.report.results import read_run
-    from nirvana_deploy.run_folder import claim_run_folder
-    from nirvana_deploy.stage_folder import StageFolder
+    from nirvana_deploy.runs.run_folder import claim_run_folder
+    from nirvana_deploy.runs.stage_folder import StageFolder
 
     with claim_run_folder(folder):
         stage = StageFolder(run_dir=folder, name="prune")
@@ -292,7 +292,7 @@ def _read_scores(folder: Path) -> str | None:
     from pruning.oneshot.oneshot_config import OneShotConfig
     from pruning.oneshot.prune_to_budget import allocate_budget
     from pruning.oneshot.prune_with_scores import check_run
-    from pruning.oneshot.scoring_run import load_run
+    from pruning.scoring.scoring_run import load_run
 
     run, config = load_run(folder), OneShotConfig()
     check_run(run, [0.5], config)
@@ -321,8 +321,8 @@ def _read_target(folder: Path) -> str | None:
 
 def _read_data(suffix: str) -> Read:
     def read(folder: Path) -> str | None:
-        from pruning.training.data_config import DataConfig
-        from pruning.training.data_splits import load_splits
+        from pruning.tasks.data_config import DataConfig
+        from pruning.tasks.data_splits import load_splits
 
         source = str(folder / f"data.{suffix}")
         rows = load_splits(

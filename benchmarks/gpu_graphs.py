@@ -111,7 +111,7 @@ def _apply_form(path: Path, form: str) -> Any:
 
     if form == "portable":
         return onnx.load(str(path))
-    from exporters.forms.apply_form import apply_form
+    from exporters.passes.known_forms import apply_form
 
     model = onnx_ir.load(path)
     apply_form(model, form)

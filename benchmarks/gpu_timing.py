@@ -11,8 +11,7 @@ from gpu_calls import DeviceCall
 
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring.measurement import Call, Clock, Measurement, measure_in_turns
-from profiles.measuring.stationarity import find_drift
-from profiles.measuring.statistics import Samples, estimate_speedup, find_variation
+from profiles.measuring.statistics import Samples, estimate_speedup, find_drift, find_variation
 
 _SEED = 0
 # Enough for a median with an interval; nothing here quotes a percentile above it.

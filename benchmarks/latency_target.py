@@ -30,6 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from exporters.export_config import ExportConfig
 from profiles.latency.latency_budget import LatencyBudget, find_fraction
+from profiles.latency.latency_config import TableConfig
 from profiles.latency.latency_table import LatencyTable
 from profiles.latency.measure_table import (
     SAMPLES_FILE,
@@ -40,7 +41,6 @@ from profiles.latency.measure_table import (
     make_table,
     measure_table,
 )
-from profiles.latency.table_config import TableConfig
 from profiles.latency.traced_blocks import list_traced, open_blocks
 from profiles.measuring.environment import capture_environment, find_version
 from profiles.measuring.rotation import RotatingTimer

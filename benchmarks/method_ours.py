@@ -10,13 +10,13 @@ from method_subjects import COST, NEURON_MULTIPLE, Pruned, Subject
 from pruning.allocation.allocation_config import KlKnapsack, allocate
 from pruning.allocation.constraints import Constraints
 from pruning.allocation.damage_curve import DamageCurve
-from pruning.oneshot.kl_curves import measure_curves
-from pruning.oneshot.repair import prune_in_place
-from pruning.oneshot.repair_config import LeastSquares
 from pruning.plans.sub_block import SubBlock
-from pruning.saliencies.known_saliencies import score_units
-from pruning.saliencies.obs import Obs
-from pruning.saliencies.saliency import Scores
+from pruning.repair.repair import prune_in_place
+from pruning.repair.repair_config import LeastSquares
+from pruning.scoring.kl_curves import measure_curves
+from pruning.scoring.known_saliencies import score_units
+from pruning.scoring.obs import Obs
+from pruning.scoring.saliency import Scores
 
 DAMPING = 1e-2
 NUM_MEASURED = 4  # calibration batches that the curves are measured on

@@ -12,23 +12,22 @@ from mask_tuning import tune_masks
 from method_subjects import COST, NEURON_MULTIPLE, Pruned, Subject, keep_zeros
 from torch import nn
 
-from pruning.activations.block_walk import Batch, prepare_inputs
 from pruning.allocation.constraints import Constraints
 from pruning.allocation.global_threshold import Gamma, allocate_by_threshold
 from pruning.allocation.levels import sub_block_cost
 from pruning.allocation.uniform import allocate_uniform
-from pruning.oneshot.divergence import divergence, predictions_of
-from pruning.oneshot.repair import prune_in_place
-from pruning.oneshot.repair_config import MeanShift
+from pruning.cutting.output_difference import divergence, predictions_of
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock, count_units
-from pruning.saliencies.fisher import Fisher
-from pruning.saliencies.flap import Flap
-from pruning.saliencies.known_saliencies import score_units
-from pruning.saliencies.magnitude import Magnitude
-from pruning.saliencies.nirvana import Nirvana
-from pruning.saliencies.saliency import Saliency
-from pruning.saliencies.taylor import Taylor
+from pruning.repair.repair import prune_in_place
+from pruning.repair.repair_config import MeanShift
+from pruning.scoring.block_walk import Batch, prepare_inputs
+from pruning.scoring.fisher import Fisher, Taylor
+from pruning.scoring.flap import Flap
+from pruning.scoring.known_saliencies import score_units
+from pruning.scoring.magnitude import Magnitude
+from pruning.scoring.nirvana import Nirvana
+from pruning.scoring.saliency import Saliency
 
 NUM_DRAWS = 3  # that NIRVANA chooses from
 _Lists = dict[SubBlock, list[float]]

@@ -19,17 +19,17 @@ import transformers as hf
 from method_models import CLASSES, measure_model, read_rows
 from torch import nn
 
-from pruning.activations.block_walk import Batch
+from pruning.calibration.calibration import draw_batches
+from pruning.calibration.calibration_config import CalibrationConfig
+from pruning.calibration.calibration_documents import Document
 from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
-from pruning.oneshot.calibration import draw_batches
-from pruning.oneshot.calibration_config import CalibrationConfig
-from pruning.oneshot.calibration_documents import Document
 from pruning.plans.cost import ParameterCost, dense_cost, layer_cost
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import kept_units
-from pruning.saliencies.saliency import ScoringTask
+from pruning.scoring.block_walk import Batch
+from pruning.scoring.saliency import ScoringTask
 from pruning.wirings.sites import find_sites
 
 COST = ParameterCost()

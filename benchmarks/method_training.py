@@ -13,12 +13,12 @@ from datasets import Dataset
 from method_models import Example, make_examples, read_rows
 from method_subjects import Pruned, Subject
 
+from pruning.tasks.tasks import TASKS
+from pruning.tasks.text_data import LabelledText
 from pruning.training.baseline_config import BaselineConfig
 from pruning.training.distillation import Distillation
 from pruning.training.distillation_config import DistillationConfig
 from pruning.training.resumable_training import TrainingSettings, make_trainer, train_resumably
-from pruning.training.tasks import TASKS
-from pruning.training.text_data import LabelledText
 
 TRAINING = (
     "transformers.Trainer: AdamW with weight decay 0.01, 6 % of warm-up, then a linear fall; for a "

@@ -142,9 +142,9 @@ def measure_accuracy(out: Path, data: Path) -> dict[str, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from pruning.checkpoints.checkpoint import load_pruned
-    from pruning.training.data_config import DataConfig
-    from pruning.training.evaluation import evaluate
-    from pruning.training.text_data import load_text
+    from pruning.tasks.data_config import DataConfig
+    from pruning.tasks.evaluation import evaluate
+    from pruning.tasks.text_data import load_text
 
     tokenizer = AutoTokenizer.from_pretrained(out / "prune" / "checkpoint")
     text = load_text(DataConfig(), tokenizer)

@@ -31,7 +31,7 @@ RESULT = Path(__file__).parent / "results" / "repeats.json"
 TESTS = (
     "tests/nirvana_deploy/serving/server",
     "tests/nirvana_deploy/serving/triton/test_triton_server.py",
-    "tests/nirvana_deploy/serving/test_compare_endpoints.py",
+    "tests/nirvana_deploy/serving/scale_out/test_compare_endpoints.py",
     "tests/nirvana_deploy/test_killed_run.py",
     "tests/nirvana_deploy/test_full_disk.py",
     "tests/field/test_served_scores.py",

@@ -52,11 +52,11 @@ NUM_CLASSES = 20
 MEASURE = """
 import json, resource, sys, time
 from pruning.allocation.allocation_config import KlKnapsack
-from pruning.oneshot.calibration_config import CalibrationConfig
+from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.oneshot.prune_to_budget import allocate_budget
-from pruning.oneshot.score_model import score_model
-from pruning.oneshot.scoring_config import ScoringConfig
+from pruning.scoring.score_model import score_model
+from pruning.scoring.scoring_config import ScoringConfig
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -18,8 +18,7 @@ from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import trace_part
 from nirvana_deploy.serving.genai import generate, package_genai
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from pruning.cutting.repack import plan_for
 from pruning.plans.plan import LayerPlan
 

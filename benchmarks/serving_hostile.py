@@ -34,8 +34,7 @@ from serving import list_descendants
 from serving_load import TOLERANCE, Ask, make_asks
 from serving_models import VOCABULARY, make_packages
 
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.triton.triton_package import package_triton
 from nirvana_deploy.serving.triton.tritonserver import find_free_ports
 from profiles.measuring.environment import find_version

@@ -10,8 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import nirvana_deploy
 from exporters.export_stage import export_checkpoint
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.triton.triton_package import package_triton
 from pruning.checkpoints.model_source import resolve_model
 from pruning.cutting.repack import plan_for

@@ -32,8 +32,8 @@ from torch import nn
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock
-from pruning.saliencies.model_passes import read_loss
-from pruning.saliencies.saliency import ScoringTask
+from pruning.scoring.model_passes import read_loss
+from pruning.scoring.saliency import ScoringTask
 from pruning.wirings.sites import Site
 
 _GRID = 40  # ratios that are tried, before the rest of the budget goes to neurons

@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from nirvana_deploy.recipe import Recipe
 
 import nirvana_deploy
 from nirvana_deploy import cli
@@ -28,7 +29,6 @@ from nirvana_deploy.config_reader import (
     name_members,
     to_plain,
 )
-from nirvana_deploy.recipe import Recipe
 from nirvana_deploy.verbs.verb import VERB_NAMES, load_verb
 
 ROOT = Path(__file__).parent.parent

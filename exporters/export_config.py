@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
-from pruning.oneshot.calibration_config import CalibrationConfig
 
 Form = Literal["portable", "ort-cpu", "ort-cuda", "tensorrt"]
 GraphPrecision = Literal["fp32", "fp16", "bf16", "int8", "int8-static"]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporters.compare.checkpoint_artefact import describe_parts
 from exporters.compare.compare_config import CompareConfig
 from exporters.compare.onnx_artefact import open_onnx
-from exporters.compare.promised_inputs import check_promised
 from exporters.compare.verify_artefacts import verify_artefacts
 from exporters.export_config import EXPORT_FILE, ExportConfig
 from exporters.export_folder import (
@@ -20,13 +20,14 @@ from exporters.export_folder import (
     name_task,
     sum_up,
 )
-from exporters.forms.apply_form import apply_form
+from exporters.graphs.load_graph import load_graph
 from exporters.inspect_export import refuse_exported
+from exporters.passes.known_forms import apply_form
 from exporters.passes.scatter_cache import require_buffers
 from exporters.precision.calibration_text import Calibrated, calibrate
 from exporters.precision.convert_precision import convert_precision
 from exporters.precision.int8_graph import Feeds
-from exporters.trace.cache_buffers import check_buffers, give_buffers
+from exporters.trace.graph_cache import check_buffers, give_buffers
 from exporters.trace.graph_part import GraphPart
 from exporters.trace.list_parts import list_parts
 from exporters.trace.load_source import load_source
@@ -34,7 +35,51 @@ from exporters.trace.trace_part import trace_graph
 from exporters.trace.write_graph import write_graph
 from pruning.checkpoints.model_source import fetch_model
 from pruning.checkpoints.remote_code import is_remote_code_allowed
+from pruning.errors import NirvanaError
 from pruning.progress import Progress, show_nothing
+
+if TYPE_CHECKING:
+    import onnx
+
+
+# Smaller ones may be shapes, which inference reads.
+_LARGE = 64
+
+
+def check_promised(onnx_path: Path, part: GraphPart) -> None:
+    """Raise NirvanaError unless the graph is valid and has the inputs of `part`, dims included.
+
+    Valid means besides that the types and shapes of all its values agree with each other.
+    """
+    model = load_graph(onnx_path)
+    expected = {tensor.name: list(tensor.shape) for tensor in part.inputs}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    found = {value.name: _read_shape(value) for value in inputs}
+    if found != expected:
+        raise NirvanaError(f"{onnx_path} should have the inputs {expected}, it has {found}.")
+    _check_types(onnx_path, model)
+
+
+def _check_types(onnx_path: Path, model: onnx.ModelProto) -> None:
+    """Infer all types and shapes without the weights, of which inference would make copies."""
+    from onnx import helper, shape_inference
+
+    large = [tensor for tensor in model.graph.initializer if math.prod(tensor.dims) > _LARGE]
+    for tensor in large:
+        info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.append(info)
+        model.graph.initializer.remove(tensor)
+    try:
+        shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except shape_inference.InferenceError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise NirvanaError(f"{onnx_path} is not a valid ONNX file: {first_line}") from error
+
+
+def _read_shape(value: onnx.ValueInfoProto) -> list[str | int]:
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_param if dim.dim_param else int(dim.dim_value) for dim in dims]
 
 
 def run_export(

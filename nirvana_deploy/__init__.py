@@ -40,53 +40,53 @@ if TYPE_CHECKING:
     from nirvana_deploy.api.runs import draw_report as draw_report
     from nirvana_deploy.api.serving import package as package
     from nirvana_deploy.api.serving import serve as serve
-    from nirvana_deploy.deploy_result import DeployResult as DeployResult
-    from nirvana_deploy.deploy_result import ExportResult as ExportResult
-    from nirvana_deploy.deploy_result import OneShotResult as OneShotResult
-    from nirvana_deploy.deploy_result import PruneResult as PruneResult
-    from nirvana_deploy.recipe import Recipe as Recipe
-    from nirvana_deploy.recipe import load_recipe as load_recipe
+    from nirvana_deploy.runs.deploy_result import DeployResult as DeployResult
+    from nirvana_deploy.runs.deploy_result import ExportResult as ExportResult
+    from nirvana_deploy.runs.deploy_result import OneShotResult as OneShotResult
+    from nirvana_deploy.runs.deploy_result import PruneResult as PruneResult
+    from nirvana_deploy.runs.recipe import Recipe as Recipe
+    from nirvana_deploy.runs.recipe import load_recipe as load_recipe
     from nirvana_deploy.serving.package_config import PackageConfig as PackageConfig
     from nirvana_deploy.serving.server.serve_config import ServeConfig as ServeConfig
     from profiles.comparing.profile_config import ProfileConfig as ProfileConfig
     from profiles.latency.latency_config import LatencyConfig as LatencyConfig
-    from profiles.latency.table_config import TableConfig as TableConfig
+    from profiles.latency.latency_config import TableConfig as TableConfig
     from profiles.measuring.sweep_config import SweepConfig as SweepConfig
     from pruning.allocation.allocation_config import GlobalThreshold as GlobalThreshold
     from pruning.allocation.allocation_config import KlKnapsack as KlKnapsack
     from pruning.allocation.allocation_config import Uniform as Uniform
     from pruning.allocation.constraints import Constraints as Constraints
+    from pruning.calibration.calibration_config import CalibrationConfig as CalibrationConfig
     from pruning.checkpoints.remote_code import allow_remote_code as allow_remote_code
     from pruning.errors import MissingExtraError as MissingExtraError
     from pruning.errors import NirvanaError as NirvanaError
     from pruning.gates.attach_gates import attach_gates as attach_gates
     from pruning.gates.attach_gates import finish_gates as finish_gates
-    from pruning.gates.canary_config import CanaryConfig as CanaryConfig
     from pruning.gates.gate_kinds import GateUnits as GateUnits
     from pruning.gates.gate_kinds import HardConcrete as HardConcrete
     from pruning.gates.gate_kinds import SoftSigmoid as SoftSigmoid
     from pruning.gates.gate_kinds import StraightThrough as StraightThrough
     from pruning.gates.prune_config import BudgetConstraint as BudgetConstraint
+    from pruning.gates.prune_config import CanaryConfig as CanaryConfig
     from pruning.gates.prune_config import FixedPenalty as FixedPenalty
     from pruning.gates.prune_config import PruneConfig as PruneConfig
     from pruning.gates.prune_config import ScheduleConfig as ScheduleConfig
     from pruning.gates.pruning_callback import PruningCallback as PruningCallback
-    from pruning.oneshot.calibration_config import CalibrationConfig as CalibrationConfig
     from pruning.oneshot.oneshot_config import OneShotConfig as OneShotConfig
-    from pruning.oneshot.repair_config import LeastSquares as LeastSquares
-    from pruning.oneshot.repair_config import MeanShift as MeanShift
-    from pruning.oneshot.repair_config import NoRepair as NoRepair
-    from pruning.oneshot.scoring_config import ScoringConfig as ScoringConfig
     from pruning.plans.plan import LayerPlan as LayerPlan
     from pruning.plans.plan import PruningPlan as PruningPlan
+    from pruning.repair.repair_config import LeastSquares as LeastSquares
+    from pruning.repair.repair_config import MeanShift as MeanShift
+    from pruning.repair.repair_config import NoRepair as NoRepair
+    from pruning.scoring.scoring_config import ScoringConfig as ScoringConfig
+    from pruning.tasks.data_config import DataConfig as DataConfig
+    from pruning.tasks.text_data import load_text as load_text
     from pruning.training.baseline_config import BaselineConfig as BaselineConfig
-    from pruning.training.data_config import DataConfig as DataConfig
     from pruning.training.distillation import Distillation as Distillation
     from pruning.training.distillation_config import DistillationConfig as DistillationConfig
     from pruning.training.recovery import recover as recover
     from pruning.training.recovery_config import LoraConfig as LoraConfig
     from pruning.training.recovery_config import RecoveryConfig as RecoveryConfig
-    from pruning.training.text_data import load_text as load_text
 
 _HOMES = {
     "nirvana_deploy.api.engines": ("build", "run_engine"),
@@ -113,13 +113,13 @@ _HOMES = {
     ),
     "nirvana_deploy.api.runs": ("deploy", "draw_report"),
     "nirvana_deploy.api.serving": ("package", "serve"),
-    "nirvana_deploy.deploy_result": (
+    "nirvana_deploy.runs.deploy_result": (
         "DeployResult",
         "ExportResult",
         "OneShotResult",
         "PruneResult",
     ),
-    "nirvana_deploy.recipe": ("Recipe", "load_recipe"),
+    "nirvana_deploy.runs.recipe": ("Recipe", "load_recipe"),
     "nirvana_deploy.serving.package_config": ("PackageConfig",),
     "nirvana_deploy.serving.server.serve_config": ("ServeConfig",),
     "exporters.compare.compare_config": ("CompareConfig",),
@@ -127,25 +127,24 @@ _HOMES = {
     "exporters.export_config": ("ExportConfig",),
     "profiles.comparing.profile_config": ("ProfileConfig",),
     "profiles.measuring.sweep_config": ("SweepConfig",),
-    "profiles.latency.latency_config": ("LatencyConfig",),
-    "profiles.latency.table_config": ("TableConfig",),
+    "profiles.latency.latency_config": ("LatencyConfig", "TableConfig"),
     "pruning.training.baseline_config": ("BaselineConfig",),
-    "pruning.training.data_config": ("DataConfig",),
+    "pruning.tasks.data_config": ("DataConfig",),
     "pruning.training.distillation_config": ("DistillationConfig",),
     "pruning.training.recovery_config": ("LoraConfig", "RecoveryConfig"),
     "pruning.allocation.allocation_config": ("GlobalThreshold", "KlKnapsack", "Uniform"),
     "pruning.allocation.constraints": ("Constraints",),
-    "pruning.oneshot.calibration_config": ("CalibrationConfig",),
+    "pruning.calibration.calibration_config": ("CalibrationConfig",),
     "pruning.oneshot.oneshot_config": ("OneShotConfig",),
-    "pruning.oneshot.repair_config": ("LeastSquares", "MeanShift", "NoRepair"),
-    "pruning.oneshot.scoring_config": ("ScoringConfig",),
+    "pruning.repair.repair_config": ("LeastSquares", "MeanShift", "NoRepair"),
+    "pruning.scoring.scoring_config": ("ScoringConfig",),
     "pruning.checkpoints.remote_code": ("allow_remote_code",),
     "pruning.errors": ("MissingExtraError", "NirvanaError"),
     "pruning.plans.plan": ("LayerPlan", "PruningPlan"),
-    "pruning.gates.canary_config": ("CanaryConfig",),
     "pruning.gates.gate_kinds": ("GateUnits", "HardConcrete", "SoftSigmoid", "StraightThrough"),
     "pruning.gates.prune_config": (
         "BudgetConstraint",
+        "CanaryConfig",
         "FixedPenalty",
         "PruneConfig",
         "ScheduleConfig",
@@ -157,7 +156,7 @@ _TRAINING_HOMES = {
     "pruning.gates.pruning_callback": ("PruningCallback",),
     "pruning.training.distillation": ("Distillation",),
     "pruning.training.recovery": ("recover",),
-    "pruning.training.text_data": ("load_text",),
+    "pruning.tasks.text_data": ("load_text",),
 }
 _HOME_OF = {name: home for home, names in {**_HOMES, **_TRAINING_HOMES}.items() for name in names}
 

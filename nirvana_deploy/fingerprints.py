@@ -37,7 +37,7 @@ def fingerprint_model(source: str) -> str:
 
 def fingerprint_dataset(name: str) -> str:
     """Name a data set by content where it is local; by its name where `datasets` fetches it."""
-    from pruning.training.data_config import EMBEDDED_DATASET
+    from pruning.tasks.data_config import EMBEDDED_DATASET
 
     if name == EMBEDDED_DATASET:
         import pruning

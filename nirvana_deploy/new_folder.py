@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from nirvana_deploy.run_folder import remove_empty_run
+from nirvana_deploy.runs.run_folder import remove_empty_run
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limit, explain_limits
 from pruning.write_aside import is_unused, make_folder_aside

@@ -9,12 +9,24 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
 
 from pruning.errors import NirvanaError
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return what nested mappings hold, by dotted name."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat.update(flatten(item, f"{prefix}.{name}" if prefix else str(name)))
+    return flat
+
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nirvana_deploy.cli import main
-from nirvana_deploy.recipe import load_recipe
+from nirvana_deploy.runs.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -9,15 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.compare.artefact import GRAPH_NAMES, MODEL, Artefact, TokenFacts
 from exporters.compare.onnx_graph import OnnxGraph
-from exporters.compare.token_facts import read_config_facts
 from exporters.export_config import GraphPrecision
 from exporters.graphs.load_graph import load_graph, read_precision
 from exporters.graphs.onnx_files import explain_malformed
+from pruning.checkpoints.config_file import CONFIG_FILE, read_config_file
 from pruning.errors import NirvanaError
-from pruning.token_ids import find_pad
+from pruning.tasks.position_limit import count_config_positions
+from pruning.token_ids import find_pad, list_steering
 
 if TYPE_CHECKING:
     import onnx
+
+
+def read_config_facts(folder: Path) -> TokenFacts | None:
+    """Return what config.json in `folder` says; None where there is no such file."""
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    return make_facts(read_config_file(folder))
+
+
+def make_facts(config: dict[str, Any]) -> TokenFacts:
+    """Return what a config says, given as a plain mapping."""
+    max_length = count_config_positions(config)
+    inner = config.get("text_config")
+    config = {**config, **inner} if isinstance(inner, dict) else config
+    num_tokens = config.get("vocab_size")
+    return TokenFacts(
+        num_tokens=num_tokens,
+        pad_token=find_pad(config.get("pad_token_id"), num_tokens),
+        avoided=list_steering(config),
+        num_types=config.get("type_vocab_size"),
+        max_length=max_length,
+    )
 
 
 _HALVES = ("fp16", "bf16")

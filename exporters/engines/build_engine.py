@@ -18,7 +18,7 @@ from exporters.engines.build_errors import (
     describe_parser_errors,
     join_errors,
 )
-from exporters.engines.build_graph import BuildGraph, read_build_graph
+from exporters.engines.build_graph import BuildGraph, convert_types, read_build_graph
 from exporters.engines.engine_audit import (
     HEAL_ATTENTION,
     EngineAudit,
@@ -41,7 +41,6 @@ from exporters.engines.engine_options import (
     save_timing_cache,
 )
 from exporters.engines.engine_progress import BuildLog, make_logger, make_monitor, stop_on_interrupt
-from exporters.engines.graph_types import convert_types
 from exporters.engines.local_gpu import find_flavour_cuda, find_gpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError

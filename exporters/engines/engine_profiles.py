@@ -99,7 +99,7 @@ def find_max_length(onnx_path: Path) -> int | None:
         return found
     # Not above: it takes seconds to import, and most graphs have their export.json.
     from pruning.checkpoints.config_file import CONFIG_FILE, read_config_file
-    from pruning.training.position_limit import count_config_positions, is_position_table
+    from pruning.tasks.position_limit import count_config_positions, is_position_table
 
     folder = onnx_path.parent
     limits: list[int | None] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.engines.build_errors import describe_parser_errors, join_errors
-from exporters.engines.build_graph import hash_source
+from exporters.engines.build_graph import convert_types, hash_source
 from exporters.engines.check_loadable import check_loadable
 from exporters.engines.engine_flavour import import_flavour
 from exporters.engines.engine_graph import hash_structure, load_graph
@@ -24,7 +24,6 @@ from exporters.engines.engine_manifest import (
     check_engine,
 )
 from exporters.engines.engine_progress import BuildLog, make_logger
-from exporters.engines.graph_types import convert_types
 from exporters.engines.local_gpu import find_gpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError

@@ -15,7 +15,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exporters.passes.attention_inputs import find_split_source, give_merged, merge_heads
 from exporters.passes.attention_site import AttentionSite, find_attentions
-from exporters.passes.cache_lengths import MASK, TOKENS, find_input, take_lengths_from_mask
 from exporters.passes.graph_pass import (
     CONTRIB,
     GraphPass,
@@ -32,6 +31,7 @@ from exporters.passes.graph_reading import (
     take_over,
 )
 from exporters.passes.mask_probe import read_mask_kind
+from exporters.passes.scatter_cache import MASK, TOKENS, find_input, take_lengths_from_mask
 
 _HEAD_DIM_STEP = 8
 

@@ -27,7 +27,7 @@ from exporters.passes.graph_reading import (
     split_scalar,
     take_over,
 )
-from exporters.passes.residual_norm import read_residual
+from exporters.passes.residual_norms import read_residual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,15 @@ import onnx_ir as ir
 from exporters.graphs.fact import UNKNOWN, Fact
 from exporters.graphs.graph_facts import GraphFacts, read_constant
 from exporters.graphs.linear_map import find_weight
-from exporters.graphs.node_reading import input_at, name_node, need_input, read_attribute
+from exporters.graphs.node_reading import (
+    input_at,
+    name_node,
+    need_input,
+    read_array,
+    read_attribute,
+)
 from exporters.graphs.op_values import VALUE_OPS
 from exporters.graphs.shape_rules import NORMS, UNARY
-from exporters.graphs.tensor_values import read_array
 from exporters.surgeon.replace_value import replace_value
 from pruning.errors import NirvanaError
 

@@ -21,9 +21,8 @@ from exporters.graphs.fact import UNKNOWN, Array, Fact
 from exporters.graphs.graph_facts import GraphFacts, read_constant
 from exporters.graphs.linear_map import LinearMap
 from exporters.graphs.node_reading import name_node, need_input
-from exporters.surgeon.pulled_cut import pull_cut
+from exporters.surgeon.pulled_cut import SlicedTensor, pull_cut
 from exporters.surgeon.shape_mending import mend_divisor, mend_shape
-from exporters.surgeon.sliced_tensor import SlicedTensor
 from exporters.surgeon.unit_cut import UnitCut
 from pruning.errors import NirvanaError
 

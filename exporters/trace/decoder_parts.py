@@ -10,10 +10,10 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
 from exporters.trace.graph_cache import CacheEntry, find_entries, make_cache, read_cache
+from exporters.trace.graph_inputs import cache_argument, describe_tokens
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from exporters.trace.part_outputs import describe_outputs, is_live
-from exporters.trace.token_inputs import cache_argument, describe_tokens
-from pruning.training.position_limit import count_positions
+from pruning.tasks.position_limit import count_positions
 
 
 def list_decoder_parts(model: PreTrainedModel, *, merged: bool) -> tuple[GraphPart, ...]:

@@ -15,11 +15,11 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from exporters.trace.graph_cache import CacheEntry, find_entries, make_cache, read_cache
+from exporters.trace.graph_inputs import cache_argument, describe_tokens
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from exporters.trace.part_outputs import describe_outputs
-from exporters.trace.token_inputs import cache_argument, describe_tokens
 from pruning.errors import NirvanaError
-from pruning.training.position_limit import count_positions
+from pruning.tasks.position_limit import count_positions
 
 
 def list_encoder_decoder_parts(model: PreTrainedModel) -> tuple[GraphPart, ...]:

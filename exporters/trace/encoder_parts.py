@@ -10,14 +10,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from exporters.trace.graph_inputs import draw_inputs
+from exporters.trace.graph_inputs import describe_tokens, draw_inputs
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from exporters.trace.load_source import EXPORTED
 from exporters.trace.part_outputs import describe_outputs, is_live
-from exporters.trace.token_inputs import describe_tokens
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limit
-from pruning.training.position_limit import count_positions
+from pruning.tasks.position_limit import count_positions
 
 # What heads return: the first row of which a model's output has all.
 _OUTPUTS = (("start_logits", "end_logits"), ("logits",), ("last_hidden_state",))

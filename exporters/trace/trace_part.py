@@ -5,21 +5,113 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from exporters.trace.bfloat16_steps import widen_bfloat16_steps
-from exporters.trace.graph_dims import check_signature, name_dims
 from exporters.trace.graph_inputs import draw_inputs
-from exporters.trace.graph_part import GraphPart
+from exporters.trace.graph_part import PAST, PRESENT, TOTAL, GraphPart, GraphTensor
+from exporters.trace.part_outputs import is_live
 from exporters.trace.write_graph import write_graph
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
     import onnx_ir
+
+
+_SUM = re.compile(rf"\b(?:{PAST} \+ {PRESENT}|{PRESENT} \+ {PAST})\b")
+
+
+def name_dims(model: onnx_ir.Model) -> None:
+    """Call the sum of the past and the present length by its name, everywhere in the graph."""
+    for value in _list_values(model):
+        if value.shape is None:
+            continue
+        for axis, dim in enumerate(value.shape):
+            text = str(dim)
+            if not isinstance(dim, int) and text != _SUM.sub(TOTAL, text):
+                value.shape[axis] = _SUM.sub(TOTAL, text)
+
+
+def check_signature(model: onnx_ir.Model, part: GraphPart) -> None:
+    """Raise NirvanaError unless the graph has the inputs and outputs of `part`, in their order."""
+    for what, found, promised in (
+        ("inputs", model.graph.inputs, part.inputs),
+        ("outputs", model.graph.outputs, part.outputs),
+    ):
+        came = {str(value.name): _describe(value) for value in found}
+        expected = {tensor.name: _promise(tensor) for tensor in promised}
+        for name in expected.keys() | came.keys():
+            if came.get(name) != expected.get(name):
+                raise NirvanaError(
+                    f"The {what} of {part.name} should have {name} as "
+                    f"{expected.get(name, 'nothing')}, the traced graph has "
+                    f"{came.get(name, 'nothing')}. This model cannot be exported."
+                )
+        if list(came) != list(expected):
+            raise NirvanaError(
+                f"The {what} of {part.name} should be {', '.join(expected)}, in this order; the "
+                f"traced graph has {', '.join(came)}."
+            )
+    for value in model.graph.inputs:
+        if not value.uses() and is_live(part.module, part.inputs, str(value.name)):
+            raise NirvanaError(
+                f"The input {value.name} of {part.name} leads nowhere in the traced graph, though "
+                "the model depends on it. This model cannot be exported."
+            )
+
+
+def _list_values(model: onnx_ir.Model) -> list[onnx_ir.Value]:
+    of_nodes = (value for node in model.graph.all_nodes() for value in node.outputs)
+    return [*model.graph.inputs, *of_nodes]
+
+
+def _describe(value: onnx_ir.Value) -> str:
+    assert value.shape is not None
+    return f"{value.dtype} [{', '.join(str(dim) for dim in value.shape)}]"
+
+
+def _promise(tensor: GraphTensor) -> str:
+    import onnx_ir
+    import torch
+
+    names = {torch.int64: "INT64", torch.float32: "FLOAT"}
+    names |= {torch.float16: "FLOAT16", torch.bfloat16: "BFLOAT16"}
+    dtype = onnx_ir.DataType[names[tensor.dtype]]
+    return f"{dtype} [{', '.join(str(dim) for dim in tensor.shape)}]"
+
+
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+
+
+def widen_bfloat16_steps(model: onnx_ir.Model) -> None:
+    """Rewrite each arithmetic node of bfloat16 in `model`, in place.
+
+    A product of two bfloat16 numbers, rounded once, is what torch's own kernels give.
+    """
+    import onnx_ir as ir
+
+    for node in list(model.graph):
+        if node.op_type not in _ARITHMETIC or node.outputs[0].dtype != ir.DataType.BFLOAT16:
+            continue
+        wide = [ir.node("Cast", [value], {"to": ir.DataType.FLOAT}) for value in node.inputs]
+        for number, cast in enumerate(wide):
+            cast.outputs[0].dtype = ir.DataType.FLOAT
+            cast.outputs[0].shape = node.inputs[number].shape  # type: ignore[union-attr]
+            node.replace_input_with(number, cast.outputs[0])
+        model.graph.insert_before(node, wide)
+        result = node.outputs[0]
+        narrow = ir.node("Cast", [result], {"to": ir.DataType.BFLOAT16})
+        narrow.outputs[0].dtype, narrow.outputs[0].shape = ir.DataType.BFLOAT16, result.shape
+        result.dtype = ir.DataType.FLOAT
+        users = [(use.node, use.idx) for use in result.uses() if use.node is not narrow]
+        for user, number in users:
+            user.replace_input_with(number, narrow.outputs[0])
+        model.graph.insert_after(node, [narrow])
+
 
 # The traced shape. A length of 1 would be specialised into the graph; none is like another, so that
 # none is taken for another.

@@ -9,8 +9,8 @@ from exporters.compare.compare_config import CompareConfig
 from exporters.compare.open_artefact import require_artefact, require_onnx
 from exporters.export_config import EXPORT_FILE, ExportConfig
 from exporters.inspect_export import is_export, refuse_exported
-from nirvana_deploy.deploy_result import ExportResult
 from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
+from nirvana_deploy.runs.deploy_result import ExportResult
 from pruning.checkpoints.model_source import require_weights, resolve_model
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limits, explained

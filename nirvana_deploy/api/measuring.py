@@ -12,7 +12,7 @@ from pruning.machine_limits import explained
 
 if TYPE_CHECKING:
     from profiles.comparing.profile_result import ProfileResult
-    from profiles.measuring.sweep_model import SweepResult
+    from profiles.measuring.sweep import SweepResult
 
 
 @explained("profile")
@@ -46,7 +46,7 @@ def sweep(
         NirvanaError: it cannot be opened or run, or takes no such batch.
     """
     require_artefact(str(model))
-    from profiles.measuring.sweep_model import sweep_model
+    from profiles.measuring.sweep import sweep_model
     from profiles.runners.open_runner import check_positions, open_runner
 
     config = config or SweepConfig()

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nirvana_deploy.deploy_result import OneShotResult, PruneResult
 from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
-from nirvana_deploy.pipeline import Say, run_stages, say_on_stderr
-from nirvana_deploy.recipe import Recipe
+from nirvana_deploy.runs.deploy_result import OneShotResult, PruneResult
+from nirvana_deploy.runs.pipeline import Say, run_stages, say_on_stderr
+from nirvana_deploy.runs.recipe import Recipe
 from profiles.latency.latency_config import LatencyConfig
 from pruning.checkpoints.model_source import require_weights
 from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.gates.prune_config import PruneConfig
 from pruning.machine_limits import explain_limits, explained
 from pruning.oneshot.oneshot_config import OneShotConfig, check_budgets
-from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.plans.plan import PruningPlan
 from pruning.progress import CountProgress, Progress
+from pruning.scoring.scoring_config import ScoringConfig
+from pruning.tasks.data_config import DataConfig, require_data
 from pruning.training.baseline_config import BaselineConfig
-from pruning.training.data_config import DataConfig, require_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pruning.cutting.proof import Proof
     from pruning.cutting.repack_checkpoint import RepackResult
     from pruning.oneshot.pricing import Pricing
-    from pruning.oneshot.scoring_run import ScoringRun
     from pruning.plans.plan import LayerPlan
+    from pruning.scoring.scoring_run import ScoringRun
 
 
 @explained("prune")
@@ -64,8 +64,8 @@ def prune(
     )
     require_weights(recipe.model)
     require_data(recipe.data.dataset)
-    from nirvana_deploy.deploy_fit import check_rows
-    from nirvana_deploy.deploy_stages import list_pruning_stages
+    from nirvana_deploy.runs.deploy_fit import check_rows
+    from nirvana_deploy.runs.deploy_stages import list_pruning_stages
 
     say = say or say_on_stderr
     check_rows(recipe, say)
@@ -132,7 +132,7 @@ def score(
     config = config or ScoringConfig()
     require_weights(str(model))
     require_data(config.calibration.source)
-    from pruning.oneshot.score_model import score_model
+    from pruning.scoring.score_model import score_model
 
     with explain_limits("score", Path(out), resumes=True):
         return score_model(str(model), config, out, say=progress)
@@ -164,7 +164,7 @@ def prune_from_scores(
         NirvanaError: a budget cannot be reached or is there twice, the run is damaged or of another
             model, or a folder is not free. All of that is looked at before any work.
     """
-    from pruning.oneshot.scoring_run import ScoringRun, load_run
+    from pruning.scoring.scoring_run import ScoringRun, load_run
 
     if latency is None:
         check_budgets(budgets)

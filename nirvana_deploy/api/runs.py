@@ -7,14 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nirvana_deploy.deploy_result import DeployResult
-from nirvana_deploy.pipeline import Say, run_stages, say_on_stderr
-from nirvana_deploy.recipe import Recipe, load_recipe
+from nirvana_deploy.runs.deploy_result import DeployResult
+from nirvana_deploy.runs.pipeline import Say, run_stages, say_on_stderr
+from nirvana_deploy.runs.recipe import Recipe, load_recipe
 from pruning.checkpoints.model_source import require_weights
 from pruning.checkpoints.remote_code import allow_remote_code, is_remote_code_allowed
 from pruning.errors import MissingExtraError
 from pruning.machine_limits import explained
-from pruning.training.data_config import require_data
+from pruning.tasks.data_config import require_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,9 +49,9 @@ def deploy(
         recipe = dataclasses.replace(recipe, trust_remote_code=True)
     require_weights(recipe.model)
     require_data(recipe.data.dataset)
-    from nirvana_deploy.deploy_fit import check_fit
-    from nirvana_deploy.deploy_stages import list_stages
     from nirvana_deploy.report import write_report
+    from nirvana_deploy.runs.deploy_fit import check_fit
+    from nirvana_deploy.runs.deploy_stages import list_stages
 
     with allow_remote_code(recipe.trust_remote_code):
         for stage, reason in check_fit(recipe, say).items():

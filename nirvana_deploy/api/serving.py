@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from exporters.compare.open_artefact import require_onnx
 from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
-from nirvana_deploy.pipeline import Say, say_on_stderr
+from nirvana_deploy.runs.pipeline import Say, say_on_stderr
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from pruning.checkpoints.model_source import require_weights
 from pruning.machine_limits import explained
 
 if TYPE_CHECKING:
-    from nirvana_deploy.serving.package_result import PackageResult
+    from nirvana_deploy.serving.package_manifest import PackageResult
 
 
 @explained("package")
@@ -46,7 +46,7 @@ def package(
     else:
         require_onnx(Path(onnx))
     from nirvana_deploy.serving.package import package_model
-    from nirvana_deploy.serving.package_sources import Sources
+    from nirvana_deploy.serving.package_config import Sources
 
     sources = Sources(
         onnx=Path(onnx),
@@ -67,6 +67,6 @@ def serve(folder: Path | str, config: ServeConfig | None = None, *, say: Say | N
         MissingExtraError: a part of the server, or ONNX Runtime, is not installed.
         NirvanaError: the folder is no package or was changed, or a port is in use.
     """
-    from nirvana_deploy.serving.server.serve import serve_package
+    from nirvana_deploy.serving.server.model_server import serve_package
 
     serve_package(Path(folder), config or ServeConfig(), say or say_on_stderr)

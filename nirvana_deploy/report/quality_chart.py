@@ -6,12 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nirvana_deploy.report.chart import Chart, Key, draw_missing, titled
+from nirvana_deploy.report.chart import (
+    DENSE,
+    PRUNED,
+    TARGET,
+    Chart,
+    Key,
+    Style,
+    draw_missing,
+    style_of,
+    titled,
+)
 from nirvana_deploy.report.headline import hardware_phrase
 from nirvana_deploy.report.markup import Html, join, paragraph
 from nirvana_deploy.report.metrics import HIGHER_IS_BETTER, format_metric, metric_axis, name_metric
 from nirvana_deploy.report.numbers import format_milliseconds, format_percent
-from nirvana_deploy.report.series import DENSE, PRUNED, TARGET, Style, style_of
 from nirvana_deploy.report.subject import Subject
 from nirvana_deploy.report.training_results import Prune
 

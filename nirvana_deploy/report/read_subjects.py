@@ -11,10 +11,9 @@ from typing import Any
 from nirvana_deploy.report.fields import Fields
 from nirvana_deploy.report.results import ALL_STAGES, Run, read_run
 from nirvana_deploy.report.serving_results import Profile
-from nirvana_deploy.report.subject import Estimate, Subject, give_keys
-from nirvana_deploy.report.sweeps import Sweep
+from nirvana_deploy.report.subject import Estimate, Subject, Sweep, give_keys
 from nirvana_deploy.report.training_results import Prune
-from nirvana_deploy.run_folder import RECIPE_FILE, RUN_FILE
+from nirvana_deploy.runs.run_folder import RECIPE_FILE, RUN_FILE
 from nirvana_deploy.yaml_text import read_yaml
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 from typing import Any
 
-from nirvana_deploy.report.chart import Chart, Key, draw_missing, titled
+from nirvana_deploy.report.chart import (
+    DENSE,
+    PRUNED,
+    TARGET,
+    Chart,
+    Key,
+    Style,
+    draw_missing,
+    style_of,
+    titled,
+)
 from nirvana_deploy.report.markup import Html, element, join, paragraph, table
 from nirvana_deploy.report.numbers import (
     format_milliseconds,
@@ -18,7 +28,6 @@ from nirvana_deploy.report.numbers import (
     format_short,
     format_tick,
 )
-from nirvana_deploy.report.series import DENSE, PRUNED, TARGET, Style, style_of
 from nirvana_deploy.report.subject import Estimate, Subject
 from profiles.targets.block_work import CallShape
 from profiles.targets.roofline import PartEstimate, RooflineEstimate, estimate_plan

@@ -5,13 +5,128 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nirvana_deploy.report.chart import Chart, Key, draw_missing, titled
-from nirvana_deploy.report.loads import draw_loads
-from nirvana_deploy.report.markup import Html, join, paragraph
-from nirvana_deploy.report.numbers import format_count, format_milliseconds, format_short
-from nirvana_deploy.report.series import DENSE, PRUNED, Style, style_of
-from nirvana_deploy.report.subject import Subject
-from nirvana_deploy.report.sweeps import Sweep, ThroughputPoint
+from nirvana_deploy.report.chart import (
+    DENSE,
+    PRUNED,
+    Chart,
+    Key,
+    Style,
+    draw_missing,
+    style_of,
+    titled,
+)
+from nirvana_deploy.report.fields import Fields
+from nirvana_deploy.report.markup import Html, element, join, paragraph, table
+from nirvana_deploy.report.numbers import (
+    MISSING,
+    TIMES,
+    format_count,
+    format_milliseconds,
+    format_ratio,
+    format_short,
+)
+from nirvana_deploy.report.serving_results import Profile
+from nirvana_deploy.report.subject import Subject, Sweep, ThroughputPoint
+
+_HEADER_GENERATION = (
+    f"Batch {TIMES} prompt",
+    "Model",
+    "Tokens",
+    "First token",
+    "Speed-up",
+    "Between tokens",
+    "Speed-up",
+    "Tokens a second",
+)
+
+
+def draw_generations(profiled: Sequence[tuple[str, Profile]]) -> Html:
+    """Draw two rows a case, dense and pruned; nothing where no text was generated."""
+    rows = [
+        row for key, profile in profiled for case in profile.generations for row in _rows(key, case)
+    ]
+    return (
+        table("Generated text, medians with 95 % intervals", _HEADER_GENERATION, rows)
+        if rows
+        else Html()
+    )
+
+
+def _rows(key: str, case: Fields) -> list[tuple[str, ...]]:
+    shape = (
+        f"{format_count(case.count('batch'))} {TIMES} {format_count(case.count('prompt_length'))}"
+    )
+    return [
+        (
+            shape,
+            f"{key} {model}".strip(),
+            format_count(case.count("num_tokens")),
+            _wait(case.part(model).part("first_token")),
+            _ratio(case.part("first_token_speedup")) if model == "pruned" else "",
+            _wait(case.part(model).part("inter_token")),
+            _ratio(case.part("inter_token_speedup")) if model == "pruned" else "",
+            format_short(case.part(model).number("tokens_per_s")),
+        )
+        for model in ("dense", "pruned")
+    ]
+
+
+def _wait(wait: Fields) -> str:
+    low, high = wait.number("low_ms"), wait.number("high_ms")
+    median = format_milliseconds(wait.number("median_ms"))
+    if low is None or high is None:
+        return median
+    return join([median, " ", element("small", f"[{low:.3g}, {high:.3g}]")])
+
+
+def _ratio(speedup: Fields) -> str:
+    low, high = speedup.number("low"), speedup.number("high")
+    ratio = format_ratio(speedup.number("ratio"))
+    if ratio == MISSING:
+        return ratio
+    if low is None or high is None:
+        note = speedup.text("note")
+        return join([ratio, " ", element("small", note)]) if note else ratio
+    return join([ratio, " ", element("small", f"[{low:.2f}, {high:.2f}]")])
+
+
+_HEADER = (f"Batch {TIMES} length", "Model", "Load", "Answers a second", "Median", "p90")
+
+
+def draw_loads(profiled: Sequence[tuple[str, Profile]]) -> Html:
+    """Draw a row for each model and load; nothing where none was measured."""
+    rows = [_row(key, point) for key, profile in profiled for point in profile.loads]
+    return table("Latency under load, waiting included", _HEADER, rows) if rows else Html()
+
+
+def _row(key: str, point: Fields) -> tuple[str, ...]:
+    answers = format_short(point.number("achieved_per_s"))
+    if point.flag("overloaded"):
+        answers = join([answers, " ", element("strong", "OVERLOADED")])
+    return (
+        f"{format_count(point.count('batch'))} {TIMES} {format_count(point.count('length'))}",
+        f"{key} {point.text('model') or ''}".strip(),
+        _name_load(point),
+        answers,
+        format_milliseconds(point.number("median_ms")),
+        _percentile(point),
+    )
+
+
+def _name_load(point: Fields) -> str:
+    offered = point.number("offered_per_s")
+    if offered is not None:
+        return f"{offered:g}/s at random"
+    callers = point.count("num_callers")
+    return f"{format_count(callers)} caller{'' if callers == 1 else 's'}"
+
+
+def _percentile(point: Fields) -> str:
+    p90_ms = point.number("p90_ms")
+    if p90_ms is not None:
+        return format_milliseconds(p90_ms)
+    return join(["withheld ", element("small", point.text("p90_note") or "no reason recorded")])
+
 
 _Points = Callable[[Sweep], tuple[ThroughputPoint, ...]]
 _Line = tuple[str, Style, tuple[ThroughputPoint, ...]]

@@ -25,10 +25,8 @@ from exporters.graphs.read_structure import read_structure
 from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.graph_decoder import DecoderInputs, GraphDecoder, read_decoder
 from nirvana_deploy.serving.onnx_signature import read_signature
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_manifest import check_package, write_manifest
-from nirvana_deploy.serving.package_result import PackageResult
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_manifest import PackageResult, check_package, write_manifest
 from nirvana_deploy.serving.text_model_file import TOKENIZER_FILE, open_tokenizer
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.strict_json import read_object
@@ -189,7 +187,7 @@ def generate(
 
 def _find_context(onnx_path: Path, source_dir: Path) -> int:
     """Return the most tokens of a prompt and what is generated: of graph, model and tokenizer."""
-    from pruning.training.position_limit import find_usable_length
+    from pruning.tasks.position_limit import find_usable_length
 
     limits = [find_usable_length(source_dir), find_max_length(onnx_path)]
     return min((limit for limit in limits if limit is not None), default=_DEFAULT_CONTEXT)

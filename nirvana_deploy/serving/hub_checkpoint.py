@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nirvana_deploy.new_folder import refuse_used_folder
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_manifest import write_manifest
-from nirvana_deploy.serving.package_result import PackageResult
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_manifest import PackageResult, write_manifest
 from nirvana_deploy.serving.trtllm_config import add_older_names
 from nirvana_deploy.serving.vllm.block_configs import make_deci
 from nirvana_deploy.serving.vllm.padded import make_padded

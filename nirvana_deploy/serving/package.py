@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_result import PackageResult
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_manifest import PackageResult
 from pruning.errors import NirvanaError
 
 

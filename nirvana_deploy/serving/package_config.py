@@ -1,11 +1,44 @@
 """How a server package is made. No onnx and no tritonclient here."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What a package is made of.
+
+    Attributes:
+        onnx: the model that requests get; for vLLM and TensorRT-LLM, a checkpoint's folder.
+        dense: its dense model, served as version 1 beside it.
+        engine: folder of an engine that was built from `onnx`, served in its place.
+        checkpoint: folder with tokenizer and labels, for a model that takes text.
+    """
+
+    onnx: Path
+    dense: Path | None = None
+    engine: Path | None = None
+    checkpoint: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.dense is not None and self.engine is not None:
+            raise NirvanaError(
+                "A package holds an engine alone, or a dense and a pruned ONNX file: give --engine "
+                "or --dense."
+            )
+
+    @property
+    def graphs(self) -> tuple[Path, ...]:
+        """The ONNX files, by version from 1."""
+        return (self.onnx,) if self.dense is None else (self.dense, self.onnx)
+
 
 InstanceKind = Literal["auto", "cpu", "gpu"]
 Backend = Literal["onnxruntime", "python"]

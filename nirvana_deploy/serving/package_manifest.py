@@ -13,6 +13,31 @@ from pruning.checkpoints.file_hash import check_inside, hash_file
 from pruning.errors import NirvanaError
 from pruning.strict_json import convert_json, read_object
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageResult:
+    """Say what was packaged.
+
+    Attributes:
+        folder: what the server is given, relative to the package's folder.
+        models: names of the models in it.
+        files: all files, relative to the package's folder.
+        notes: what whoever serves it must know, a line each.
+        server_check: what the real server was found to do with it; None: it was not asked.
+    """
+
+    folder: str
+    models: tuple[str, ...]
+    files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    server_check: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for a stage manifest."""
+        lists = {name: list(getattr(self, name)) for name in ("models", "files", "notes")}
+        return {**asdict(self), **lists}
+
+
 MANIFEST_NAME = "package.json"
 _MANIFEST_VERSION = 1
 

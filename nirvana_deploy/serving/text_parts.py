@@ -57,7 +57,7 @@ def read_text_parts(checkpoint: Path, max_length: int | None = None) -> TextPart
     Raises NirvanaError for what text needs and is not in the folder.
     """
     # Not above: it takes seconds to import, and only text needs it.
-    from pruning.training.position_limit import find_usable_length
+    from pruning.tasks.position_limit import find_usable_length
 
     tokenizer_path = checkpoint / TOKENIZER_FILE
     if not tokenizer_path.is_file():

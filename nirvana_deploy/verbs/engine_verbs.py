@@ -16,7 +16,7 @@ from nirvana_deploy.verbs.verb import Verb, add_out
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
-    from nirvana_deploy.engine_run import EngineRun
+    from nirvana_deploy.api.engines import EngineRun
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from nirvana_deploy.api import measuring
 from nirvana_deploy.config_reader import read_config
 from nirvana_deploy.profile_summary import describe_profile
-from nirvana_deploy.run_folder import write_json, write_text
+from nirvana_deploy.runs.run_folder import write_json, write_text
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from nirvana_deploy.verbs.tables import print_result
 from nirvana_deploy.verbs.verb import ARTEFACTS, Verb

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from nirvana_deploy.pipeline import say_on_stderr, say_tenths
+from nirvana_deploy.runs.pipeline import say_on_stderr, say_tenths
 from pruning.progress import CountProgress, Progress
 
 

@@ -13,14 +13,13 @@ from nirvana_deploy.verbs.config_flags import add_flags, collect_flags, name_fla
 from nirvana_deploy.verbs.progress import show_bytes, show_steps
 from nirvana_deploy.verbs.tables import print_json, print_pairs, print_result
 from nirvana_deploy.verbs.verb import Verb, add_out
-from profiles.latency.latency_config import LatencyConfig
-from profiles.latency.table_config import TableConfig
+from profiles.latency.latency_config import LatencyConfig, TableConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
-from pruning.oneshot.scoring_config import ScoringConfig
+from pruning.scoring.scoring_config import ScoringConfig
+from pruning.tasks.data_config import DataConfig
 from pruning.training.baseline_config import BaselineConfig
-from pruning.training.data_config import DataConfig
 
 _LATENCY_FLAGS = {
     "latency": "at_most",

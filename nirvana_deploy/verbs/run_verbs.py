@@ -9,7 +9,7 @@ from typing import get_type_hints
 
 from nirvana_deploy.api import runs
 from nirvana_deploy.config_reader import config_types, read_config
-from nirvana_deploy.recipe import Recipe, load_recipe
+from nirvana_deploy.runs.recipe import Recipe, load_recipe
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from nirvana_deploy.verbs.tables import print_json, print_result
 from nirvana_deploy.verbs.verb import Verb, add_call, read_call

@@ -8,14 +8,17 @@ import numpy as np
 from profiles.comparing.judgement import judge_case
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileCase, ProfileResult
-from profiles.measuring.energy import EnergyReading, measure_energy
 from profiles.measuring.environment import capture_environment, count_allowed_cpus
 from profiles.measuring.measurement import Call, Clock, describe_failure, measure_in_turns
-from profiles.measuring.nvml import open_gpu
-from profiles.measuring.other_work import find_other_fraction, read_cpu_time
+from profiles.measuring.nvml import EnergyReading, measure_energy, open_gpu
 from profiles.measuring.progress import OnProgress
 from profiles.measuring.statistics import NUM_RESAMPLES, find_sample_floor
-from profiles.measuring.throttling import judge_throttling, read_throttling
+from profiles.measuring.throttling import (
+    find_other_fraction,
+    judge_throttling,
+    read_cpu_time,
+    read_throttling,
+)
 from profiles.runners.runner import Runner
 from profiles.runners.token_inputs import make_call_inputs
 from pruning.errors import NirvanaError

@@ -20,11 +20,10 @@ from profiles.measuring.measurement import (
     describe_failure,
     measure_in_turns,
 )
-from profiles.measuring.other_work import find_other_fraction, read_cpu_time
 from profiles.measuring.progress import OnProgress
 from profiles.measuring.statistics import Samples
-from profiles.runners.runner import Runner, Tensors
-from profiles.runners.stepper import Ids, Stepper, open_stepper
+from profiles.measuring.throttling import find_other_fraction, read_cpu_time
+from profiles.runners.runner import Ids, Runner, Stepper, Tensors, open_stepper
 
 FIRST, BETWEEN, SLOWEST = "first_token_ms", "inter_token_ms", "slowest_gap_ms"
 _MS_DIGITS = 4

@@ -2,10 +2,15 @@
 
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileCase, Timing
-from profiles.measuring.energy import EnergyReading
 from profiles.measuring.measurement import Measurement
-from profiles.measuring.stationarity import MIN_SAMPLES_FOR_DRIFT, find_drift
-from profiles.measuring.statistics import Samples, Speedup, estimate_speedup
+from profiles.measuring.nvml import EnergyReading
+from profiles.measuring.statistics import (
+    MIN_SAMPLES_FOR_DRIFT,
+    Samples,
+    Speedup,
+    estimate_speedup,
+    find_drift,
+)
 
 # trtexec's threshold of an unstable run.
 _MAX_VARIATION = 0.025

@@ -8,7 +8,7 @@ import numpy as np
 
 from profiles.comparing.generation_result import GenerationCase
 from profiles.comparing.load_points import LoadPoint
-from profiles.measuring.energy import EnergyReading
+from profiles.measuring.nvml import EnergyReading
 from profiles.measuring.statistics import (
     Samples,
     Speedup,

@@ -19,9 +19,9 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from exporters.export_config import ExportConfig
+from profiles.latency.latency_config import TableConfig
 from profiles.latency.latency_table import TABLE_FORMAT, LatencyCurve, LatencyTable
 from profiles.latency.sample_blocks import SampleBlock
-from profiles.latency.table_config import TableConfig
 from profiles.latency.traced_blocks import (
     AFTER,
     BEFORE,
@@ -40,8 +40,7 @@ from profiles.measuring.environment import (
 from profiles.measuring.measurement import Clock
 from profiles.measuring.progress import OnProgress
 from profiles.measuring.rotation import RotatingTimer
-from profiles.measuring.stationarity import find_drift
-from profiles.measuring.statistics import Samples
+from profiles.measuring.statistics import Samples, find_drift
 from pruning.checkpoints.prunable_model import read_model
 from pruning.errors import NirvanaError
 from pruning.strict_json import read_json

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from profiles.measuring.measurement import Call, Clock, no_garbage_collection
-from profiles.measuring.stationarity import find_drift
-from profiles.measuring.statistics import Samples, take_percentile
+from profiles.measuring.statistics import Samples, find_drift, take_percentile
 from pruning.errors import NirvanaError
 
 Sleep = Callable[[float], None]

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from profiles.comparing.profile_config import ProfileConfig
-from profiles.measuring.stationarity import MIN_SAMPLES_FOR_DRIFT, find_drift
-from profiles.measuring.statistics import Samples
+from profiles.measuring.statistics import MIN_SAMPLES_FOR_DRIFT, Samples, find_drift
 from profiles.runners.runner import Tensors, read_parts
 from pruning.errors import NirvanaError
 

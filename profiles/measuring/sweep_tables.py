@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from profiles.measuring.sweep_model import SweepResult
+from profiles.measuring.sweep import SweepResult
 
 _COLUMNS = (
     "model",

@@ -59,7 +59,7 @@ def check_positions(source: str, config: RunConfig) -> None:
 
         from pruning.checkpoints.config_file import read_config_file
         from pruning.checkpoints.model_source import fetch_model, load_stock_model
-        from pruning.training.position_limit import count_config_positions
+        from pruning.tasks.position_limit import count_config_positions
 
         folder = fetch_model(source)
         load_stock_model(AutoConfig, str(folder))  # which refuses code of the folder

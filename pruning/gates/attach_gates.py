@@ -2,32 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
-from pruning.activations.block_walk import Batch
 from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_fingerprint import list_fingerprints
 from pruning.cutting.repack import plan_for
 from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import HardConcrete, SoftSigmoid
 from pruning.gates.gate_registry import GateRegistry
+from pruning.gates.gated_projection import PrunableHeadAttention
 from pruning.gates.one_shot_start import find_one_shot_start, start_at_budget
 from pruning.gates.projection import check_projectable
 from pruning.gates.prune_config import BudgetConstraint, PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
 from pruning.gates.start_scores import make_start_task, score_query_heads
-from pruning.gates.warm_start import warm_start
 from pruning.oneshot.pricing import Pricing
 from pruning.plans.cost import CostModel, make_cost_model
 from pruning.plans.plan import PruningPlan
-from pruning.saliencies.known_saliencies import find_saliency, score_units
-from pruning.saliencies.model_passes import leave_as_found
-from pruning.training.data_config import DataConfig
+from pruning.plans.sub_block import SubBlock
+from pruning.scoring.block_walk import Batch
+from pruning.scoring.known_saliencies import find_saliency, score_units
+from pruning.scoring.model_passes import leave_as_found
+from pruning.tasks.data_config import DataConfig
 from pruning.training.loss_scale import settle_loss_scale
+
+
+@torch.no_grad()
+def warm_start(
+    registry: GateRegistry,
+    scores: Mapping[SubBlock, torch.Tensor],
+    query_scores: Mapping[SubBlock, torch.Tensor] | None = None,
+) -> None:
+    """Set every head and neuron gate that learns by its rank in score per cost, in place.
+
+    The logit is the gate kind's spread times the share of the whole cost that ranks below the unit:
+    a common shift of all logits then prunes in rank order. Block gates stay as they are.
+
+    Args:
+        scores: any saliency's, [num_units] for each sub-block; the higher, the more is lost.
+        query_scores: the same of query heads, [num_heads], for each attention that gates them.
+    """
+    learning: list[tuple[torch.Tensor, torch.Tensor, float]] = []  # logits, scores, price
+    for sub_block, gates in registry.sub_block_gates():
+        if gates.units.learns:
+            price = float(registry.price_unit(sub_block))
+            learning.append((gates.units.logit, scores[sub_block], price))
+        heads = gates.gate_Q if isinstance(gates, PrunableHeadAttention) else None
+        if heads is not None and query_scores is not None:
+            price = float(registry.price_query_head(sub_block))
+            learning.append((heads.logit, query_scores[sub_block], price))
+    if not learning:
+        return
+    worth = torch.cat([score.to(logit) / price for logit, score, price in learning])
+    costs = torch.cat([torch.full_like(logit, price) for logit, _, price in learning])
+    order = worth.argsort(stable=True)
+    below = torch.empty_like(costs)
+    below[order] = costs[order].cumsum(0) / costs.sum()
+    shares = below.split([len(logit) for logit, _, _ in learning])
+    for (logit, _, _), share in zip(learning, shares, strict=True):
+        logit.copy_(registry.spread * share)
 
 
 def attach_gates(

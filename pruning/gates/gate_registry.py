@@ -14,7 +14,12 @@ from transformers import PreTrainedModel
 from pruning.checkpoints.dense_source import read_dense
 from pruning.errors import NirvanaError
 from pruning.gates.expected_cost import PriceList
-from pruning.gates.gate_function import GateFunction
+from pruning.gates.gate_function import (
+    GateFunction,
+    HardConcreteFunction,
+    SoftSigmoidFunction,
+    StraightThroughFunction,
+)
 from pruning.gates.gate_kinds import (
     GateKind,
     GateUnits,
@@ -23,13 +28,8 @@ from pruning.gates.gate_kinds import (
     StraightThrough,
 )
 from pruning.gates.gate_tensor import GateTensor, any_open
-from pruning.gates.gated_projection import fold_scales
-from pruning.gates.hard_concrete import HardConcreteFunction
-from pruning.gates.prunable_head_attention import PrunableHeadAttention
-from pruning.gates.prunable_mlp import PrunableMLP
+from pruning.gates.gated_projection import PrunableHeadAttention, PrunableMLP, fold_scales
 from pruning.gates.query_heads import keep_heads
-from pruning.gates.soft_sigmoid import SoftSigmoidFunction
-from pruning.gates.straight_through import StraightThroughFunction
 from pruning.plans.cost import CostModel, LinearCostModel, dense_cost, group_cost, is_linear
 from pruning.plans.dense_dims import DenseDims, StackDims
 from pruning.plans.plan import LayerPlan

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
 from pruning.errors import NirvanaError
-from pruning.gates.gate_tensor import any_open
+from pruning.gates.gate_tensor import GateTensor, any_open
 from pruning.wirings.sites import Site
 
 # B batch, S sequence, C channels of U units, D hidden size.
@@ -110,3 +110,95 @@ def _scale_normed(mask: Mask, norm: nn.Module, _: object, out_BSD: torch.Tensor)
     scale, bias_D = mask().to(out_BSD.dtype), _bias_of(norm)
     scaled_BSD = out_BSD * scale
     return scaled_BSD if bias_D is None else scaled_BSD + bias_D * (1 - scale)
+
+
+# N neurons.
+
+
+class PrunableMLP(nn.Module):
+    """Scales each neuron at the input of the output projection, and the block's contribution.
+
+    `block_mask` returns the mask of the whole block, whose gates the registry keeps: the MLP block
+    gates of a model are one tensor [num_blocks].
+    """
+
+    def __init__(self, gate_N: GateTensor, block_mask: Callable[[], torch.Tensor]) -> None:
+        super().__init__()
+        self.gate_N = gate_N
+        self.block_mask = block_mask
+
+    @property
+    def units(self) -> GateTensor:
+        """The gates of the neurons."""
+        return self.gate_N
+
+    def mask(self) -> torch.Tensor:
+        """Return what each neuron is scaled by, [N]."""
+        return self.gate_N.mask()
+
+    def scale(self) -> torch.Tensor:
+        """Return what each neuron is scaled by where its gate is open, [N]."""
+        return self.gate_N.scale
+
+    def attach(self, site: Site) -> list[RemovableHandle]:
+        """Gate the output projection of `site`, in place."""
+        return gate_projection(site, self.mask, self.block_mask)
+
+
+# H units: heads, or KV groups of heads; Q query heads, H groups of Q / H each.
+
+
+class PrunableHeadAttention(nn.Module):
+    """Scales the channels of each unit at the input of the output projection, and its output.
+
+    A unit is a KV group with its query heads; in plain multi-head attention, one head. A gate at 0
+    is the same as physical removal, biases of q, k and v included. With `gate_Q` each query head
+    is scaled by a gate of its own too:
+
+        group      0         1
+        gate_H    [a]       [b]
+        gate_Q    [c  d]    [e  f]
+        heads    ac  ad    be  bf
+
+    `block_mask` returns the mask of the whole attention, whose gates the registry keeps: those of a
+    model are one tensor [num_blocks].
+    """
+
+    def __init__(
+        self,
+        gate_H: GateTensor,
+        block_mask: Callable[[], torch.Tensor],
+        gate_Q: GateTensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.gate_H = gate_H
+        self.gate_Q = gate_Q
+        self.block_mask = block_mask
+
+    @property
+    def units(self) -> GateTensor:
+        """The gates of the units."""
+        return self.gate_H
+
+    def mask(self) -> torch.Tensor:
+        """Return what each unit is scaled by, [H], or each query head, [Q]."""
+        return self._join(self.gate_H.mask(), None if self.gate_Q is None else self.gate_Q.mask())
+
+    def scale(self) -> torch.Tensor:
+        """Return what each is scaled by where its gates are open, [H] or [Q]."""
+        return self._join(self.gate_H.scale, None if self.gate_Q is None else self.gate_Q.scale)
+
+    def kept_heads(self) -> torch.Tensor | None:
+        """Return what counts as kept of each query head with its group, [Q]; None without gates."""
+        if self.gate_Q is None:
+            return None
+        return self._join(self.gate_H.kept(), self.gate_Q.kept())
+
+    def attach(self, site: Site) -> list[RemovableHandle]:
+        """Gate the output projection of `site`, in place."""
+        return gate_projection(site, self.mask, self.block_mask)
+
+    def _join(self, groups_H: torch.Tensor, heads_Q: torch.Tensor | None) -> torch.Tensor:
+        if heads_Q is None:
+            return groups_H
+        return groups_H.repeat_interleave(len(heads_Q) // len(groups_H)) * heads_Q

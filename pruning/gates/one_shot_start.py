@@ -11,14 +11,14 @@ from pruning.allocation.allocation_config import KlKnapsack, allocate
 from pruning.allocation.constraints import Constraints
 from pruning.errors import NirvanaError
 from pruning.gates.gate_registry import GateRegistry
-from pruning.oneshot.kl_curves import measure_curves
-from pruning.oneshot.repair import prune_in_place
-from pruning.oneshot.repair_config import LeastSquares
 from pruning.plans.cost import CostModel
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock, count_units, kept_units
-from pruning.saliencies.saliency import Scores, ScoringTask
+from pruning.repair.repair import prune_in_place
+from pruning.repair.repair_config import LeastSquares
+from pruning.scoring.kl_curves import measure_curves
+from pruning.scoring.saliency import Scores, ScoringTask
 
 # U units of a sub-block, C channels at an output projection's input.
 

@@ -5,12 +5,36 @@ from typing import Literal, get_args
 
 from pruning.allocation.constraints import Constraints
 from pruning.errors import NirvanaError
-from pruning.gates.canary_config import CanaryConfig
 from pruning.gates.gate_kinds import GateKind, GateUnits, StraightThrough
 from pruning.number_ranges import check_numbers
 from pruning.plans.cost import CostName
 from pruning.training.baseline_config import require_one_of, require_positive
 from pruning.training.distillation_config import DistillationConfig as DistillationConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryConfig:
+    """Stop and roll back when the held-out loss rises by more than both limits in one stage.
+
+    The loss that it is compared with is that of the last good stage; before the first, of the first
+    step. A loss that is no number is always too much.
+    """
+
+    max_loss_factor: float = field(
+        default=4.0,
+        metadata={"help": "Largest factor by which the held-out loss may rise in a stage."},
+    )
+    max_loss_rise: float = field(
+        default=2.0,
+        metadata={"help": "Rise of the held-out loss that is always accepted."},
+    )
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.max_loss_factor < 1:
+            raise NirvanaError(f"max_loss_factor must be 1 or more, got {self.max_loss_factor}.")
+        if self.max_loss_rise < 0:
+            raise NirvanaError(f"max_loss_rise must be 0 or more, got {self.max_loss_rise}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,28 +7,67 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, Trainer, set_seed
 
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
 from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import load_model, load_stock_model
 from pruning.cutting.repack import repack
-from pruning.gates.attach_gates import cost_of, finish_gates
-from pruning.gates.learn_gates import learn_gates
+from pruning.gates.attach_gates import attach_gates, cost_of, finish_gates
 from pruning.gates.projection import find_unit_cost
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
+from pruning.gates.start_scores import draw_start_batches
 from pruning.oneshot.fidelity import prove_equal
 from pruning.oneshot.oneshot_figures import describe_latency
 from pruning.oneshot.pricing import Pricing
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_budget, describe_layers, describe_size
-from pruning.training.data_config import DataConfig
-from pruning.training.evaluation import evaluate_text
-from pruning.training.task import Task
-from pruning.training.tasks import check_head, recognise_task, settle_padding
-from pruning.training.text_data import collate, load_text
+from pruning.tasks.data_config import DataConfig
+from pruning.tasks.evaluation import evaluate_text
+from pruning.tasks.task import Task
+from pruning.tasks.tasks import check_head, recognise_task, settle_padding
+from pruning.tasks.text_data import LabelledText, collate, load_text
+from pruning.training.distillation import Distillation
+from pruning.training.resumable_training import find_whole_checkpoint, make_trainer, train_resumably
+
+
+def learn_gates(
+    model: PreTrainedModel,
+    teacher: PreTrainedModel,
+    text: LabelledText,
+    tokenizer: Any,
+    config: PruneConfig,
+    work_dir: Path,
+    data: DataConfig | None = None,
+    pricing: Pricing | None = None,
+) -> tuple[PruningCallback, Trainer]:
+    """Train `model` and its gates in place until the budget is met; leave the gates attached.
+
+    `work_dir` holds the resumable checkpoints, and `data` is compared when one is resumed.
+    With `pricing` the budget is a fraction of what that counts.
+
+    Raises:
+        NirvanaError: before any training, for a model that was pruned before, a budget that cannot
+            be reached, or another recipe than that of the checkpoint in `work_dir`; in it, for a
+            loss that is no number, or a held-out loss that rose too far.
+    """
+    set_seed(config.seed)
+    batches, resumes = None, find_whole_checkpoint(work_dir) is not None
+    if config.starts_from_data and not resumes:
+        num_rows, batch_size = config.warm_start_rows, config.batch_size
+        batches = draw_start_batches(text, tokenizer, num_rows, batch_size)
+    callback = attach_gates(
+        model, config, batches=batches, data=data, resumes=resumes, pricing=pricing
+    )
+    teaching = Distillation(teacher, config.distillation).attach(model)
+    try:
+        trainer = make_trainer(model, text, tokenizer, config, work_dir, [callback], "prune")
+        train_resumably(trainer)
+    finally:
+        teaching.remove()
+    return callback, trainer
 
 
 def run_prune(

@@ -23,11 +23,11 @@ from pruning.errors import NirvanaError, NirvanaWarning
 from pruning.gates.canary import (
     LAST_GOOD_FOLDER,
     Canary,
+    CollapseWatch,
     HeldOutLoss,
     keep_checkpoint,
     restore_weights,
 )
-from pruning.gates.collapse import CollapseWatch
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.objective import ascend_multiplier, penalise
 from pruning.gates.processes import (
@@ -42,7 +42,7 @@ from pruning.oneshot.pricing import Pricing
 from pruning.plans.plan import PruningPlan
 from pruning.plans.weight_fingerprint import WeightFingerprint
 from pruning.strict_json import read_object
-from pruning.training.data_config import DataConfig
+from pruning.tasks.data_config import DataConfig
 from pruning.training.recipe_guard import RecipeGuard, checkpoint_folder, log_before_save
 
 GATE_OPTIMIZER_FILE = "gate_optimizer.safetensors"

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pruning.activations.block_walk import Batch
 from pruning.checkpoints.dense_source import read_dense
-from pruning.saliencies.fisher import Fisher
-from pruning.saliencies.known_saliencies import score_units
-from pruning.saliencies.saliency import Scores, ScoringTask
-from pruning.training.text_data import LabelledText, collate
+from pruning.scoring.block_walk import Batch
+from pruning.scoring.fisher import Fisher
+from pruning.scoring.known_saliencies import score_units
+from pruning.scoring.saliency import Scores, ScoringTask
+from pruning.tasks.text_data import LabelledText, collate
 from pruning.wirings.sites import find_sites
 
 

@@ -8,12 +8,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pruning.activations.block_walk import Batch, prepare_inputs
-from pruning.cutting.output_difference import Outputs, find_largest, max_difference
+from pruning.calibration.calibration import Calibration
+from pruning.cutting.output_difference import (
+    Outputs,
+    divergence,
+    find_largest,
+    max_difference,
+    name_predictions,
+    predictions_of,
+)
 from pruning.errors import NirvanaError
-from pruning.oneshot.calibration import Calibration
-from pruning.oneshot.divergence import divergence, name_predictions, predictions_of
-from pruning.saliencies.model_passes import read_loss
+from pruning.scoring.block_walk import Batch, prepare_inputs
+from pruning.scoring.model_passes import read_loss
 
 _BATCHES = 4  # of a draw, at most
 # Outputs whose values are all smaller than this are compared on this scale: what is left of sums of

@@ -10,9 +10,9 @@ from pruning.allocation.allocation_config import Allocation
 from pruning.allocation.constraints import Constraints
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
-from pruning.oneshot.repair_config import LeastSquares, Repair
-from pruning.oneshot.scoring_config import ScoringConfig
 from pruning.plans.cost import CostModel, make_cost_model
+from pruning.repair.repair_config import LeastSquares, Repair
+from pruning.scoring.scoring_config import ScoringConfig
 from pruning.training.baseline_config import require_one_of, require_positive
 from pruning.training.recovery_config import RecoveryConfig
 

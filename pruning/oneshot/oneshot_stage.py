@@ -14,11 +14,11 @@ from pruning.oneshot.prune_with_scores import (
     load_task_text,
     prune_once,
 )
-from pruning.oneshot.score_model import load_dense, score_model
-from pruning.oneshot.scoring_run import load_run
 from pruning.progress import Progress
-from pruning.training.data_config import DataConfig
-from pruning.training.evaluation import evaluate_text
+from pruning.scoring.score_model import load_dense, score_model
+from pruning.scoring.scoring_run import load_run
+from pruning.tasks.data_config import DataConfig
+from pruning.tasks.evaluation import evaluate_text
 
 RUN_FOLDER = "scores"
 UNFINISHED_FOLDER = "scoring"  # an interrupted stage goes on from it

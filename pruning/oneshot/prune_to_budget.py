@@ -5,12 +5,11 @@ from __future__ import annotations
 from pruning.allocation.allocation_config import allocate
 from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.oneshot.pricing import Pricing, cost_of
-from pruning.oneshot.repair import prune_in_place
-from pruning.oneshot.residual_style import ResidualStyle
-from pruning.oneshot.scoring_run import ScoringRun
 from pruning.plans.plan import LayerPlan
 from pruning.progress import CountProgress
-from pruning.saliencies.saliency import ScoringTask
+from pruning.repair.repair import ResidualStyle, prune_in_place
+from pruning.scoring.saliency import ScoringTask
+from pruning.scoring.scoring_run import ScoringRun
 
 
 def allocate_budget(

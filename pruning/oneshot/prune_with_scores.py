@@ -29,18 +29,18 @@ from pruning.oneshot.oneshot_config import OneShotConfig, check_budgets
 from pruning.oneshot.oneshot_figures import describe_latency, describe_spare
 from pruning.oneshot.pricing import Pricing, cost_of
 from pruning.oneshot.prune_to_budget import allocate_budget, prune_to_budget
-from pruning.oneshot.score_model import DenseModel, load_dense
-from pruning.oneshot.scoring_config import ScoringConfig
-from pruning.oneshot.scoring_run import ScoringRun
-from pruning.oneshot.scoring_settings import describe_scoring, refuse_difference
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_layers, describe_size
 from pruning.progress import CountProgress, Progress
-from pruning.saliencies.saliency import ScoringTask
-from pruning.training.data_config import DataConfig
+from pruning.scoring.saliency import ScoringTask
+from pruning.scoring.score_model import DenseModel, load_dense
+from pruning.scoring.scoring_config import ScoringConfig
+from pruning.scoring.scoring_run import ScoringRun
+from pruning.scoring.scoring_settings import describe_scoring, refuse_difference
+from pruning.tasks.data_config import DataConfig
+from pruning.tasks.tasks import check_head, recognise_task, settle_padding
+from pruning.tasks.text_data import LabelledText, load_text
 from pruning.training.recovery import recover
-from pruning.training.tasks import check_head, recognise_task, settle_padding
-from pruning.training.text_data import LabelledText, load_text
 
 FIGURES_FILE = "figures.json"
 CHECKPOINT_FOLDER = "checkpoint"

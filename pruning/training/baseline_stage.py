@@ -17,13 +17,13 @@ from pruning.checkpoints.model_source import (
     name_first,
     resolve_model,
 )
+from pruning.tasks.data_config import DataConfig
+from pruning.tasks.evaluation import evaluate_text
+from pruning.tasks.position_limit import check_length
+from pruning.tasks.tasks import check_head, recognise_task, settle_padding
+from pruning.tasks.text_data import LabelledText, load_text
 from pruning.training.baseline_config import BaselineConfig
-from pruning.training.data_config import DataConfig
-from pruning.training.evaluation import evaluate_text
-from pruning.training.position_limit import check_length
 from pruning.training.resumable_training import make_trainer, train_resumably
-from pruning.training.tasks import check_head, recognise_task, settle_padding
-from pruning.training.text_data import LabelledText, load_text
 
 
 def run_baseline(

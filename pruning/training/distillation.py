@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from pruning.tasks.encoded_rows import IGNORED
+from pruning.tasks.tasks import recognise_task
 from pruning.training.distillation_config import DistillationConfig
 from pruning.training.hidden_states import HiddenStateMatch
-from pruning.training.loss_labels import IGNORED
-from pruning.training.tasks import recognise_task
 
 # B batch, S sequence, C classes or words, P what is predicted: rows or tokens.
 

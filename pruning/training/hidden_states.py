@@ -9,8 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pruning.errors import NirvanaError
+from pruning.tasks.encoded_rows import IGNORED
 from pruning.training.distillation_config import DistillationConfig
-from pruning.training.loss_labels import IGNORED
 
 # B batch, S sequence, D hidden size of the student, E of the teacher; T and L layers of each.
 

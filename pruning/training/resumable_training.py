@@ -20,13 +20,26 @@ from transformers import (
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from pruning.errors import MissingExtraError, NirvanaError
+from pruning.tasks.task import Task
+from pruning.tasks.text_data import LabelledText, collate
 from pruning.training.loss_scale import settle_loss_scale
 from pruning.training.loss_watch import ROW_COLUMN, LossWatch, RowCollator
 from pruning.training.recipe_guard import checkpoint_folder, log_before_save
-from pruning.training.task import Task
-from pruning.training.text_data import LabelledText, collate
-from pruning.training.training_precision import has_native_bf16
 from pruning.training.training_progress import TrainingProgress
+
+
+def has_native_bf16() -> bool:
+    """Return whether the training device multiplies bf16 in hardware.
+
+    Elsewhere bf16 is emulated, and slower than fp32. Weights and optimizer stay fp32 either way.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.mps.is_available() or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16"))
+
 
 COMPLETE_FILE = "complete"
 

@@ -23,11 +23,11 @@ from pruning.wirings.obstacles import (
     find_place,
     list_obstacles,
 )
-from pruning.wirings.residual_norms import find_residual_norms
 from pruning.wirings.structure import find_module, has_experts, is_linear
 from pruning.wirings.wiring import AttentionWiring, ConfigKeys, MlpWiring, StackWiring, Wiring
 from pruning.wirings.wiring_patterns import (
     Match,
+    find_residual_norms,
     list_counts,
     list_head_dims,
     match_attentions,

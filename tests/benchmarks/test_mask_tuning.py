@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from pruning.activations.watch import watch
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock, make_layer
-from pruning.saliencies.saliency import ScoringTask
+from pruning.scoring.saliency import ScoringTask
+from pruning.scoring.watch import watch
 from pruning.wirings.sites import Site
 from tests.pruning.oneshot.tiny_tasks import make_task, task_for
 

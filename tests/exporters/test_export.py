@@ -14,7 +14,7 @@ from exporters.export_config import (
     ExportConfig,
 )
 from exporters.export_stage import export_checkpoint, run_export
-from exporters.trace.cache_buffers import check_buffers
+from exporters.trace.graph_cache import check_buffers
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import TRACED_SIZES
 from nirvana_deploy import export

@@ -9,8 +9,8 @@ import pytest
 from datasets import Dataset
 
 from pruning.errors import NirvanaError
-from pruning.training.data_config import DataConfig
-from pruning.training.data_splits import load_splits, refuse_cache
+from pruning.tasks.data_config import DataConfig
+from pruning.tasks.data_splits import load_splits, refuse_cache
 
 
 def refuse(cache: Path) -> OSError:

@@ -11,10 +11,10 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoTokenizer
 
 from pruning.errors import NirvanaError
-from pruning.training.class_names import number_classes
-from pruning.training.data_config import DataConfig
-from pruning.training.tasks import recognise_task
-from pruning.training.text_data import check_text, load_text
+from pruning.tasks.class_names import number_classes
+from pruning.tasks.data_config import DataConfig
+from pruning.tasks.tasks import recognise_task
+from pruning.tasks.text_data import check_text, load_text
 from tests.pruning.conftest import tiny_model_dir as tiny_model_dir
 from tests.pruning.training.tiny_tasks import make_headed
 

@@ -11,8 +11,8 @@ import pytest
 from nirvana_deploy.cli import main
 from pruning.errors import NirvanaError
 from pruning.own_code import import_own
-from pruning.saliencies.known_saliencies import find_saliency
-from pruning.training.own_metric import load_metric
+from pruning.scoring.known_saliencies import find_saliency
+from pruning.tasks.own_metric import load_metric
 from tests.pruning.tiny_models import make_tiny
 
 ROOT = Path(__file__).parents[2]

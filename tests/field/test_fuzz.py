@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from exporters.graphs.graph_structure import inspect_onnx
 from exporters.surgeon.prune_onnx import prune_onnx
 from nirvana_deploy import draw_report
-from nirvana_deploy.engine_run import read_inputs
+from nirvana_deploy.api.engines import read_inputs
 from nirvana_deploy.serving.text_model_file import open_tokenizer
 from pruning.checkpoints.config_file import list_architectures
 from pruning.checkpoints.file_hash import check_inside
@@ -194,7 +194,7 @@ def test_the_campaign_counts_a_wrong_success_and_a_python_error(
 
 
 def test_scores_without_a_hash_or_of_another_model_are_refused(work: Path, tmp_path: Path) -> None:
-    from pruning.oneshot.scoring_run import load_run
+    from pruning.scoring.scoring_run import load_run
 
     def damage(name: str, change: Callable[[Path, dict[str, Any]], None], match: str) -> None:
         folder = tmp_path / name

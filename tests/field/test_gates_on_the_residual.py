@@ -18,7 +18,7 @@ from pruning.gates.gate_registry import GateRegistry
 from pruning.plans.cost import ParameterCost
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import list_sub_blocks
-from pruning.wirings.residual_norms import find_residual_norms
+from pruning.wirings.wiring_patterns import find_residual_norms
 from tests.pruning.tiny_models import _LM, TINY, batch_for, live_logits, make_tiny
 
 # Types without a record that norm what they add, found by structure.

@@ -14,8 +14,8 @@ import pytest
 
 from exporters.surgeon.write_onnx import write_onnx
 from nirvana_deploy.new_folder import write_new_folder
-from nirvana_deploy.run_folder import claim_run_folder, write_json
-from nirvana_deploy.stage_folder import StageFolder
+from nirvana_deploy.runs.run_folder import claim_run_folder, write_json
+from nirvana_deploy.runs.stage_folder import StageFolder
 from pruning.checkpoints.checkpoint_folder import write_checkpoint_folder
 from pruning.errors import NirvanaError
 from pruning.write_aside import is_unused, move_in_place, remove_leftovers, write_aside

@@ -13,7 +13,7 @@ import pytest
 
 from exporters.compare.comparison import compare_artefacts
 from exporters.compare.onnx_artefact import open_onnx
-from exporters.engines.graph_types import convert_types
+from exporters.engines.build_graph import convert_types
 from exporters.export_config import ExportConfig
 from exporters.export_stage import export_checkpoint
 from exporters.graphs.graph_structure import inspect_onnx

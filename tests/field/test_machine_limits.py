@@ -10,7 +10,7 @@ import pytest
 
 from nirvana_deploy.cli import main
 from nirvana_deploy.new_folder import write_new_folder
-from nirvana_deploy.run_folder import claim_run_folder
+from nirvana_deploy.runs.run_folder import claim_run_folder
 from pruning.cutting.inspection import read_current_plan
 from pruning.errors import NirvanaError
 from pruning.machine_limits import (

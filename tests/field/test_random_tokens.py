@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 from exporters.compare.artefact import Artefact
 from exporters.compare.cases import Case, CaseTokens, make_tokens
 from exporters.compare.compare_config import CompareConfig
-from exporters.compare.token_facts import make_facts
+from exporters.compare.onnx_artefact import make_facts
 from pruning.cutting.probe_inputs import draw_inputs
 from pruning.errors import NirvanaError
 from pruning.token_ids import list_steering, list_usable

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from nirvana_deploy.cli import main
-from nirvana_deploy.recipe import load_recipe
+from nirvana_deploy.runs.recipe import load_recipe
+from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.errors import NirvanaError
-from pruning.oneshot.calibration_config import CalibrationConfig
 from pruning.training.baseline_config import BaselineConfig
 
 _LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))

@@ -16,8 +16,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.server.protocol_client import get_json
 from nirvana_deploy.serving.server.served_models import ServedGraph, list_served_graphs
 from nirvana_deploy.serving.text_model_file import score_labels

@@ -15,18 +15,17 @@ from pruning.checkpoints.checkpoint import load_plan, load_pruned, save_pruned
 from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
-from pruning.gates.attach_gates import describe_making
+from pruning.gates.attach_gates import describe_making, warm_start
 from pruning.gates.gate_kinds import GateUnits, HardConcrete, SoftSigmoid, StraightThrough
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.projection import check_projectable, project
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.prune_stage import run_prune
 from pruning.gates.start_scores import make_start_task, score_query_heads
-from pruning.gates.warm_start import warm_start
 from pruning.plans.cost import MacCost, ParameterCost, dense_cost, plan_cost
 from pruning.plans.plan import PruningPlan, kept_groups
-from pruning.saliencies.fisher import Fisher
-from pruning.saliencies.known_saliencies import score_units
+from pruning.scoring.fisher import Fisher
+from pruning.scoring.known_saliencies import score_units
 from pruning.training.resumable_training import find_whole_checkpoint
 from tests.pruning.allocation.small_dims import GROUPED, PAIR, TableCost
 from tests.pruning.tiny_models import batch_for, live_logits, make_tiny

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from exporters.inspect_export import inspect_export
+from nirvana_deploy.runs.stage_folder import StageFolder
 from nirvana_deploy.serving.text_model_file import read_text_model
-from nirvana_deploy.stage_folder import StageFolder
 from profiles.latency.latency_table import LatencyTable
 from pruning.checkpoints.config_file import read_config_file
 from pruning.errors import NirvanaError

@@ -14,18 +14,17 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from transformers import AutoConfig, AutoModel
 
-from exporters.compare.token_facts import read_config_facts
+from exporters.compare.onnx_artefact import read_config_facts
 from exporters.engines.engine_profiles import find_max_length
 from nirvana_deploy import profile, sweep
 from nirvana_deploy.serving.genai import package_genai
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.text_model_file import find_length_step
 from nirvana_deploy.serving.text_parts import read_text_parts
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring.sweep_config import SweepConfig
 from pruning.errors import NirvanaError
-from pruning.training.position_limit import (
+from pruning.tasks.position_limit import (
     count_config_positions,
     count_positions,
     find_usable_length,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nirvana_deploy.recipe import load_recipe
+from nirvana_deploy.runs.recipe import load_recipe
 from nirvana_deploy.yaml_text import read_yaml
 from pruning.errors import NirvanaError
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nirvana_deploy.pipeline import RunOutcome, run_stages
-from nirvana_deploy.recipe import Recipe
-from nirvana_deploy.stage import Stage, StageInputs
+from nirvana_deploy.runs.pipeline import RunOutcome, run_stages
+from nirvana_deploy.runs.recipe import Recipe
+from nirvana_deploy.runs.stage import Stage, StageInputs
 from pruning.gates.prune_config import PruneConfig
 from pruning.training.baseline_config import BaselineConfig
 

@@ -11,14 +11,13 @@ import pytest
 from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy.new_folder import refuse_used_folder
-from nirvana_deploy.recipe import Recipe
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.runs.recipe import Recipe
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from profiles.comparing.profile_config import ProfileConfig
 from pruning.errors import MissingExtraError
 from pruning.gates.prune_config import PruneConfig
+from pruning.tasks.data_config import DataConfig
 from pruning.training.baseline_config import BaselineConfig
-from pruning.training.data_config import DataConfig
 
 calls: list[str] = []
 
@@ -152,7 +151,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 HOMES = {
-    "nirvana_deploy.deploy_fit": check_fit,
+    "nirvana_deploy.runs.deploy_fit": check_fit,
     "pruning.training.baseline_stage": run_baseline,
     "pruning.gates.prune_stage": run_prune,
     "exporters.export_stage": run_export,
@@ -170,7 +169,7 @@ def fake_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         stand_in = SimpleNamespace(**{function.__name__: function})
         monkeypatch.setitem(sys.modules, module, stand_in)
     monkeypatch.setattr(
-        sys.modules["nirvana_deploy.deploy_fit"], "check_rows", check_rows, raising=False
+        sys.modules["nirvana_deploy.runs.deploy_fit"], "check_rows", check_rows, raising=False
     )
     monkeypatch.chdir(tmp_path)
     calls.clear()

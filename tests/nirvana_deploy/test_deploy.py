@@ -10,10 +10,10 @@ import pytest
 
 from nirvana_deploy import PruneConfig, Recipe, build, deploy, export, package, profile, prune
 from nirvana_deploy.cli import main
-from nirvana_deploy.deploy_stages import LEFT_OUT
+from nirvana_deploy.runs.deploy_stages import LEFT_OUT
 from pruning.errors import MissingExtraError, NirvanaError
+from pruning.tasks.data_config import DataConfig
 from pruning.training.baseline_config import BaselineConfig
-from pruning.training.data_config import DataConfig
 from tests.nirvana_deploy import fake_work as fakes
 
 every_stage = ["baseline", "prune", "export", "build", "profile", "package", "report"]
@@ -125,7 +125,7 @@ def test_an_encoder_decoder_gets_an_engine_a_graph_and_the_rest_says_why_not(
         several = SimpleNamespace(run_export=fakes.export_encoder_decoder)
         context.setitem(sys.modules, "exporters.export_stage", several)
         left_out = SimpleNamespace(check_fit=lambda *_: dict(LEFT_OUT))
-        context.setitem(sys.modules, "nirvana_deploy.deploy_fit", left_out)
+        context.setitem(sys.modules, "nirvana_deploy.runs.deploy_fit", left_out)
         result = deploy(Recipe(model="model"), "r", say=said.append)
     assert fake_work == ["baseline", "prune", "export", "build", "build", "report"]
     assert said[0].startswith("profile: will be left out. An encoder-decoder is three graphs")

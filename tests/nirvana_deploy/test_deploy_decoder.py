@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nirvana_deploy import DeployResult, deploy, load
-from nirvana_deploy.recipe import Recipe, load_recipe
+from nirvana_deploy.runs.recipe import Recipe, load_recipe
 from nirvana_deploy.serving.graph_decoder import GraphDecoder, read_decoder
 from tests.nirvana_deploy.drawn_page import Page
 from tests.pruning.training.tiny_tasks import write_headed, write_rows

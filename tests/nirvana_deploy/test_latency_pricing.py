@@ -10,18 +10,17 @@ import pytest
 
 import nirvana_deploy as api
 from nirvana_deploy.cli import main
-from nirvana_deploy.deploy_stages import list_pruning_stages
-from nirvana_deploy.recipe import Recipe, load_recipe
-from profiles.latency.latency_config import LatencyConfig
+from nirvana_deploy.runs.deploy_stages import list_pruning_stages
+from nirvana_deploy.runs.recipe import Recipe, load_recipe
+from profiles.latency.latency_config import LatencyConfig, TableConfig
 from profiles.latency.latency_table import LatencyCurve, LatencyTable
-from profiles.latency.table_config import TableConfig
 from pruning.allocation.levels import list_items
 from pruning.errors import NirvanaError
 from pruning.gates.projection import find_unit_cost
 from pruning.gates.prune_config import PruneConfig, ScheduleConfig
-from pruning.oneshot.scoring_run import ScoringRun, load_run
 from pruning.plans.dense_dims import StackDims
 from pruning.plans.plan import PruningPlan
+from pruning.scoring.scoring_run import ScoringRun, load_run
 from tests.pruning.oneshot.tiny_runs import oneshot, scoring, write_model, write_text
 from tests.pruning.training.tiny_tasks import write_headed, write_rows
 

@@ -10,8 +10,8 @@ import torch
 from nirvana_deploy.config_reader import read_config
 from pruning.allocation.allocation_config import GlobalThreshold, Uniform
 from pruning.oneshot.oneshot_config import OneShotConfig
-from pruning.oneshot.repair_config import MeanShift
-from pruning.oneshot.score_model import load_dense, score_model
+from pruning.repair.repair_config import MeanShift
+from pruning.scoring.score_model import load_dense, score_model
 from tests.pruning.oneshot.tiny_runs import scoring, write_model, write_text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "oneshot.md").read_text()

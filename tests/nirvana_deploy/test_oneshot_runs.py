@@ -10,12 +10,12 @@ from transformers import AutoModel, AutoTokenizer
 
 from nirvana_deploy import OneShotConfig, PruneConfig, Recipe, load_recipe, prune
 from nirvana_deploy.cli import main
-from nirvana_deploy.deploy_stages import list_stages
 from nirvana_deploy.report import write_report
+from nirvana_deploy.runs.deploy_stages import list_stages
+from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.checkpoints.model_source import resolve_model
-from pruning.oneshot.calibration_config import CalibrationConfig
-from pruning.oneshot.repair_config import MeanShift
-from pruning.oneshot.scoring_config import ScoringConfig
+from pruning.repair.repair_config import MeanShift
+from pruning.scoring.scoring_config import ScoringConfig
 from tests.pruning.oneshot.tiny_runs import oneshot, scoring, write_text
 from tests.pruning.training.tiny_tasks import write_headed, write_rows
 

@@ -14,7 +14,7 @@ from nirvana_deploy.cli import main
 from nirvana_deploy.report import write_report
 from pruning.checkpoints.checkpoint import load_pruned
 from pruning.gates.prune_config import PruneConfig
-from pruning.training.tasks import find_task
+from pruning.tasks.tasks import find_task
 from tests.pruning.training.tiny_tasks import write_headed, write_rows
 
 

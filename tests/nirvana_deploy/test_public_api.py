@@ -118,7 +118,7 @@ def test_import_is_quick() -> None:
         "import nirvana_deploy",
         "from nirvana_deploy import *",
         "from nirvana_deploy.verbs.verb import VERB_NAMES as v, load_verb\nlist(map(load_verb, v))",
-        "from nirvana_deploy.deploy_stages import list_stages",
+        "from nirvana_deploy.runs.deploy_stages import list_stages",
     ],
 )
 def test_nothing_heavy_is_imported(statement: str) -> None:

@@ -11,13 +11,12 @@ import pytest
 
 from nirvana_deploy import draw_report
 from nirvana_deploy.cli import main
+from nirvana_deploy.report.chart import DENSE, PRUNED, TARGET, style_of
 from nirvana_deploy.report.quality_chart import Point, find_front
 from nirvana_deploy.report.read_subjects import read_subjects
 from nirvana_deploy.report.roofline_chart import Roof, list_points
-from nirvana_deploy.report.series import DENSE, PRUNED, TARGET, style_of
 from profiles.measuring.load import LoadResult
-from profiles.measuring.sweep import BatchPoint
-from profiles.measuring.sweep_model import SweepResult
+from profiles.measuring.sweep import BatchPoint, SweepResult
 from profiles.targets.block_work import CallShape, attention_work, block_work, mlp_work
 from profiles.targets.roofline import estimate_plan
 from profiles.targets.target import load_target

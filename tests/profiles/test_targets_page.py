@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nirvana_deploy.cli import _parse, main
-from nirvana_deploy.recipe import load_recipe
+from nirvana_deploy.runs.recipe import load_recipe
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 TEXT = (DOCS / "targets.md").read_text() + (DOCS / "measuring.md").read_text()

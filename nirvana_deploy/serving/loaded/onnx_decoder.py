@@ -11,9 +11,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from nirvana_deploy.serving.graph_decoder import GraphDecoder
-from nirvana_deploy.serving.loaded.generating_model import GeneratingModel
-from nirvana_deploy.serving.loaded.layer_caches import (
+from nirvana_deploy.serving.loaded.generating_model import (
     CACHE_NAME,
+    GeneratingModel,
     make_cache,
     read_layers,
     write_layers,

@@ -10,8 +10,7 @@ import torch
 from transformers import PretrainedConfig
 from transformers.utils.generic import ModelOutput
 
-from nirvana_deploy.serving.loaded.loaded_graph import LoadedGraph
-from nirvana_deploy.serving.loaded.onnx_model import MODEL_NAME, OnnxModel
+from nirvana_deploy.serving.loaded.onnx_model import MODEL_NAME, LoadedGraph, OnnxModel
 from pruning.errors import NirvanaError
 
 

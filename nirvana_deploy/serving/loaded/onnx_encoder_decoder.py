@@ -12,15 +12,14 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-from nirvana_deploy.serving.loaded.generating_model import GeneratingModel
-from nirvana_deploy.serving.loaded.layer_caches import (
+from nirvana_deploy.serving.loaded.generating_model import (
     CACHE_NAME,
+    GeneratingModel,
     make_cache,
     read_layers,
     write_layers,
 )
-from nirvana_deploy.serving.loaded.loaded_graph import LoadedGraph
-from nirvana_deploy.serving.loaded.onnx_model import read_generation_config
+from nirvana_deploy.serving.loaded.onnx_model import LoadedGraph, read_generation_config
 from pruning.errors import NirvanaError
 
 PARTS = ("encoder_model", "decoder_model", "decoder_with_past_model")

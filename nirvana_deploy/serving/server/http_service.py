@@ -19,7 +19,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from nirvana_deploy.serving.onnx_signature import TensorSignature
-from nirvana_deploy.serving.server.connection_limits import BACKLOG, make_protocol_class
 from nirvana_deploy.serving.server.inference_request import (
     WIRE_TYPES,
     GivenTensor,
@@ -27,7 +26,7 @@ from nirvana_deploy.serving.server.inference_request import (
     RefusedError,
     refuse_extensions,
 )
-from nirvana_deploy.serving.server.request_limits import RequestLimits
+from nirvana_deploy.serving.server.request_limits import BACKLOG, RequestLimits, make_protocol_class
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from nirvana_deploy.serving.server.served_models import ServedGraph
 

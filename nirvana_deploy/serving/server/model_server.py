@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -16,9 +19,53 @@ from nirvana_deploy.serving.server.inference_request import (
     RequestReader,
 )
 from nirvana_deploy.serving.server.serve_config import ServeConfig
-from nirvana_deploy.serving.server.served_models import ServedGraph
+from nirvana_deploy.serving.server.served_models import ServedGraph, list_served_graphs
 from nirvana_deploy.serving.server.worker_pool import WorkerPool
 from profiles.measuring.environment import count_allowed_cpus
+from pruning.errors import MissingExtraError, NirvanaError
+
+
+def serve_package(package: Path, config: ServeConfig, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what is open and return.
+
+    `say` gets one line when all models are loaded.
+
+    Raises:
+        MissingExtraError: A part of the server, or ONNX Runtime, is not installed.
+        NirvanaError: the folder is no package or was changed, or a port is in use.
+    """
+    for module, what, extra in (
+        ("starlette", "Starlette", "serve"),
+        ("uvicorn", "uvicorn", "serve"),
+        ("prometheus_client", "prometheus_client", "serve"),
+        ("tritonclient", "tritonclient[grpc]", "serve"),
+        ("grpc", "grpcio", "serve"),
+        ("onnxruntime", "ONNX Runtime", "cpu"),
+    ):
+        if find_spec(module) is None:
+            raise MissingExtraError(what, extra)
+    graphs = list_served_graphs(package.absolute())
+    for name in ("http_port", "grpc_port", "metrics_port"):
+        _check_port(config.host, name, getattr(config, name))
+
+    async def run() -> None:
+        await ModelServer(graphs, config).serve(say)
+
+    asyncio.run(run())
+
+
+def _check_port(host: str, name: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NirvanaError(
+                f"Cannot listen on {host}:{port} ({error.strerror}). Free it, or choose another "
+                f"{name}."
+            ) from error
+
 
 _POLL_SECONDS = 0.05
 
@@ -111,12 +158,12 @@ class ModelServer:
         Raises:
             NirvanaError: a model does not open.
         """
-        from nirvana_deploy.serving.server.connection_limits import (
+        from nirvana_deploy.serving.server.grpc_service import GrpcServer
+        from nirvana_deploy.serving.server.http_service import HttpServer, make_app, make_metrics
+        from nirvana_deploy.serving.server.request_limits import (
             METRICS_CONNECTIONS,
             share_connections,
         )
-        from nirvana_deploy.serving.server.grpc_service import GrpcServer
-        from nirvana_deploy.serving.server.http_service import HttpServer, make_app, make_metrics
 
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_Throttle())

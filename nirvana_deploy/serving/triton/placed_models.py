@@ -11,8 +11,7 @@ from nirvana_deploy.serving.onnx_signature import (
     TensorSignature,
     read_signature,
 )
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from pruning.errors import NirvanaError
 
 _CACHES = (CACHE_PREFIX, "present.")

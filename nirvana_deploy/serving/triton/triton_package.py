@@ -10,13 +10,11 @@ from typing import Any
 from exporters.engines.engine_profiles import find_max_length
 from exporters.graphs.onnx_files import check_hashes
 from nirvana_deploy.new_folder import refuse_used_folder
-from nirvana_deploy.serving.kubernetes_files import write_manifests
 from nirvana_deploy.serving.onnx_signature import read_signature
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_manifest import write_manifest
-from nirvana_deploy.serving.package_result import PackageResult
-from nirvana_deploy.serving.package_sources import Sources
-from nirvana_deploy.serving.rollout_files import write_ray_app, write_rollout
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_manifest import PackageResult, write_manifest
+from nirvana_deploy.serving.scale_out.kubernetes_files import write_manifests
+from nirvana_deploy.serving.scale_out.rollout_files import write_ray_app, write_rollout
 from nirvana_deploy.serving.text_parts import read_text_parts
 from nirvana_deploy.serving.triton import triton_engine
 from nirvana_deploy.serving.triton.placed_models import PlacedModel, arrange_models

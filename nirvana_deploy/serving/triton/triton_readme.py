@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature, fill_dims
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.triton.placed_models import PlacedModel
 
 # It carries ONNX Runtime 1.22.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters.engines.layer_table import LayerRow, read_layer_table
+from exporters.engines.engine_audit import LayerRow, read_layer_table
 
 DATA = Path(__file__).parent / "data"
 

@@ -2,15 +2,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporters.passes.clean_graph import CleanGraph
-from exporters.passes.fold_weight_transposes import FoldWeightTransposes
+from exporters.passes.clean_graph import CleanGraph, FoldWeightTransposes
 from exporters.passes.fuse_bias_gelu import FuseBiasGelu
 from exporters.passes.fuse_rms_normalization import FuseSkipRmsNormalization
 from exporters.passes.fuse_rotary_embedding import FuseRotaryEmbedding
-from exporters.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
 from exporters.passes.graph_pass import NoMatchError
-from exporters.passes.keep_norms_apart import KeepNormsApart
 from exporters.passes.mask_probe import read_mask_kind
+from exporters.passes.residual_norms import FuseSkipLayerNormalization, KeepNormsApart
 from tests.exporters.passes.graphs import assert_same, parse, reasons, run
 
 SIZES = {"batch": 2, "sequence": 3}

@@ -5,8 +5,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.compare.onnx_graph import open_session
-from exporters.compare.rounded_graph import round_in_float
+from exporters.compare.onnx_graph import open_session, round_in_float
 
 
 def make_model(nodes: list, inputs: dict, outputs: dict, weights: dict) -> onnx.ModelProto:

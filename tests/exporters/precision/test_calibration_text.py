@@ -10,11 +10,15 @@ from exporters.compare.cases import Case, make_tokens
 from exporters.compare.checkpoint_artefact import describe_parts
 from exporters.compare.compare_config import CompareConfig
 from exporters.export_config import ExportConfig
-from exporters.precision.calibration import CalibrationRows, draw_calibration
-from exporters.precision.calibration_text import calibrate, draw_rows
+from exporters.precision.calibration_text import (
+    CalibrationRows,
+    calibrate,
+    draw_calibration,
+    draw_rows,
+)
 from exporters.trace.list_parts import list_parts
+from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.errors import NirvanaError
-from pruning.oneshot.calibration_config import CalibrationConfig
 from tests.pruning.tiny_models import make_tiny
 from tests.pruning.training.tiny_tasks import WORDS, make_tokenizer
 

@@ -11,7 +11,7 @@ from exporters.compare.compare_config import CompareConfig
 from exporters.compare.comparison import compare_artefacts
 from exporters.compare.onnx_artefact import open_onnx
 from exporters.precision import convert_precision as module
-from exporters.precision.calibration import CalibrationRows, draw_calibration
+from exporters.precision.calibration_text import CalibrationRows, draw_calibration
 from exporters.precision.convert_precision import convert_precision
 from pruning.errors import NirvanaError
 from tests.exporters.conftest import Exported

@@ -12,8 +12,7 @@ import pytest
 from nirvana_deploy.serving.genai import check_genai, generate, package_genai
 from nirvana_deploy.serving.graph_decoder import GraphDecoder
 from nirvana_deploy.serving.package import package_model
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.tiny_classifier import save_classifier
 from tests.nirvana_deploy.serving.tiny_decoder import TinyDecoder, save_tokenizer

@@ -14,8 +14,7 @@ from transformers import LlamaForCausalLM
 import nirvana_deploy
 from nirvana_deploy import LayerPlan
 from nirvana_deploy.serving.package import package_model
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.tiny_decoder import save_tokenizer
 from tests.pruning.tiny_models import make_tiny

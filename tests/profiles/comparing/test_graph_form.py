@@ -3,7 +3,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from profiles.comparing.graph_form import list_differences, read_graph_form
+from profiles.comparing.profile_artefacts import list_differences, read_graph_form
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import make_encoder, save_encoder
 

@@ -12,9 +12,9 @@ import pytest
 
 from exporters.export_config import ExportConfig
 from profiles.latency import measure_table as module
+from profiles.latency.latency_config import TableConfig
 from profiles.latency.measure_table import describe_key, make_table, measure_table
 from profiles.latency.sample_blocks import SampleBlock, list_sample_blocks, make_sample_model
-from profiles.latency.table_config import TableConfig
 from profiles.latency.traced_blocks import list_traced, open_blocks, trace_blocks
 from profiles.targets.block_work import CallShape
 from pruning.checkpoints.prunable_model import read_model

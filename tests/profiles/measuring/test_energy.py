@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from profiles.measuring.energy import EnergyReading, measure_energy
-from profiles.measuring.nvml import open_gpu
+from profiles.measuring.nvml import EnergyReading, measure_energy, open_gpu
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import FakeClock
 from tests.profiles.measuring.fake_nvml import install_nvml

@@ -1,4 +1,4 @@
-from profiles.measuring.other_work import (
+from profiles.measuring.throttling import (
     CpuReading,
     count_busy_ticks,
     find_other_fraction,

@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from profiles.measuring.stationarity import _rank_z, find_drift
+from profiles.measuring.statistics import _rank_z, find_drift
 
 
 def make_noise(seed: int, num_samples: int = 64, spread: float = 0.03) -> np.ndarray:

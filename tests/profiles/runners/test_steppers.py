@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper
 
 from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
-from profiles.runners.stepper import open_stepper
+from profiles.runners.runner import open_stepper
 from profiles.runners.torch_runner import TorchRunner
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError

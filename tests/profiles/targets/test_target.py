@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from profiles.targets.local_cpu import detect_cpu
 from profiles.targets.target import (
     BYTES_OF,
     TARGETS_FOLDER,
     UNSOURCED,
+    detect_cpu,
     list_target_names,
     load_target,
     read_target,

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from pruning.checkpoints.prunable_model import read_model
-from pruning.gates.collapse import CollapseWatch
+from pruning.gates.canary import CollapseWatch
 from pruning.plans.plan import LayerPlan
 from tests.pruning.tiny_models import make_tiny
 

@@ -7,9 +7,9 @@ from transformers import PreTrainedModel
 from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
+from pruning.gates.gate_function import harden
 from pruning.gates.gate_kinds import GateUnits
 from pruning.gates.gate_registry import ATTRIBUTE, GateRegistry
-from pruning.gates.straight_through import harden
 from pruning.plans.cost import BytesCost, MacCost, ParameterCost, dense_cost, plan_cost
 from pruning.plans.dense_dims import StackDims
 from pruning.plans.plan import LayerPlan, PruningPlan

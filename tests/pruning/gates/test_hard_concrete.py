@@ -5,9 +5,9 @@ import torch
 
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
+from pruning.gates.gate_function import HardConcreteFunction
 from pruning.gates.gate_kinds import HardConcrete
 from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.hard_concrete import HardConcreteFunction
 from pruning.plans.cost import ParameterCost
 from tests.pruning.tiny_models import batch_for, live_logits, make_tiny
 

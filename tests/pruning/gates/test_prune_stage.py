@@ -128,7 +128,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.pruning.gates.test_prune_stage import CONFIG
-from pruning.training.data_config import DataConfig
+from pruning.tasks.data_config import DataConfig
 from pruning.gates.prune_stage import run_prune
 data = DataConfig(dataset=sys.argv[2], max_length=16)
 run_prune(Path(sys.argv[1]), data, CONFIG, Path(sys.argv[3]))

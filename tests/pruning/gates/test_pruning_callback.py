@@ -14,10 +14,9 @@ from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError, NirvanaWarning
 from pruning.gates.attach_gates import attach_gates, finish_gates
 from pruning.gates.canary import Canary, HeldOutLoss, restore_weights
-from pruning.gates.canary_config import CanaryConfig
-from pruning.gates.prune_config import BudgetConstraint, ScheduleConfig
+from pruning.gates.prune_config import BudgetConstraint, CanaryConfig, ScheduleConfig
 from pruning.plans.plan import PruningPlan
-from pruning.training.data_config import DataConfig
+from pruning.tasks.data_config import DataConfig
 from tests.pruning.gates.tiny_training import CONFIG, gate_logits, make_model, make_training
 from tests.pruning.tiny_models import make_tiny, padded_batch
 

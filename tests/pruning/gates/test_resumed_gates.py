@@ -11,8 +11,8 @@ from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
 from pruning.plans.cost import MacCost, dense_cost, plan_cost
 from pruning.plans.plan import PruningPlan
+from pruning.tasks.text_data import load_text
 from pruning.training.resumable_training import make_trainer, train_resumably
-from pruning.training.text_data import load_text
 from tests.pruning.training.tiny_tasks import make_headed, make_tokenizer, write_rows
 
 KINDS = {

@@ -3,16 +3,16 @@ import torch
 
 from pruning.checkpoints.prunable_model import read_model
 from pruning.errors import NirvanaError
+from pruning.gates.attach_gates import warm_start
 from pruning.gates.gate_kinds import GateUnits, HardConcrete, SoftSigmoid, StraightThrough
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.start_scores import draw_start_batches, make_start_task
-from pruning.gates.warm_start import warm_start
 from pruning.plans.cost import MacCost, dense_cost, group_cost
 from pruning.plans.sub_block import SubBlock
-from pruning.saliencies.fisher import Fisher
-from pruning.saliencies.known_saliencies import find_saliency, score_units
-from pruning.saliencies.saliency import ScoringTask
-from pruning.training.text_data import collate, load_text
+from pruning.scoring.fisher import Fisher
+from pruning.scoring.known_saliencies import find_saliency, score_units
+from pruning.scoring.saliency import ScoringTask
+from pruning.tasks.text_data import collate, load_text
 from pruning.wirings.sites import find_sites
 from tests.pruning.tiny_models import make_tiny
 from tests.pruning.training.tiny_tasks import make_headed, make_tokenizer, write_rows
@@ -103,7 +103,7 @@ def test_batches_are_not_padded(tmp_path) -> None:
 
 
 def test_a_saliency_of_ones_own(tmp_path) -> None:
-    own = "tests.pruning.saliencies.test_known_saliencies:Own"
+    own = "tests.pruning.scoring.test_known_saliencies:Own"
     scores = score_start(make_tiny("bert"), own, [])
     assert all(torch.equal(score, torch.ones_like(score)) for score in scores.values())
     with pytest.raises(NirvanaError, match="'fischer' is unknown"):

@@ -10,8 +10,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from pruning.gates.attach_gates import attach_gates
 from pruning.gates.prune_config import PruneConfig, ScheduleConfig
-from pruning.training.collation import collate
-from pruning.training.text_data import LabelledText, load_text
+from pruning.tasks.collation import collate
+from pruning.tasks.text_data import LabelledText, load_text
 from tests.pruning.training.tiny_tasks import make_headed, make_tokenizer, write_rows
 
 CONFIG = PruneConfig(

@@ -10,20 +10,20 @@ import torch
 from pruning.allocation.allocation_config import GlobalThreshold, KlKnapsack, Uniform
 from pruning.allocation.constraints import Constraints
 from pruning.checkpoints.checkpoint import load_pruned
+from pruning.cutting.output_difference import divergence, predictions_of
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
 from pruning.oneshot import prune_with_scores as module
-from pruning.oneshot.divergence import divergence, predictions_of
 from pruning.oneshot.fidelity import prove_equal
 from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.oneshot.oneshot_figures import summarise
 from pruning.oneshot.prune_with_scores import check_run, prune_with_scores
-from pruning.oneshot.repair_config import LeastSquares, MeanShift, NoRepair
-from pruning.oneshot.score_model import load_dense, score_model
-from pruning.oneshot.scoring_config import ScoringConfig
-from pruning.oneshot.scoring_run import ScoringRun
 from pruning.plans.cost import make_cost_model, plan_cost
 from pruning.plans.plan import PruningPlan
+from pruning.repair.repair_config import LeastSquares, MeanShift, NoRepair
+from pruning.scoring.score_model import load_dense, score_model
+from pruning.scoring.scoring_config import ScoringConfig
+from pruning.scoring.scoring_run import ScoringRun
 from pruning.training.recovery_config import RecoveryConfig
 from tests.pruning.oneshot.tiny_runs import oneshot, placed_in, scoring, write_model, write_text
 from tests.pruning.training.tiny_tasks import write_rows

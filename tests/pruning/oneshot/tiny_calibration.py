@@ -9,8 +9,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from pruning.oneshot.calibration_config import CalibrationConfig
-from pruning.oneshot.calibration_documents import Document
+from pruning.calibration.calibration_config import CalibrationConfig
+from pruning.calibration.calibration_documents import Document
 from tests.pruning.training.tiny_tasks import TAGS, WORDS
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pruning.allocation.constraints import Constraints
-from pruning.oneshot.calibration_config import CalibrationConfig
+from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
-from pruning.oneshot.scoring_config import ScoringConfig
+from pruning.scoring.scoring_config import ScoringConfig
 from tests.pruning.training.tiny_tasks import WORDS, write_headed
 
 

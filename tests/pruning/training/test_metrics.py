@@ -7,12 +7,15 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from pruning.errors import NirvanaError
-from pruning.training.answer_metrics import score_spans
-from pruning.training.classification_metrics import score_tags
-from pruning.training.data_config import DataConfig
-from pruning.training.language_metrics import score_language
-from pruning.training.own_metric import load_metric
-from pruning.training.rouge import longest_common, score_rouge_l
+from pruning.tasks.data_config import DataConfig
+from pruning.tasks.metrics import (
+    longest_common,
+    score_language,
+    score_rouge_l,
+    score_spans,
+    score_tags,
+)
+from pruning.tasks.own_metric import load_metric
 
 
 def test_tags_are_scored_without_those_that_do_not_count() -> None:

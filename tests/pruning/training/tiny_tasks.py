@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import AutoConfig, BertTokenizerFast
 
-from pruning.training.data_config import DataConfig
-from pruning.training.tasks import TASKS
+from pruning.tasks.data_config import DataConfig
+from pruning.tasks.tasks import TASKS
 from tests.pruning.tiny_models import TINY, make_tiny
 from tests.pruning.tiny_text import CLASSES, SPECIAL
 

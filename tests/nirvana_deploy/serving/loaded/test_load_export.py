@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nirvana_deploy
-from nirvana_deploy.serving.loaded.layer_caches import CACHE_NAME
+from nirvana_deploy.serving.loaded.generating_model import CACHE_NAME
 from nirvana_deploy.serving.loaded.load_export import load_export
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.loaded.export_file import describe_export

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from nirvana_deploy.serving.loaded.loaded_graph import LoadedGraph
+from nirvana_deploy.serving.loaded.onnx_model import LoadedGraph
 from pruning.errors import NirvanaError
 
 

@@ -12,7 +12,7 @@ import nirvana_deploy
 from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import trace_part
-from nirvana_deploy.serving.loaded.layer_caches import CACHE_NAME
+from nirvana_deploy.serving.loaded.generating_model import CACHE_NAME
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
 from pruning.plans.plan import LayerPlan

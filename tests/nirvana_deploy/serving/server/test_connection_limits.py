@@ -5,7 +5,7 @@ import resource
 import pytest
 
 pytest.importorskip("uvicorn", reason="uvicorn (extra serve) is missing")
-from nirvana_deploy.serving.server.connection_limits import (
+from nirvana_deploy.serving.server.request_limits import (
     BACKLOG,
     METRICS_CONNECTIONS,
     count_free_files,

@@ -24,8 +24,7 @@ import onnxruntime
 import pytest
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.server.protocol_client import ask_grpc, ask_http, get_json, make_rows
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from nirvana_deploy.serving.server.served_models import list_served_graphs

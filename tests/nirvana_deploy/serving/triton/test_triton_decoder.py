@@ -8,8 +8,7 @@ import onnxruntime
 import pytest
 
 from nirvana_deploy.serving.onnx_signature import read_signature
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.server.protocol_client import make_rows
 from nirvana_deploy.serving.server.served_models import list_served_graphs
 from nirvana_deploy.serving.triton.triton_package import package_triton

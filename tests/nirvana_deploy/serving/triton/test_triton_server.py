@@ -11,8 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.server.protocol_client import get_json
 from nirvana_deploy.serving.triton.triton_check import check_with_server
 from nirvana_deploy.serving.triton.triton_package import package_triton

@@ -10,9 +10,8 @@ from onnx import TensorProto, helper
 
 from exporters.engines.engine_manifest import EngineManifest, EngineResult, read_engine_manifest
 from nirvana_deploy.serving.onnx_signature import read_signature
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_result import PackageResult
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_manifest import PackageResult
 from nirvana_deploy.serving.triton import triton_engine
 from nirvana_deploy.serving.triton.triton_package import (
     check_triton_repository,

@@ -12,8 +12,7 @@ import pytest
 
 from nirvana_deploy.serving.hub_checkpoint import STACKS
 from nirvana_deploy.serving.package import package_model
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.vllm.vllm_check import _measure
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.vllm.tiny_checkpoints import EMPTY, MIXED, save

@@ -11,9 +11,8 @@ import torch
 import nirvana_deploy
 from nirvana_deploy import LayerPlan
 from nirvana_deploy.serving.package import package_model
-from nirvana_deploy.serving.package_config import PackageConfig
-from nirvana_deploy.serving.package_result import PackageResult
-from nirvana_deploy.serving.package_sources import Sources
+from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_manifest import PackageResult
 from tests.nirvana_deploy.serving.tiny_decoder import save_tokenizer
 from tests.pruning.tiny_models import make_tiny
 

@@ -1,1 +1,0 @@
-"""The forms that a graph can take: each is a tuple of passes."""

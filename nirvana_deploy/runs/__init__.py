@@ -1,0 +1,1 @@
+"""Runs of a recipe: stages, their folders, and what is checked before."""

@@ -1,0 +1,133 @@
+"""A recipe: everything that decides a run, in one frozen record, read strictly from YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from exporters.engines.engine_config import EngineConfig
+from exporters.export_config import ExportConfig
+from nirvana_deploy.config_reader import Origin, read_config
+from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.yaml_text import read_yaml
+from profiles.comparing.profile_config import ProfileConfig
+from profiles.latency.latency_config import LatencyConfig
+from pruning.calibration.calibration_config import calibrate_on
+from pruning.errors import NirvanaError
+from pruning.gates.prune_config import PruneConfig
+from pruning.oneshot.oneshot_config import OneShotConfig
+from pruning.tasks.data_config import DataConfig
+from pruning.training.baseline_config import BaselineConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Describe a run from a model and a data set to a server folder."""
+
+    name: str = field(
+        default="run", metadata={"help": "Name of the run, by default that of the recipe's file."}
+    )
+    model: str = field(
+        metadata={
+            "help": "Model: a local folder, a hub id (owner/name), or pypi:PACKAGE with a model "
+            "in it."
+        }
+    )
+    fine_tuned: bool = field(
+        default=False,
+        metadata={
+            "help": "The model is already fine-tuned for the task of the data, so it is pruned "
+            "as it is. There is no stage `baseline`, and baseline.* is not used."
+        },
+    )
+    out: str | None = field(default=None, metadata={"help": "Output folder; runs/NAME by default."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run the code in the model's folder, if the model needs it."},
+    )
+    data: DataConfig = field(default_factory=DataConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    # By gates, or by scores and without training: the keys tell which, such as `scoring`.
+    prune: PruneConfig | OneShotConfig = field(default_factory=PruneConfig)
+    latency: LatencyConfig | None = field(
+        default=None, metadata={"help": "Budget as a latency, in place of prune.budget."}
+    )
+    export: ExportConfig = field(default_factory=ExportConfig)
+    build: EngineConfig = field(default_factory=EngineConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    package: PackageConfig = field(default_factory=PackageConfig)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w][\w.-]*", self.name):
+            raise NirvanaError(
+                f"name must be letters, digits, '.', '_' or '-' (it names a folder), got "
+                f"{self.name!r}."
+            )
+        if not self.model.strip():
+            raise NirvanaError("model must name a folder, a hub id or pypi:PACKAGE, got nothing.")
+
+        if isinstance(self.prune, OneShotConfig):
+            scoring = self.prune.scoring
+            calibration = calibrate_on(scoring.calibration, self.data)
+            scoring = replace(scoring, calibration=calibration)
+            object.__setattr__(self, "prune", replace(self.prune, scoring=scoring))
+        if self.latency is not None and self.prune.budget != type(self.prune)().budget:
+            raise NirvanaError(
+                f"latency takes the place of prune.budget, and {self.prune.budget} was given for "
+                "that. Leave one out."
+            )
+
+    @property
+    def out_dir(self) -> Path:
+        """Return the output folder."""
+        return Path(self.out) if self.out else Path("runs") / self.name
+
+
+def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe; `overrides` is a nested mapping that wins over the file.
+
+    Raises:
+        NirvanaError: the file is missing or malformed, or a key or value does not fit; the message
+            names the dotted key, its line, and the nearest valid key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NirvanaError(f"There is no recipe at {path}. {_list_recipes(path)}")
+    data, lines = read_yaml(path)
+    merged = _merge(data, overrides or {})
+    if re.fullmatch(r"[\w][\w.-]*", path.stem):
+        merged.setdefault("name", path.stem)
+    # A key that the overrides decide is no longer the line's fault.
+    lines = {key: line for key, line in lines.items() if not _holds(overrides or {}, key)}
+    return read_config(Recipe, merged, origin=Origin(path=path, lines=lines))
+
+
+def _merge(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(data)
+    for name, value in overrides.items():
+        below = merged.get(name)
+        both_nested = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[name] = _merge(below, value) if both_nested else value  # type: ignore[arg-type]
+    return merged
+
+
+def _holds(overrides: Mapping[str, Any], key: str) -> bool:
+    value: Any = overrides
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return not isinstance(value, Mapping)
+
+
+def _list_recipes(path: Path) -> str:
+    folder = path.parent
+    names = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+    if not names:
+        return "Give the path of a YAML file such as recipes/quickstart.yaml."
+    nearest = get_close_matches(path.name, names, n=1) or names[:5]
+    return f"In that folder: {', '.join(nearest)}."

@@ -1,1 +1,0 @@
-"""Scripts that travel with a package; they import nothing of this project."""

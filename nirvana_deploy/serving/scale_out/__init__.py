@@ -1,0 +1,1 @@
+"""Several servers: Kubernetes, Ray, and one version after another."""

@@ -1,1 +1,0 @@
-"""Looks into a running model: block by block, and at what passes through each sub-block."""

@@ -1,0 +1,1 @@
+"""The rows that scoring, repair and quantisation look at."""

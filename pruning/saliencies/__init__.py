@@ -1,1 +1,0 @@
-"""Scores units without training: one saliency a file, behind one Protocol."""

@@ -1,0 +1,1 @@
+"""What each unit is worth: saliencies, and the damage done by cutting."""

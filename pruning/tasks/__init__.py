@@ -1,0 +1,1 @@
+"""Rows, labels, collation and metrics of each task."""
