@@ -112,6 +112,16 @@ _SECTIONS = {
         "Every reader is given files that a random mutation changed. None may fail with a Python "
         "error, hang, crash or accept what is wrong.",
     ),
+    "machines": (
+        "Other Pythons, processors and loads",
+        "`make demo` and the fast tests are run whole under other Pythons, with the instructions "
+        "of older processors, with one to four threads, and beside other work.",
+    ),
+    "house": (
+        "The code",
+        "What makes the code hard to read is counted: modules, lines, import circles, names used "
+        "twice.",
+    ),
 }
 
 
