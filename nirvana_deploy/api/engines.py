@@ -45,7 +45,7 @@ class EngineRun:
         return {**asdict(replace(self, outputs={})), "outputs": shapes}
 
 
-def read_inputs(path: Path) -> dict[str, Any]:
+def _read_inputs(path: Path) -> dict[str, Any]:
     """Read an .npz file of arrays by name; nothing in it is run.
 
     Raises NirvanaError where it is missing, or no such file.
@@ -133,7 +133,7 @@ def run_engine(
     """
 
     read_engine_manifest(Path(engine))
-    given = read_inputs(Path(inputs)) if isinstance(inputs, (str, Path)) else inputs
+    given = _read_inputs(Path(inputs)) if isinstance(inputs, (str, Path)) else inputs
     from exporters.engines.engine_runner import EngineRunner, to_array
     from exporters.engines.sample_inputs import make_sample_inputs
 

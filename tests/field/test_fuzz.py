@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from exporters.graphs.graph_structure import inspect_onnx
 from exporters.surgeon.prune_onnx import prune_onnx
 from nirvana_deploy import draw_report
-from nirvana_deploy.api.engines import read_inputs
+from nirvana_deploy.api.engines import _read_inputs
 from nirvana_deploy.serving.text_model_file import open_tokenizer
 from pruning.checkpoints.config_file import list_architectures
 from pruning.checkpoints.file_hash import check_inside
@@ -232,7 +232,7 @@ def test_tokenizers_inputs_and_names_that_libraries_refuse_are_refused_in_words(
     for end in range(20, len(content), 9):
         (tmp_path / "inputs.npz").write_bytes(content[:end])
         with pytest.raises(NirvanaError, match=r"no \.npz file of plain arrays"):
-            read_inputs(tmp_path / "inputs.npz")
+            _read_inputs(tmp_path / "inputs.npz")
     for name in ("a" * 300, "é" * 200, "a\0b", "/".join(["a" * 200] * 20)):
         with pytest.raises(NirvanaError, match="names a file that cannot be there"):
             check_inside(name, tmp_path)

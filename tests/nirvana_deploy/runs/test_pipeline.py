@@ -17,7 +17,7 @@ from nirvana_deploy.runs.stage import Stage
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.fake_stages import NUM_STEPS, make_stages, run_fake
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def start_fake(*arguments: object) -> subprocess.Popen[str]:

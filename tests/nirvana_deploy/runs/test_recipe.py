@@ -10,7 +10,7 @@ from nirvana_deploy.yaml_text import dump_yaml
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import BudgetConstraint, FixedPenalty, PruneConfig
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[3] / "recipes"
 
 
 def write(tmp_path: Path, text: str, name: str = "my.yaml") -> Path:
