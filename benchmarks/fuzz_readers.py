@@ -212,7 +212,7 @@ def _read_layers(name: str) -> Read:
 
 
 def _read_inputs(folder: Path) -> str | None:
-    from nirvana_deploy.api.engines import read_inputs
+    from nirvana_deploy.api.engines import _read_inputs as read_inputs
 
     read_inputs(folder / "inputs.npz")
     return None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nirvana_deploy.api.machines import doctor as doctor
     from nirvana_deploy.api.machines import estimate as estimate
     from nirvana_deploy.api.machines import targets as targets
+    from nirvana_deploy.api.measuring import evaluate as evaluate
     from nirvana_deploy.api.measuring import profile as profile
     from nirvana_deploy.api.measuring import sweep as sweep
     from nirvana_deploy.api.pruning import apply_plan as apply_plan
@@ -100,7 +101,7 @@ _HOMES = {
         "verify",
     ),
     "nirvana_deploy.api.machines": ("doctor", "estimate", "targets"),
-    "nirvana_deploy.api.measuring": ("profile", "sweep"),
+    "nirvana_deploy.api.measuring": ("evaluate", "profile", "sweep"),
     "nirvana_deploy.api.pruning": (
         "apply_plan",
         "plan_for",

@@ -1,4 +1,4 @@
-"""Measure: two models in turns, one under load."""
+"""Measure: two models in turns, one under load, one on labelled rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from exporters.compare.open_artefact import require_artefact
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring.sweep_config import SweepConfig
 from pruning.machine_limits import explained
+from pruning.progress import Progress, show_nothing
+from pruning.tasks.data_config import DataConfig, require_data
 
 if TYPE_CHECKING:
+    from nirvana_deploy.evaluation import ModelEvaluation
     from profiles.comparing.profile_result import ProfileResult
     from profiles.measuring.sweep import SweepResult
 
@@ -52,3 +55,48 @@ def sweep(
     config = config or SweepConfig()
     check_positions(str(model), config)
     return sweep_model(open_runner(str(model), name=name, config=config), config)
+
+
+@explained("evaluate")
+def evaluate(
+    model: Path | str,
+    data: DataConfig | Path | str,
+    *,
+    baseline: Path | str | None = None,
+    texts: Path | str | None = None,
+    max_length: int | None = None,
+    batch_size: int | None = None,
+    progress: Progress = show_nothing,
+) -> ModelEvaluation:
+    """Score a model on labelled rows by its task's metrics, with 95 % intervals.
+
+    `model` is what `profile` takes. `data` is a local file, all rows of which are scored, or a
+    folder or data set, of which the validation split is; as a `DataConfig` it also names columns
+    and a metric of your own. Rows are cut at `max_length` tokens, by default at that of the
+    `DataConfig` where it is set to another value than its default, else at 512 or at what the model
+    takes. With `baseline`, another artifact, the result also has the rows whose answer
+    changed. `texts` is the folder with config.json and the tokenizer of an artifact that has none
+    beside it. `progress` gets what is scored, the rows that are done, and all rows.
+
+    Raises:
+        NirvanaError: one of them cannot be opened or run, the rows are not for the model's task, or
+            the model computes NaN.
+    """
+    config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
+    require_data(config.dataset)
+    if max_length is None and config.max_length != DataConfig().max_length:
+        max_length = config.max_length
+    for path in (model, baseline):
+        if path is not None:
+            require_artefact(str(path))
+    from nirvana_deploy.evaluation import evaluate_model
+
+    return evaluate_model(
+        str(model),
+        config,
+        baseline=None if baseline is None else str(baseline),
+        texts=None if texts is None else Path(texts),
+        longest=max_length,
+        batch_size=batch_size,
+        progress=progress,
+    )

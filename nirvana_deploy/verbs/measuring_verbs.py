@@ -1,4 +1,4 @@
-"""The measuring verbs: `nirvana profile A B` and `nirvana sweep MODEL`."""
+"""The measuring verbs: `nirvana profile A B`, `nirvana sweep MODEL`, `nirvana evaluate MODEL`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from nirvana_deploy.config_reader import read_config
 from nirvana_deploy.profile_summary import describe_profile
 from nirvana_deploy.runs.run_folder import write_json, write_text
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
-from nirvana_deploy.verbs.tables import print_result
+from nirvana_deploy.verbs.progress import show_steps
+from nirvana_deploy.verbs.tables import print_evaluation, print_json, print_result
 from nirvana_deploy.verbs.verb import ARTEFACTS, Verb
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring.sweep_config import SweepConfig
 from pruning.errors import NirvanaError
+from pruning.tasks.data_config import DataConfig
 
 _ENDINGS = (".json", ".csv", ".md")
 
@@ -89,6 +91,74 @@ def _sweep(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=f"what is scored: {ARTEFACTS}")
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="labelled rows: all of a local csv, tsv, json, jsonl, parquet or txt file; of a "
+        "folder or a data set the validation split",
+    )
+    parser.add_argument(
+        "--baseline", metavar="MODEL", help="another of the same: show which answers changed"
+    )
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        metavar="DIR",
+        help="folder with config.json and the tokenizer, where they are not beside the model",
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="tokens at which rows are cut (default: what the model takes, at most 512)",
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows that are run at once")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="JSON file for all figures and changed rows"
+    )
+    add_flags(
+        parser, DataConfig, prefix="data", skip=("train_split", "max_train_rows", "max_length")
+    )
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    given = collect_flags(args).get("data", {})
+    if args.data is not None:
+        if "dataset" in given:
+            raise NirvanaError("--data and --data.dataset name the same thing. Give one of them.")
+        given["dataset"] = args.data
+    if "dataset" not in given:
+        raise NirvanaError("Expected rows to score, got none: nirvana evaluate MODEL --data FILE.")
+    for name in ("batch_size", "max_length"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            flag = name.replace("_", "-")
+            raise NirvanaError(f"--{flag} must be 1 or more, got {value}.")
+    if args.out is not None and args.out.exists():
+        raise NirvanaError(f"{args.out} exists already. Choose a new file for the figures.")
+    data = read_config(DataConfig, given, key="data")
+    with show_steps() as progress:
+        result = measuring.evaluate(
+            args.model,
+            data,
+            baseline=args.baseline,
+            texts=args.texts,
+            max_length=args.max_length,
+            batch_size=args.batch_size,
+            progress=progress,
+        )
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.out, result.to_json())
+    if args.json:
+        print_json(result.to_json())
+    else:
+        print_evaluation(result)
+    return 0
+
+
 def _check_figures_file(path: Path | None) -> None:
     """Raise NirvanaError, before anything is measured, for a file that cannot be written."""
     if path is None:
@@ -156,5 +226,25 @@ SWEEP = Verb(
     add_arguments=_add_sweep,
     run=_sweep,
     usual=("length", "past", "batch_sizes", "callers", "num_threads", "provider", "cuda_graph"),
+    loads_models=True,
+)
+
+EVALUATE = Verb(
+    name="evaluate",
+    usage="MODEL --data DATA [--baseline MODEL] [--out FILE] [--data.SETTING VALUE ...]",
+    summary="score a model on labelled rows, and show which answers changed",
+    description="Run a checkpoint, an ONNX file or an engine on labelled rows and print the task's "
+    "metrics with 95 % intervals, the scores per class and the confusion. With --baseline: the "
+    "rows that are answered differently.",
+    add_arguments=_add_evaluate,
+    run=_evaluate,
+    usual=(
+        "data.task",
+        "data.text_column",
+        "data.label_column",
+        "data.max_validation_rows",
+        "data.validation_split",
+        "data.metric",
+    ),
     loads_models=True,
 )

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nirvana_deploy.evaluation import ModelEvaluation, Score
     from pruning.cutting.inspection import ModelStructure
     from pruning.cutting.proof import Proof
+
+_MOST_ROWS = 10  # of those that changed
+_MOST_COLUMNS = 8  # of a confusion
 
 
 def make_console() -> Console:
@@ -80,6 +84,63 @@ def print_structure(name: str, structure: ModelStructure) -> None:
             f"{structure.inferred_from}; proven on two layers with random weights."
         )
     console.print(table)
+
+
+def print_evaluation(result: ModelEvaluation) -> None:
+    """Print scores with their intervals, the classes, and the first rows that changed."""
+    from rich.table import Table
+
+    console, changes = make_console(), result.changes
+    cut = f", {result.num_cut} of them cut at {result.max_length} tokens" if result.num_cut else ""
+    console.print(f"{result.model}: {result.task} on {result.num_rows} rows{cut}")
+    columns = ["score", "value", "95 % interval"]
+    columns += [] if changes is None else [f"baseline {changes.baseline}", "95 % interval"]
+    table = Table(*columns)
+    for name, score in result.scores.items():
+        row = [name, *_show_score(score)]
+        table.add_row(*row, *([] if changes is None else _show_score(changes.scores[name])))
+    console.print(table)
+    if result.table is not None:
+        _print_classes(console, result)
+    if changes is None:
+        return
+    console.print(
+        f"{changes.num_rows} of {result.num_rows} rows are answered differently: "
+        f"{changes.fraction:.2%}, and of all rows like these at most {changes.at_most:.2%} (with "
+        "95 % confidence)."
+    )
+    if changes.rows:
+        table = Table("row", "label", "baseline", "answer", "text")
+        for each in changes.rows[:_MOST_ROWS]:
+            table.add_row(str(each.row), each.label, each.baseline, each.answer, each.text[:80])
+        console.print(table)
+        console.print("--json and --out have all of them, up to 1,000.")
+
+
+def _print_classes(console: Console, result: ModelEvaluation) -> None:
+    from rich.table import Table
+
+    assert result.table is not None
+    names = [each.name for each in result.table.classes]
+    shown = names if len(names) <= _MOST_COLUMNS else []
+    table = Table("class", "labels", "precision", "recall", "f1", *(f"as {n}" for n in shown))
+    for each, counts in zip(result.table.classes, result.table.confusion, strict=True):
+        if not each.num_labels and not each.num_predicted:
+            continue
+        cells = [_show_share(value) for value in (each.precision, each.recall, each.f1)]
+        numbers = [str(count) for count in counts] if shown else []
+        table.add_row(each.name, str(each.num_labels), *cells, *numbers)
+    console.print(table)
+
+
+def _show_score(score: Score) -> tuple[str, str]:
+    if score.low is None or score.high is None:
+        return f"{score.value:.4f}", ""
+    return f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"
+
+
+def _show_share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def print_proof(proof: Proof) -> None:

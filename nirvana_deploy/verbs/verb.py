@@ -27,6 +27,7 @@ _MODULES = {
     "verify": "onnx_verbs",
     "build": "engine_verbs",
     "run-engine": "engine_verbs",
+    "evaluate": "measuring_verbs",
     "profile": "measuring_verbs",
     "sweep": "measuring_verbs",
     "report": "run_verbs",

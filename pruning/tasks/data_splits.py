@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,44 @@ def load_splits(config: DataConfig) -> DatasetDict:
         NirvanaError: it cannot be loaded.
     """
     require_data(config.dataset)
-    try:
+    with _explain_loading(config):
         if config.dataset == EMBEDDED_DATASET:
             return _load_local(_EMBEDDED_FOLDER, config)
         if Path(config.dataset).exists():
             return _load_local(Path(config.dataset), config)
         return load_dataset(config.dataset, config.subset)
+
+
+def load_scored_rows(config: DataConfig) -> Splits:
+    """Load the rows that a finished model is scored on, in place of all splits.
+
+    These are all rows of a local file, and `validation_split` of a folder or of a data set.
+
+    Raises:
+        NirvanaError: they cannot be loaded, or there are none.
+    """
+    require_data(config.dataset)
+    path = Path(config.dataset)
+    with _explain_loading(config):
+        if config.dataset != EMBEDDED_DATASET and path.is_file():
+            rows = _load_file(path, config)
+        elif config.dataset != EMBEDDED_DATASET and path.is_dir():
+            rows = _load_file(_find_file(path, config.validation_split), config)
+        else:
+            splits = load_splits(config)
+            _require_split(splits, config.validation_split, config)
+            rows = splits[config.validation_split]
+    if config.max_validation_rows is not None:
+        rows = rows.select(range(min(config.max_validation_rows, len(rows))))
+    if len(rows) == 0:
+        raise NirvanaError(f"{config.dataset} has no rows. Expected one or more to score.")
+    return Splits(train=rows.select([0]), validation=rows, whole_train=rows)
+
+
+@contextmanager
+def _explain_loading(config: DataConfig) -> Iterator[None]:
+    try:
+        yield
     except NirvanaError:
         raise
     except Exception as error:
@@ -108,20 +141,8 @@ def _find_cause(error: BaseException) -> str:
 def _load_local(path: Path, config: DataConfig) -> DatasetDict:
     if path.is_dir():
         wanted = (config.train_split, config.validation_split)
-        files = {s: _find_files(path, s) for s in wanted}
-        missing = [split for split in wanted if not files[split]]
-        several = [split for split in wanted if len(files[split]) > 1]
-        if missing:
-            raise NirvanaError(
-                f"Expected {missing[0]}.csv, .tsv, .json, .jsonl, .parquet or .txt in {path}, "
-                f"found {sorted(f.name for f in path.iterdir())}."
-            )
-        if several:
-            raise NirvanaError(
-                f"{path} has several files for {several[0]}: "
-                f"{', '.join(f.name for f in files[several[0]])}. Leave one of them there."
-            )
-        return DatasetDict({split: _load_file(file, config) for split, (file,) in files.items()})
+        files = {split: _find_file(path, split) for split in wanted}
+        return DatasetDict({split: _load_file(file, config) for split, file in files.items()})
     rows = _load_file(path, config)
     if len(rows) < 2:
         raise NirvanaError(
@@ -138,9 +159,21 @@ def _load_local(path: Path, config: DataConfig) -> DatasetDict:
     return DatasetDict({config.train_split: train, config.validation_split: validation})
 
 
-def _find_files(folder: Path, split: str) -> list[Path]:
-    named = (path for path in sorted(folder.iterdir()) if path.stem.lower() == split.lower())
-    return [path for path in named if path.is_file() and find_format(path) is not None]
+def _find_file(folder: Path, split: str) -> Path:
+    """Return the one file of a split."""
+    named = [path for path in sorted(folder.iterdir()) if path.stem.lower() == split.lower()]
+    files = [path for path in named if path.is_file() and find_format(path) is not None]
+    if not files:
+        raise NirvanaError(
+            f"Expected {split}.csv, .tsv, .json, .jsonl, .parquet or .txt in {folder}, "
+            f"found {sorted(file.name for file in folder.iterdir())}."
+        )
+    if len(files) > 1:
+        raise NirvanaError(
+            f"{folder} has several files for {split}: {', '.join(file.name for file in files)}. "
+            "Leave one of them there."
+        )
+    return files[0]
 
 
 def _keep_rare_classes(
@@ -213,12 +246,25 @@ def _take(
     config: DataConfig,
     columns: tuple[str, ...],
 ) -> Dataset:
+    _require_split(splits, split, config)
+    require_columns(splits[split], config, columns)
+    rows = splits[split]
+    if len(rows) == 0:
+        raise NirvanaError(f"The split {split!r} of {config.dataset!r} is empty.")
+    return rows if max_rows is None else rows.select(range(min(max_rows, len(rows))))
+
+
+def _require_split(splits: Mapping[str, Dataset], split: str, config: DataConfig) -> None:
     if split not in splits:
         raise NirvanaError(
             f"The data set {config.dataset!r} has no split {split!r}; it has {sorted(splits)}. "
             "Set data.train_split and data.validation_split."
         )
-    rows = splits[split]
+
+
+def require_columns(rows: Dataset, config: DataConfig, columns: Iterable[str]) -> None:
+    """Raise NirvanaError unless the rows have the columns that these fields of `config` name."""
+    columns = tuple(columns)
     settings = " and ".join(f"data.{column}" for column in columns)
     for column in (getattr(config, name) for name in columns):
         if not column:
@@ -231,6 +277,3 @@ def _take(
                 f"The data set {config.dataset!r} has no column {column!r}; it has "
                 f"{rows.column_names}. Set {settings}, or data.task if the task is another."
             )
-    if len(rows) == 0:
-        raise NirvanaError(f"The split {split!r} of {config.dataset!r} is empty.")
-    return rows if max_rows is None else rows.select(range(min(max_rows, len(rows))))

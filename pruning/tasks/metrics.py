@@ -69,14 +69,18 @@ def score_spans(prediction: Any) -> dict[str, float]:
     predicted, labels = prediction.predictions, prediction.label_ids
     if isinstance(labels, tuple | list):
         labels = np.stack(labels, -1)
+    return {
+        "exact_match": float((predicted == labels).all(-1).mean()),
+        "f1": float(measure_overlap(predicted, labels).mean()),
+    }
+
+
+def measure_overlap(predicted: Any, labels: Any) -> Any:
+    """Return the F1 of each span [rows, (first token, last token)] and its label, from 0 to 1."""
     lengths = [np.maximum(0, spans[:, 1] - spans[:, 0] + 1) for spans in (predicted, labels)]
     first = np.maximum(predicted[:, 0], labels[:, 0])
     last = np.minimum(predicted[:, 1], labels[:, 1])
-    overlap = np.maximum(0, last - first + 1)
-    return {
-        "exact_match": float((predicted == labels).all(-1).mean()),
-        "f1": float((2 * overlap / (lengths[0] + lengths[1])).mean()),
-    }
+    return 2 * np.maximum(0, last - first + 1) / (lengths[0] + lengths[1])
 
 
 def score_classes(prediction: Any) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
@@ -14,7 +14,14 @@ from pruning.tasks.class_names import ClassNames, are_unnamed, list_first
 from pruning.tasks.class_rows import read_classes
 from pruning.tasks.collation import collate
 from pruning.tasks.data_config import DataConfig, find_columns
-from pruning.tasks.data_splits import Splits, load_splits, require_text, take_splits
+from pruning.tasks.data_splits import (
+    Splits,
+    load_scored_rows,
+    load_splits,
+    require_columns,
+    require_text,
+    take_splits,
+)
 from pruning.tasks.own_metric import Metric, load_metric
 from pruning.tasks.tag_rows import read_tags
 from pruning.tasks.task import Task
@@ -72,6 +79,41 @@ def load_text(
         bytes_per_token=encoded.bytes_per_token,
         own_metric=own_metric,
         told=tuple(_describe(config, task, splits, encoded.labels, names)),
+    )
+
+
+def load_scored_text(
+    config: DataConfig, tokenizer: Any, own: Task | None, model: Any = None
+) -> LabelledText:
+    """Load the rows that a finished model is scored on (see `load_scored_rows`), as `load_text`.
+
+    `model` has the config of the model, with its class names.
+
+    Raises:
+        NirvanaError: see `load_text`; besides, the model's head is for another task.
+    """
+    own_metric = None if config.metric is None else load_metric(config.metric)
+    splits = load_scored_rows(config)
+    columns = splits.validation.column_names
+    config = find_columns(config, columns)
+    task = choose_task(config, columns, own)
+    require_columns(splits.validation, config, task.columns)
+    if own is not None and own is not task:
+        raise NirvanaError(
+            f"{config.dataset} has rows of {task.name}, and the model's head is for {own.name}. "
+            "Set data.task or the columns, or give rows for that task."
+        )
+    names = name_model_classes(model) if task.has_classes and model is not None else None
+    if task.name == "causal-lm":  # its rows are cut from one stream, not row by row
+        splits = replace(splits, train=splits.validation)
+    encoded = task.encode(splits, tokenizer, config, *([names] if task.has_classes else []))
+    return LabelledText(
+        train=encoded.train,
+        validation=encoded.validation,
+        labels=encoded.labels,
+        task=task,
+        bytes_per_token=encoded.bytes_per_token,
+        own_metric=own_metric,
     )
 
 

@@ -17,9 +17,9 @@ from pruning.errors import NirvanaError
 class OnnxEncoder(OnnxModel):
     """A graph without a cache; its outputs are attributes, as `logits`."""
 
-    def __init__(self, folder: Path, config: PretrainedConfig) -> None:
+    def __init__(self, folder: Path, config: PretrainedConfig, *, file: str = MODEL_NAME) -> None:
         super().__init__(config)
-        self._graph = LoadedGraph(folder / MODEL_NAME)
+        self._graph = LoadedGraph(folder / file)
         self._inputs = self._graph.inputs
         self.main_input_name = next(iter(self._inputs))
 
@@ -50,6 +50,8 @@ class OnnxEncoder(OnnxModel):
 def _to_array(given: dict[str, Any], name: str, dtype: Any) -> np.ndarray[Any, Any]:
     if name in given:
         return np.asarray(given[name]).astype(dtype)
+    if name == "position_ids" and "attention_mask" in given:  # padding has no position of its own
+        return np.maximum(np.asarray(given["attention_mask"]).cumsum(-1) - 1, 0).astype(dtype)
     if name not in ("attention_mask", "token_type_ids") or "input_ids" not in given:
         raise NirvanaError(f"The graph needs the input {name}, got {', '.join(given) or 'none'}.")
     fill = 1 if name == "attention_mask" else 0
