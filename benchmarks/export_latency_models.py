@@ -22,8 +22,8 @@ from exporters.passes.known_forms import apply_form
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import trace_graph
 from pruning.checkpoints.model_source import load_model
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.plans.cost import dense_cost, make_cost_model, plan_cost
 from pruning.plans.plan import LayerPlan, PruningPlan
 

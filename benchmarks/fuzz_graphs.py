@@ -112,8 +112,8 @@ def apply_plan(folder: Path) -> str | None:
     import nirvana_deploy as api
     from exporters.surgeon.prune_onnx import prune_onnx
     from pruning.checkpoints.checkpoint import load_pruned
-    from pruning.checkpoints.prunable_model import read_model
     from pruning.cutting.masking import masked
+    from pruning.cutting.wiring_inference import read_model
     from pruning.errors import NirvanaError
     from pruning.plans.plan import PruningPlan
 

@@ -16,8 +16,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.plans.cost import BytesCost, CostModel, MacCost, dense_cost, plan_cost
 from pruning.plans.dense_dims import StackDims
 from pruning.plans.plan import LayerPlan, PruningPlan

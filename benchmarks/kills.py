@@ -152,7 +152,7 @@ def make_cases(work: Path) -> Iterator[Case]:
 
 
 def _make_plan(model: Any, plan_for: Callable[..., Any]) -> Any:
-    from pruning.checkpoints.prunable_model import read_model
+    from pruning.cutting.wiring_inference import read_model
 
     current = read_model(model).current
     (_dims, layers), *_ = current.stacks()

@@ -49,8 +49,8 @@ from profiles.targets.roofline import RooflineEstimate, calibrate_latencies, est
 from profiles.targets.target import load_target
 from pruning.allocation.allocation_config import GlobalThreshold, allocate
 from pruning.allocation.constraints import Constraints
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for
+from pruning.cutting.wiring_inference import read_model
 from pruning.plans.plan import PruningPlan
 from pruning.plans.sub_block import count_units, list_sub_blocks
 

@@ -22,8 +22,8 @@ from torch import nn
 from pruning.calibration.calibration import draw_batches
 from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.calibration.calibration_documents import Document
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.plans.cost import ParameterCost, dense_cost, layer_cost
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan

@@ -38,8 +38,8 @@ from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import trace_part
 from profiles.measuring.environment import find_version
 from pruning.checkpoints.model_source import load_model, resolve_model
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.plans.plan import LayerPlan, PruningPlan
 
 RESULT = Path(__file__).parent / "results" / "surgeon.json"

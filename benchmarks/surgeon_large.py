@@ -41,7 +41,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from profiles.measuring.environment import find_version
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.plans.plan import PruningPlan
 
 RESULT = Path(__file__).parent / "results" / "surgeon_large.json"

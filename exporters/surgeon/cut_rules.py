@@ -1,4 +1,4 @@
-"""How cuts go through operators: one rule for each, none for what is not known."""
+"""How cuts go through the operators of ONNX: one rule for each."""
 
 from __future__ import annotations
 
@@ -27,40 +27,6 @@ from pruning.errors import NirvanaError
 Outputs = Sequence[Mapping[int, UnitCut]]
 Rule = Callable[[GraphCutter, ir.Node], Outputs]
 Placement = tuple[int, Mapping[int, int]]  # index of an input, and which axis of it goes where
-
-
-def follow_cuts(cutter: GraphCutter, node: ir.Node) -> Outputs:
-    """Cut a node's inputs and attributes in place, and return the cuts of its outputs.
-
-    Raises:
-        NirvanaError: no rule for the operator, or the units do not lie as it needs them.
-    """
-    rule = _find_rule(node)
-    if rule is None:
-        raise NirvanaError(
-            f"{name_node(node)}: units of the plan reach an operator that the surgeon does not "
-            "know. Export the pruned checkpoint instead: `nirvana export`."
-        )
-    if rule in _OF_THE_FIRST and any(cutter.cuts_of(value) for value in node.inputs[1:]):
-        raise NirvanaError(
-            f"{name_node(node)}: units of the plan reach an input of it that should be a constant. "
-            "The graph is not what the wiring says."
-        )
-    try:
-        outputs = rule(cutter, node)
-    except NotRegular as error:
-        raise NirvanaError(
-            f"{name_node(node)}: what the plan keeps does not lie as heads or neurons here. The "
-            "graph is not what the wiring says."
-        ) from error
-    # Optional outputs may be left out, and others carry no units.
-    return [*outputs, *[NO_CUTS] * len(node.outputs)][: len(node.outputs)]
-
-
-def _find_rule(node: ir.Node) -> Rule | None:
-    from exporters.surgeon.fused_cut_rules import FUSED_CUT_RULES
-
-    return FUSED_CUT_RULES.get(node.op_type) or _RULES.get(node.op_type)
 
 
 def align(
@@ -329,8 +295,8 @@ def _same_axes(cutter: GraphCutter, node: ir.Node) -> Outputs:
 
 
 # Their other inputs are scales, biases, bounds and sizes.
-_OF_THE_FIRST = (_unary, _softmax, _norm, _reduce, _split, _slice, _tile, _last_two_whole)
-_RULES: dict[str, Rule] = {
+OF_THE_FIRST = (_unary, _softmax, _norm, _reduce, _split, _slice, _tile, _last_two_whole)
+CUT_RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(UNARY, _unary),
     **dict.fromkeys(SOFTMAXES, _softmax),

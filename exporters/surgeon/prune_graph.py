@@ -19,9 +19,9 @@ from exporters.graphs.located_model import (
     count_rows,
     fingerprint_located,
 )
-from exporters.surgeon.cut_rules import follow_cuts
 from exporters.surgeon.drop_blocks import DropBlocks
 from exporters.surgeon.drop_sub_blocks import DropSubBlocks
+from exporters.surgeon.follow_cuts import follow_cuts
 from exporters.surgeon.fused_cut_rules import start_attention
 from exporters.surgeon.graph_cutter import GraphCutter, ProjectionCut
 from exporters.surgeon.replace_value import remove_unused

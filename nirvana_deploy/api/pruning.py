@@ -249,9 +249,9 @@ def repack(model: PreTrainedModel, plan: PruningPlan, *, force: bool = False) ->
 
 def prove(model: PreTrainedModel, *, seed: int = 0) -> Proof:
     """Compare random repacked versions of a loaded dense model with the model under their masks."""
-    from pruning.cutting import proof
+    from pruning.cutting import wiring_inference
 
-    return proof.prove(model, seed=seed)
+    return wiring_inference.prove(model, seed=seed)
 
 
 @explained("save_pruned")

@@ -99,7 +99,7 @@ def _price(inputs: StageInputs, folder: Path) -> tuple[float, Pricing]:
     from nirvana_deploy.latency_pricing import price_by_table
     from profiles.latency.latency_table import LatencyTable
     from pruning.checkpoints.model_skeleton import build_skeleton
-    from pruning.checkpoints.prunable_model import read_model
+    from pruning.cutting.wiring_inference import read_model
 
     config = inputs.recipe.latency
     assert config is not None

@@ -41,7 +41,7 @@ from profiles.measuring.measurement import Clock
 from profiles.measuring.progress import OnProgress
 from profiles.measuring.rotation import RotatingTimer
 from profiles.measuring.statistics import Samples, find_drift
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.strict_json import read_json
 from pruning.write_aside import write_aside

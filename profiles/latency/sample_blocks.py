@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from pruning.checkpoints.prunable_model import PrunableModel, is_whole, read_model
+from pruning.checkpoints.prunable_model import PrunableModel, is_whole
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import StackDims
 from pruning.plans.plan import LayerPlan

@@ -31,7 +31,7 @@ from profiles.latency.sample_blocks import SampleBlock, make_sample_model
 from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 from profiles.runners.runner import Tensors
 from profiles.targets.block_work import CallShape
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.strict_json import read_json
 from pruning.wirings.structure import find_stacks
 

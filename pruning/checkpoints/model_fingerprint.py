@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning.checkpoints.checkpoint_source import StoredTensor, list_tensors, name_as_in_model
-from pruning.checkpoints.prunable_model import PrunableModel, is_whole, read_model
+from pruning.checkpoints.prunable_model import PrunableModel, is_whole
 from pruning.plans.weight_fingerprint import (
     Matrix,
     Part,
@@ -24,14 +24,13 @@ Find = Callable[[str], torch.Tensor | None]
 
 
 def list_fingerprints(
-    model: PreTrainedModel, source: PrunableModel | None = None
+    model: PreTrainedModel, source: PrunableModel
 ) -> tuple[WeightFingerprint, ...]:
     """Return the fingerprints of the dense weights that a model in memory is, or was pruned from.
 
     A pruned model's are in its plan: its own weights may have been repaired or trained. Empty for
     weights that are not in this process's memory.
     """
-    source = source or read_model(model)
     if source.current.weights or not is_whole(source.current):
         return source.current.weights
     state = model.state_dict()

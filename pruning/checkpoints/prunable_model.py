@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,6 @@ from pruning.plans.plan import PruningPlan, hash_config
 from pruning.strict_json import parse_json
 from pruning.wirings.structure import find_stacks, read_dims
 from pruning.wirings.wiring import Wiring
-from pruning.wirings.wiring_inference import find_or_infer_wiring
 
 PLAN_FILE = "plan.json"
 FILES_ATTRIBUTE = "nirvana_files"
@@ -44,10 +44,14 @@ class PrunableModel:
         return self.current.dims
 
 
-def read_model(model: PreTrainedModel, wiring: Wiring | None = None) -> PrunableModel:
+def read_wired_model(
+    model: PreTrainedModel, find_wiring: Callable[[PreTrainedModel], Wiring]
+) -> PrunableModel:
     """Read and check a model, dense or pruned before.
 
-    `wiring` is for trying a record; by default it is the one of the model's type.
+    `find_wiring` is asked for the wiring of a model that does not bring its own. It is handed in,
+    since finding one may take a proof, which reads models itself (see
+    `pruning.cutting.wiring_inference.read_model`).
 
     Raises:
         NirvanaError: its type cannot be pruned, or its modules are not as its type's.
@@ -63,7 +67,7 @@ def read_model(model: PreTrainedModel, wiring: Wiring | None = None) -> Prunable
                 "or from its whole folder."
             )
     else:
-        wiring = wiring or find_or_infer_wiring(model)
+        wiring = find_wiring(model)
     present = tuple(stack for stack, _ in find_stacks(model, wiring))
     wiring = replace(wiring, stacks=present)
     if current is None:

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from pruning.checkpoints.model_fingerprint import list_stored_fingerprints
 from pruning.checkpoints.model_skeleton import build_skeleton, find_architecture
 from pruning.checkpoints.model_source import load_model, resolve_model
-from pruning.checkpoints.prunable_model import PrunableModel, is_whole, read_model
-from pruning.cutting.proof import Proof, prove
+from pruning.checkpoints.prunable_model import PrunableModel, is_whole
+from pruning.cutting.proof import Proof
+from pruning.cutting.wiring_inference import prove, read_model
 from pruning.errors import NirvanaError
 from pruning.plans.cost import ParameterCost, attention_cost
 from pruning.plans.dense_dims import StackDims

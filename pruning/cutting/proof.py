@@ -11,12 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning.checkpoints.model_source import quiet_transformers
-from pruning.checkpoints.prunable_model import is_whole, read_model
+from pruning.checkpoints.prunable_model import PrunableModel, is_whole
 from pruning.cutting.proof_checks import Check, Pair, check_pair, fail
-from pruning.cutting.repack import repack
+from pruning.cutting.smaller_model import make_smaller
 from pruning.errors import NirvanaError
 from pruning.plans.random_plans import draw_plans
-from pruning.wirings.wiring import Wiring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,24 +36,23 @@ class Proof:
         return {**asdict(self), "holds": self.holds}
 
 
-def prove(
+def prove_source(
     model: PreTrainedModel,
-    wiring: Wiring | None = None,
+    source: PrunableModel,
     seed: int = 0,
     errors: list[Exception] | None = None,
 ) -> Proof:
-    """Hold random repacked versions of a dense model against the model with their masks.
+    """Compare random repacked versions of a dense model with the model under their masks.
 
     The plans differ in each layer: odd widths, one head, one KV group, empty and dropped
     sub-blocks, dropped blocks, and one that is the same in each layer. Compared are outputs (fp32,
     left and right padding, each attention implementation that the model has), gradients, and
-    greedy tokens with a dynamic and a static cache. `model` is left as it was. `wiring` is for
-    trying a record; what then ends a check is added to `errors`.
+    greedy tokens with a dynamic and a static cache. `model` is left as it was. Whatever
+    ends a check is added to `errors`.
 
     Raises:
-        NirvanaError: the model was pruned before, is not in float32, or cannot be pruned.
+        NirvanaError: the model was pruned before, or is not in float32.
     """
-    source = read_model(model, wiring)
     if not is_whole(source.current):
         raise NirvanaError("Expected a dense model to prove, this one was pruned before.")
     if model.dtype not in (torch.float32, torch.float64):
@@ -67,7 +65,7 @@ def prove(
     with _evaluating(model), quiet_transformers():
         for name, plan in draw_plans(source.dims, source.wiring, seed).items():
             try:
-                smaller = repack(model, plan, source.wiring)
+                smaller = make_smaller(model, source, plan)
             except Exception as error:  # a wiring that is tried may be wrong in any way
                 checks.append(fail(name, "repack", error))
                 errors.append(error)

@@ -14,7 +14,7 @@ from pruning.checkpoints.prunable_model import PrunableModel
 from pruning.cutting.masking import masked
 from pruning.cutting.output_difference import Outputs, find_largest, max_difference
 from pruning.cutting.probe_inputs import Side, draw_inputs
-from pruning.cutting.repack import cut_state
+from pruning.cutting.smaller_model import cut_state
 from pruning.cutting.tensor_cutter import TensorCutter
 from pruning.plans.plan import PruningPlan
 

@@ -37,10 +37,11 @@ from pruning.checkpoints.checkpoint_source import (
 from pruning.checkpoints.model_fingerprint import fingerprint_stored
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import fetch_model, has_nan, quiet_transformers
-from pruning.checkpoints.prunable_model import PLAN_FILE, PrunableModel, read_model
+from pruning.checkpoints.prunable_model import PLAN_FILE, PrunableModel
 from pruning.checkpoints.pruned_config import make_config, make_plain_config
 from pruning.cutting.tensor_cutter import Fate, TensorCutter
 from pruning.cutting.tensor_writer import TensorSpec, write_tensors
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_composition import check_within

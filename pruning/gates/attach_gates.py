@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_fingerprint import list_fingerprints
+from pruning.cutting.dense_source import read_dense
 from pruning.cutting.repack import plan_for
 from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import HardConcrete, SoftSigmoid

@@ -20,9 +20,9 @@ from pruning.checkpoints.checkpoint import load_pruned, save_pruned
 from pruning.checkpoints.model_fingerprint import list_fingerprints
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import resolve_model
-from pruning.checkpoints.prunable_model import read_model
 from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.oneshot.fidelity import compare_with_dense, predict, prove_equal
 from pruning.oneshot.oneshot_config import OneShotConfig, check_budgets
@@ -152,7 +152,7 @@ def prune_once(
     started = time.monotonic()
     task = dense.task(run.calibration)
     batch = task.batches[0]
-    weights = list_fingerprints(dense.model)  # before repair changes them
+    weights = list_fingerprints(dense.model, read_model(dense.model))  # before repair changes them
     with restored_outputs(task):
         layers, styles = prune_to_budget(
             task, run, config, budget, _name(say, f"prune to {budget:g}"), pricing

@@ -24,11 +24,11 @@ from pruning.calibration.calibration import (
     select_draw,
 )
 from pruning.calibration.calibration_config import name_source
-from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_skeleton import build_skeleton, find_architecture
 from pruning.checkpoints.model_source import load_model, load_stock_model, resolve_model
 from pruning.checkpoints.prunable_model import PrunableModel
 from pruning.checkpoints.remote_code import is_remote_code_allowed
+from pruning.cutting.dense_source import read_dense
 from pruning.errors import NirvanaError
 from pruning.progress import Progress, show_nothing
 from pruning.scoring.calibration_choice import measure_draw, pool_batches

@@ -9,7 +9,6 @@ from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
-from pruning.checkpoints.dense_source import read_dense
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import (
     load_stock_model,
@@ -17,6 +16,7 @@ from pruning.checkpoints.model_source import (
     name_first,
     resolve_model,
 )
+from pruning.cutting.dense_source import read_dense
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.evaluation import evaluate_text
 from pruning.tasks.position_limit import check_length

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.masking import masked
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.gates.gate_kinds import HardConcrete
 from pruning.gates.gate_registry import GateRegistry
 from pruning.plans.cost import ParameterCost

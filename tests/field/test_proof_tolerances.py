@@ -12,8 +12,8 @@ from transformers import (
 
 from pruning.cutting import proof
 from pruning.cutting.inspection import prove_model
-from pruning.cutting.proof import prove
 from pruning.cutting.repack import repack
+from pruning.cutting.wiring_inference import prove
 from tests.pruning.tiny_models import _BART, SIZES, make_tiny
 
 SEEDS = range(6)

@@ -11,9 +11,9 @@ import transformers
 from transformers import PreTrainedModel
 
 from nirvana_deploy.cli import main
+from pruning.cutting.wiring_inference import find_or_infer_wiring
 from pruning.errors import NirvanaError
 from pruning.wirings.obstacles import explain_failure
-from pruning.wirings.wiring_inference import find_or_infer_wiring
 from tests.pruning.tiny_models import _BART, _GQA, _T5, SIZES, VOCAB
 
 _N = {"vocab_size": VOCAB}

@@ -12,8 +12,8 @@ from exporters.export_stage import run_export
 from nirvana_deploy.config_reader import read_config, to_plain
 from pruning.allocation.constraints import Constraints
 from pruning.checkpoints.checkpoint import load_plan, load_pruned, save_pruned
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.gates.attach_gates import describe_making, warm_start
 from pruning.gates.gate_kinds import GateUnits, HardConcrete, SoftSigmoid, StraightThrough

@@ -215,7 +215,7 @@ LABELS = {
 
 def write_dense_plan(source: Any, folder: Path) -> Path:
     from pruning.checkpoints.model_skeleton import build_skeleton
-    from pruning.checkpoints.prunable_model import read_model
+    from pruning.cutting.wiring_inference import read_model
 
     read_model(build_skeleton(str(source))).current.save(folder / "dense.json")
     return folder / "dense.json"

@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for
+from pruning.cutting.wiring_inference import read_model
 from pruning.plans.plan import LayerPlan, PruningPlan
 
 VOCAB = 99

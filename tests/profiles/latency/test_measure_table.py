@@ -17,8 +17,8 @@ from profiles.latency.measure_table import describe_key, make_table, measure_tab
 from profiles.latency.sample_blocks import SampleBlock, list_sample_blocks, make_sample_model
 from profiles.latency.traced_blocks import list_traced, open_blocks, trace_blocks
 from profiles.targets.block_work import CallShape
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
 from tests.pruning.allocation.small_dims import GROUPED, PLAIN

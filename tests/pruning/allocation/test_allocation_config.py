@@ -15,7 +15,7 @@ from pruning.allocation.allocation_config import (
 )
 from pruning.allocation.constraints import Constraints, allowed_counts
 from pruning.allocation.levels import least_cost, list_items, sub_block_cost
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.cost import MacCost, dense_cost
 from pruning.plans.plan import LayerPlan

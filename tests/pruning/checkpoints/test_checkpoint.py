@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from pruning.checkpoints.checkpoint import load_plan, load_pruned, save_pruned
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.masking import masked
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.plan import LayerPlan, PruningPlan
 from tests.pruning.tiny_models import PLANS, TINY, batch_for, live_logits, make_tiny

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pruning.checkpoints.checkpoint import load_pruned
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.inspection import inspect_model, read_current_plan
 from pruning.cutting.repack_checkpoint import repack_checkpoint
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
 from tests.pruning.tiny_models import PLANS, make_tiny

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting import proof_checks
-from pruning.cutting.proof import prove
 from pruning.cutting.repack import repack
+from pruning.cutting.wiring_inference import prove, read_model
 from pruning.errors import NirvanaError
 from pruning.plans.random_plans import KINDS, draw_plans
 from pruning.wirings.known_wirings import WIRINGS

@@ -8,9 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
 from pruning.cutting.repack_checkpoint import repack_checkpoint
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.plan import LayerPlan, PruningPlan
 from tests.pruning.checkpoints.test_checkpoint import (

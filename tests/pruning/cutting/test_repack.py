@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModel, T5EncoderModel
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.masking import masked
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.plan import LayerPlan, PruningPlan
 from tests.pruning.tiny_models import (

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.masking import masked
 from pruning.cutting.repack import repack
+from pruning.cutting.wiring_inference import read_model
 from tests.pruning.tiny_models import TINY, batch_for, live_logits, make_tiny, uneven_plan
 
 DEVICE = "cuda"

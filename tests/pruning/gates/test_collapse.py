@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.gates.canary import CollapseWatch
 from pruning.plans.plan import LayerPlan
 from tests.pruning.tiny_models import make_tiny

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from pruning.allocation.constraints import Constraints
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.gates.attach_gates import attach_gates
 from pruning.gates.gate_kinds import GateUnits, HardConcrete

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import TrainerCallback, set_seed
 
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.gates.gate_kinds import GateKind, HardConcrete, SoftSigmoid, StraightThrough
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.prune_config import PruneConfig

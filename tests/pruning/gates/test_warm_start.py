@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.gates.attach_gates import warm_start
 from pruning.gates.gate_kinds import GateUnits, HardConcrete, SoftSigmoid, StraightThrough

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.scoring.saliency import ScoringTask
 from pruning.wirings.sites import find_sites
 from tests.pruning.tiny_models import TINY, VOCAB, make_tiny

@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.cost import (
     BytesCost,

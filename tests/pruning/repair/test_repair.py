@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.masking import masked
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock, make_layer

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.scoring.block_walk import BlockWalk
 from pruning.wirings.sites import find_sites
 from tests.pruning.tiny_models import TINY, batch_for, make_tiny

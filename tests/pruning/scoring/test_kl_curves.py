@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.output_difference import divergence
+from pruning.cutting.wiring_inference import read_model
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock, list_sub_blocks
 from pruning.repair.repair import prune_in_place

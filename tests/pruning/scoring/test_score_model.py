@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pruning.allocation.allocation_config import GlobalThreshold, KlKnapsack, Uniform
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.sub_block import list_sub_blocks
 from pruning.scoring import score_model as module

@@ -8,8 +8,8 @@ import torch
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.repack import plan_for, repack
+from pruning.cutting.wiring_inference import read_model
 from pruning.plans.plan import LayerPlan, PruningPlan
 from pruning.plans.sub_block import SubBlock, count_units, list_sub_blocks, make_layer
 

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from pruning.checkpoints.prunable_model import read_model
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.wirings.known_wirings import WIRINGS, explain_unwired, refuse_unsupported
 from pruning.wirings.structure import read_dims

@@ -6,7 +6,8 @@ from transformers import PreTrainedModel
 
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import resolve_model
-from pruning.checkpoints.prunable_model import PrunableModel, is_whole, read_model
+from pruning.checkpoints.prunable_model import PrunableModel, is_whole
+from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 
 

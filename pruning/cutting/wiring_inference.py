@@ -14,6 +14,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pruning.checkpoints.model_source import quiet_transformers
+from pruning.checkpoints.prunable_model import PrunableModel, find_stock_class, read_wired_model
+from pruning.checkpoints.pruned_config import keep_layers
+from pruning.cutting.probe_inputs import draw_inputs
+from pruning.cutting.proof import Proof, prove_source
 from pruning.errors import NirvanaError
 from pruning.plans.plan import hash_config
 from pruning.wirings.known_wirings import WIRINGS, explain_unwired, refuse_unsupported
@@ -45,6 +49,33 @@ _STACK_LAYER_KEYS = {
 }
 
 
+def read_model(model: PreTrainedModel, wiring: Wiring | None = None) -> PrunableModel:
+    """Read and check a model, dense or pruned before.
+
+    `wiring` is for trying a record; by default it is the one of the model's type, or inferred.
+
+    Raises:
+        NirvanaError: its type cannot be pruned, or its modules are not as its type's.
+    """
+    return read_wired_model(model, find_or_infer_wiring if wiring is None else lambda _: wiring)
+
+
+def prove(
+    model: PreTrainedModel,
+    wiring: Wiring | None = None,
+    seed: int = 0,
+    errors: list[Exception] | None = None,
+) -> Proof:
+    """Read a model and prove that repacking it is right; see `prove_source`.
+
+    `wiring` is for trying a record.
+
+    Raises:
+        NirvanaError: the model was pruned before, is not in float32, or cannot be pruned.
+    """
+    return prove_source(model, read_model(model, wiring), seed, errors)
+
+
 def find_or_infer_wiring(model: PreTrainedModel) -> Wiring:
     """Return the record of a model's type, or one that its structure suggests and a proof confirms.
 
@@ -65,10 +96,6 @@ def find_or_infer_wiring(model: PreTrainedModel) -> Wiring:
 
 
 def _infer(model: PreTrainedModel) -> Wiring:
-    # They repack and probe, which asks for the wiring: this one.
-    from pruning.cutting.probe_inputs import draw_inputs
-    from pruning.cutting.proof import prove
-
     reasons: list[str] = []
     cause: Exception | None = None
     for wiring in _guess(model):
@@ -244,9 +271,6 @@ def _complete(block: nn.Module, match: Match) -> AttentionWiring:
 
 def _build_short(model: PreTrainedModel, wiring: Wiring) -> PreTrainedModel:
     """Build a model of the same class with few layers and random weights, biases and norms too."""
-    from pruning.checkpoints.prunable_model import find_stock_class
-    from pruning.checkpoints.pruned_config import keep_layers
-
     config = copy.deepcopy(model.config)
     for stack in wiring.stacks:
         number = getattr(config, stack.config.num_layers)

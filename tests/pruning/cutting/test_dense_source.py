@@ -1,7 +1,7 @@
 import pytest
 
 from pruning.checkpoints.checkpoint import save_pruned
-from pruning.checkpoints.dense_source import check_source, read_dense
+from pruning.cutting.dense_source import check_source, read_dense
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan

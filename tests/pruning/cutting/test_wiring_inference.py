@@ -9,12 +9,11 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from pruning.checkpoints.prunable_model import read_model
 from pruning.cutting.masking import masked
 from pruning.cutting.repack import repack
+from pruning.cutting.wiring_inference import find_or_infer_wiring, read_model
 from pruning.errors import NirvanaError
 from pruning.wirings.known_wirings import WIRINGS
-from pruning.wirings.wiring_inference import find_or_infer_wiring
 from tests.pruning.tiny_models import _BART, _LM, SIZES, batch_for, live_logits, uneven_plan
 
 INFERRED = {
@@ -72,7 +71,7 @@ def test_blocks_with_other_names_are_refused() -> None:
 
 def test_a_known_type_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "pruning.wirings.wiring_inference._infer", lambda model: pytest.fail("guessed")
+        "pruning.cutting.wiring_inference._infer", lambda model: pytest.fail("guessed")
     )
     model = _make(AutoModelForSequenceClassification, "bert", SIZES)
     assert find_or_infer_wiring(model) is WIRINGS["bert"]
@@ -82,6 +81,6 @@ def test_an_inferred_record_is_proven_once(monkeypatch: pytest.MonkeyPatch) -> N
     model = _make(AutoModelForSequenceClassification, "ernie", SIZES)
     wiring = find_or_infer_wiring(model)
     monkeypatch.setattr(
-        "pruning.wirings.wiring_inference._infer", lambda model: pytest.fail("again")
+        "pruning.cutting.wiring_inference._infer", lambda model: pytest.fail("again")
     )
     assert find_or_infer_wiring(model) is wiring
