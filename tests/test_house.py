@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from house import find_circles, find_same_names, list_imports, read_modules  # noqa: E402
+from house import find_circles, list_imports, read_modules  # noqa: E402
 
 
 @pytest.fixture(scope="module")
