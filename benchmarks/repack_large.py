@@ -35,7 +35,7 @@ from transformers import LlamaConfig
 
 from profiles.measuring.environment import find_version
 from pruning.cutting.inspection import read_current_plan
-from pruning.cutting.tensor_writer import TensorSpec, write_tensors
+from pruning.cutting.tensor_writer import TensorHeader, write_tensors
 from pruning.plans.plan import LayerPlan, PruningPlan
 
 RESULT = Path(__file__).parent / "results" / "repack_large.json"
@@ -140,7 +140,7 @@ def make_checkpoint(folder: Path, num_layers: int) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shards: list[list[TensorSpec]] = [[]]
+    shards: list[list[TensorHeader]] = [[]]
     for spec in list_tensors(num_layers):
         if sum(s.size_bytes for s in shards[-1]) + spec.size_bytes > SHARD_BYTES:
             shards.append([])
@@ -167,25 +167,25 @@ def make_checkpoint(folder: Path, num_layers: int) -> None:
     config.save_pretrained(folder)
 
 
-def list_tensors(num_layers: int) -> Iterator[TensorSpec]:
+def list_tensors(num_layers: int) -> Iterator[TensorHeader]:
     """Yield the tensors of a Llama in the order in which transformers writes them."""
     width = HEADS * HEAD_DIM
-    yield TensorSpec("model.embed_tokens.weight", "BF16", (VOCAB, HIDDEN))
+    yield TensorHeader("model.embed_tokens.weight", "BF16", (VOCAB, HIDDEN))
     for number in range(num_layers):
         layer = f"model.layers.{number}"
         for name in ("q_proj", "k_proj", "v_proj"):
-            yield TensorSpec(f"{layer}.self_attn.{name}.weight", "BF16", (width, HIDDEN))
-        yield TensorSpec(f"{layer}.self_attn.o_proj.weight", "BF16", (HIDDEN, width))
+            yield TensorHeader(f"{layer}.self_attn.{name}.weight", "BF16", (width, HIDDEN))
+        yield TensorHeader(f"{layer}.self_attn.o_proj.weight", "BF16", (HIDDEN, width))
         for name in ("gate_proj", "up_proj"):
-            yield TensorSpec(f"{layer}.mlp.{name}.weight", "BF16", (NEURONS, HIDDEN))
-        yield TensorSpec(f"{layer}.mlp.down_proj.weight", "BF16", (HIDDEN, NEURONS))
+            yield TensorHeader(f"{layer}.mlp.{name}.weight", "BF16", (NEURONS, HIDDEN))
+        yield TensorHeader(f"{layer}.mlp.down_proj.weight", "BF16", (HIDDEN, NEURONS))
         for name in ("input_layernorm", "post_attention_layernorm"):
-            yield TensorSpec(f"{layer}.{name}.weight", "BF16", (HIDDEN,))
-    yield TensorSpec("model.norm.weight", "BF16", (HIDDEN,))
-    yield TensorSpec("lm_head.weight", "BF16", (VOCAB, HIDDEN))
+            yield TensorHeader(f"{layer}.{name}.weight", "BF16", (HIDDEN,))
+    yield TensorHeader("model.norm.weight", "BF16", (HIDDEN,))
+    yield TensorHeader("lm_head.weight", "BF16", (VOCAB, HIDDEN))
 
 
-def draw(spec: TensorSpec) -> torch.Tensor:
+def draw(spec: TensorHeader) -> torch.Tensor:
     """Return random weights, seeded by the name."""
     generator = torch.Generator().manual_seed(sum(spec.name.encode()))
     tensor = torch.empty(spec.shape, dtype=torch.bfloat16)

@@ -41,7 +41,7 @@ from transformers import (
 from profiles.measuring.environment import find_version
 from pruning.allocation.knapsack import solve
 from pruning.checkpoints.model_source import resolve_model
-from pruning.cutting.tensor_writer import TensorSpec, write_tensors
+from pruning.cutting.tensor_writer import TensorHeader, write_tensors
 
 RESULT = Path(__file__).parent / "results" / "scoring.json"
 # TinyLlama-1.1B's dimensions.
@@ -185,25 +185,25 @@ def make_llama(folder: Path, num_layers: int, dtype: str) -> None:
     config.save_pretrained(folder)
 
 
-def list_tensors(num_layers: int, dtype: str) -> Iterator[TensorSpec]:
+def list_tensors(num_layers: int, dtype: str) -> Iterator[TensorHeader]:
     """Yield the tensors of a Llama in the order in which transformers writes them."""
     width, narrow = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
-    yield TensorSpec("model.embed_tokens.weight", dtype, (VOCAB, HIDDEN))
+    yield TensorHeader("model.embed_tokens.weight", dtype, (VOCAB, HIDDEN))
     for number in range(num_layers):
         layer = f"model.layers.{number}"
         for name, rows in (("q_proj", width), ("k_proj", narrow), ("v_proj", narrow)):
-            yield TensorSpec(f"{layer}.self_attn.{name}.weight", dtype, (rows, HIDDEN))
-        yield TensorSpec(f"{layer}.self_attn.o_proj.weight", dtype, (HIDDEN, width))
+            yield TensorHeader(f"{layer}.self_attn.{name}.weight", dtype, (rows, HIDDEN))
+        yield TensorHeader(f"{layer}.self_attn.o_proj.weight", dtype, (HIDDEN, width))
         for name in ("gate_proj", "up_proj"):
-            yield TensorSpec(f"{layer}.mlp.{name}.weight", dtype, (NEURONS, HIDDEN))
-        yield TensorSpec(f"{layer}.mlp.down_proj.weight", dtype, (HIDDEN, NEURONS))
+            yield TensorHeader(f"{layer}.mlp.{name}.weight", dtype, (NEURONS, HIDDEN))
+        yield TensorHeader(f"{layer}.mlp.down_proj.weight", dtype, (HIDDEN, NEURONS))
         for name in ("input_layernorm", "post_attention_layernorm"):
-            yield TensorSpec(f"{layer}.{name}.weight", dtype, (HIDDEN,))
-    yield TensorSpec("model.norm.weight", dtype, (HIDDEN,))
-    yield TensorSpec("lm_head.weight", dtype, (VOCAB, HIDDEN))
+            yield TensorHeader(f"{layer}.{name}.weight", dtype, (HIDDEN,))
+    yield TensorHeader("model.norm.weight", dtype, (HIDDEN,))
+    yield TensorHeader("lm_head.weight", dtype, (VOCAB, HIDDEN))
 
 
-def draw(spec: TensorSpec, dtype: torch.dtype) -> torch.Tensor:
+def draw(spec: TensorHeader, dtype: torch.dtype) -> torch.Tensor:
     """Return random weights, seeded by the name; norms are ones."""
     if len(spec.shape) == 1:
         return torch.ones(spec.shape, dtype=dtype)

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from exporters.export_config import EXPORT_FILE
-from exporters.graphs.onnx_files import check_export
+from exporters.graphs.export_manifest import ExportManifest, find_manifest
 from pruning.errors import NirvanaError
-from pruning.strict_json import convert_json, read_object
 
 if TYPE_CHECKING:
     from exporters.graphs.graph_structure import GraphStructure
-
-_REMEDY = "Export the model again."
-
-
-class _Verification(TypedDict):
-    passed: bool
-
-
-class _Export(TypedDict):
-    task: NotRequired[str]
-    model_type: NotRequired[str]
-    form: NotRequired[str]
-    precision: NotRequired[str]
-    opset: NotRequired[int]
-    cache_length: NotRequired[int | None]
-    verification: _Verification
-    max_abs_difference: float
 
 
 _TOLD = ("task", "model_type", "form", "precision", "opset", "cache_length", "calibration")
@@ -65,9 +46,10 @@ def inspect_export(folder: Path) -> ExportStructure:
     """
     from exporters.graphs.graph_structure import inspect_onnx
 
-    told = _read_told(folder / EXPORT_FILE)
-    if told:
-        check_export(folder)
+    manifest = find_manifest(folder / EXPORT_FILE)
+    told = {} if manifest is None else _select_told(manifest)
+    if manifest is not None:
+        manifest.check()
     graphs: dict[str, GraphStructure] = {}
     unknown: dict[str, str] = {}
     for path in sorted(folder.glob("*.onnx")):
@@ -96,13 +78,15 @@ def refuse_exported(source: str) -> None:
         )
 
 
-def _read_told(path: Path) -> dict[str, Any]:
-    if not os.path.lexists(path):
-        return {}
-    document = read_object(path, remedy=_REMEDY)
-    checked = convert_json(document, _Export, name=str(path), remedy=_REMEDY)
-    told = {name: document[name] for name in _TOLD if name in document}
-    return told | {
-        "passed": checked["verification"]["passed"],
-        "max_abs_difference": checked["max_abs_difference"],
-    }
+def _select_told(manifest: ExportManifest) -> dict[str, Any]:
+    """Return what a reader wants to know of all graphs."""
+    told = manifest.told
+    try:
+        found = {"passed": told["verification"]["passed"]}
+        found["max_abs_difference"] = told["max_abs_difference"]
+    except KeyError as error:
+        raise NirvanaError(
+            f"{manifest.folder / EXPORT_FILE} cannot be read: it lacks {error}. Export the model "
+            "again."
+        ) from error
+    return {name: told[name] for name in _TOLD if name in told} | found

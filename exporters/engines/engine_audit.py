@@ -44,7 +44,7 @@ _NO_KERNEL = ("shape_call", "signal", "wait", "NoOp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerRow:
+class EngineLayer:
     """One layer of an engine: a kernel, or a copy.
 
     Attributes:
@@ -66,12 +66,12 @@ class LayerRow:
         return self.kind not in _NO_KERNEL
 
 
-def read_layer_table(text: str) -> tuple[LayerRow, ...]:
+def read_layer_table(text: str) -> tuple[EngineLayer, ...]:
     """Return the rows of a build log, or of an inspector's JSON; none where there is no table."""
     rows = _read_json(text) if text.lstrip().startswith("{") else _read_log(text)
     numbered = _number_subgraphs(rows)
     return tuple(
-        LayerRow(
+        EngineLayer(
             name=name,
             kind=kind,
             precision=_widest(datatypes),
@@ -240,7 +240,7 @@ def describe_unfused(audit: EngineAudit, num_attention_layers: int) -> str:
     )
 
 
-def _name_unfused(fused: Iterable[LayerRow], attentions: Sequence[str]) -> list[str]:
+def _name_unfused(fused: Iterable[EngineLayer], attentions: Sequence[str]) -> list[str]:
     """Return the attentions that no fused kernel computes; none where a kernel does not tell."""
     known = set(attentions)
     for row in fused:
@@ -250,14 +250,14 @@ def _name_unfused(fused: Iterable[LayerRow], attentions: Sequence[str]) -> list[
     return [name for name in attentions if name in known]
 
 
-def _count_kernels(rows: Iterable[LayerRow], blocks: Mapping[str, str]) -> dict[str, int]:
+def _count_kernels(rows: Iterable[EngineLayer], blocks: Mapping[str, str]) -> dict[str, int]:
     """Count the kernels of each block, in the order of the blocks; the rest as `outside`."""
     counts = Counter(_block_of(row, blocks) for row in rows if row.is_kernel)
     names = [*dict.fromkeys(blocks.values()), "outside"]
     return {name: counts[name] for name in names if counts[name]} if blocks else {}
 
 
-def _block_of(row: LayerRow, blocks: Mapping[str, str]) -> str:
+def _block_of(row: EngineLayer, blocks: Mapping[str, str]) -> str:
     """Return the block that most of a layer's nodes are of: fusions reach over the edges."""
     found = Counter(blocks[name] for name in row.onnx_layers if name in blocks)
     return found.most_common(1)[0][0] if found else "outside"

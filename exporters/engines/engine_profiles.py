@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 from exporters.engines.engine_config import EngineConfig, GivenProfile, ShapeRange
-from exporters.export_config import EXPORT_FILE
+from exporters.graphs.export_manifest import find_manifest
 from exporters.graphs.read_structure import read_structure
 from pruning.errors import NirvanaError
-from pruning.strict_json import read_json
 
 if TYPE_CHECKING:
     import onnx
@@ -69,23 +68,15 @@ def plan_profiles(
     return profiles
 
 
-class _Graph(TypedDict):
-    file: str
-    max_length: NotRequired[int | None]
-
-
-class _Export(TypedDict):
-    graphs: dict[str, _Graph]
-
-
 def read_max_length(onnx_path: Path) -> int | None:
-    """Return how many positions `export.json` says that a graph has; None where nothing says it."""
-    try:
-        document = read_json(onnx_path.parent / EXPORT_FILE, _Export, remedy="")
-    except NirvanaError:
-        return None
-    graphs = document["graphs"].values()
-    return next((g.get("max_length") for g in graphs if g["file"] == onnx_path.name), None)
+    """Return how many positions `export.json` says that a graph has; None where nothing says it.
+
+    Raises:
+        NirvanaError: `export.json` is there and cannot be read.
+    """
+    manifest = find_manifest(onnx_path)
+    graph = None if manifest is None else manifest.find(onnx_path.name)
+    return None if graph is None else graph.max_length
 
 
 def find_max_length(onnx_path: Path) -> int | None:

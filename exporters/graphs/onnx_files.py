@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
-from exporters.export_config import EXPORT_FILE
-from exporters.graphs.read_structure import read_structure
-from pruning.checkpoints.file_hash import check_inside, hash_file, hash_unchanged
+from exporters.graphs.export_manifest import find_manifest
+from pruning.checkpoints.file_hash import check_inside
 from pruning.errors import NirvanaError
-from pruning.strict_json import read_json
 
 if TYPE_CHECKING:
     import onnx
@@ -72,25 +69,10 @@ def check_hashes(path: Path, *, fresh: bool = False) -> None:
     Raises:
         NirvanaError: export.json cannot be read, or a file is missing or another.
     """
-    export = path.parent / EXPORT_FILE
-    if not os.path.lexists(export):  # a folder or a dead link of that name is damage
-        return
-    for graph in _read_graphs(export).values():
-        if path.name == graph["file"]:
-            _compare(path.parent, graph, fresh=fresh)
-
-
-def check_export(folder: Path) -> None:
-    """Compare all files of an export with its export.json.
-
-    Raises:
-        NirvanaError: there is no readable export.json, or a file is missing or another.
-    """
-    export = folder / EXPORT_FILE
-    if not export.is_file():
-        raise NirvanaError(f"{export} is missing: {folder} is not a folder of `nirvana export`.")
-    for graph in _read_graphs(export).values():
-        _compare(folder, graph, fresh=False)
+    manifest = find_manifest(path)
+    graph = None if manifest is None else manifest.find(path.name)
+    if manifest is not None and graph is not None:
+        manifest.check_graph(graph, fresh=fresh)
 
 
 def locate_external(path: Path, tensor: onnx.TensorProto) -> tuple[Path, int, int]:
@@ -194,52 +176,3 @@ def _list_attributes(
             for inner in (attribute.g, *attribute.graphs):
                 yield from ((node, tensor) for tensor in inner.initializer)
                 yield from _list_attributes(inner)
-
-
-class _Told(TypedDict):
-    sha256: dict[str, str]
-    file: NotRequired[str]
-
-
-class _Export(TypedDict):
-    graphs: dict[str, _Told]
-
-
-class _Graph(TypedDict):
-    sha256: dict[str, str]
-    file: str
-
-
-def _read_graphs(export: Path) -> dict[str, _Graph]:
-    """Return what export.json says of each graph; it has the hash of every one's file."""
-    told = read_json(export, _Export, remedy="Export the model again.")["graphs"]
-    graphs: dict[str, _Graph] = {}
-    for name, graph in told.items():
-        file = graph.get("file", f"{name}.onnx")
-        if file not in graph["sha256"]:
-            raise NirvanaError(f"{export} has no hash of {file}. Export the model again.")
-        graphs[name] = {"file": file, "sha256": graph["sha256"]}
-    if not graphs:
-        raise NirvanaError(f"{export} has no hash of any graph. Export the model again.")
-    return graphs
-
-
-def _compare(folder: Path, graph: _Graph, *, fresh: bool) -> None:
-    hashes = graph["sha256"]
-    for name, expected in hashes.items():
-        file = folder / check_inside(name, folder)
-        if not file.is_file():
-            raise NirvanaError(f"{file} is missing. Export the model again.")
-        if (hash_file if fresh else hash_unchanged)(file) != expected:
-            raise NirvanaError(
-                f"{file} is not the file that {EXPORT_FILE} vouches for: it is damaged, or was "
-                f"written by something else. Export the model again, or move a graph of your own "
-                f"into a folder without {EXPORT_FILE}."
-            )
-    for tensor in read_structure(folder / graph["file"]).graph.initializer:
-        location = next((e.value for e in tensor.external_data if e.key == "location"), None)
-        if location not in (None, *hashes):
-            raise NirvanaError(
-                f"{folder / EXPORT_FILE} has no hash of {location}, which holds weights of "
-                f"{graph['file']}. Export the model again."
-            )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from exporters.export_config import EXPORT_FILE
+from exporters.graphs.export_manifest import find_manifest
 from exporters.graphs.read_structure import read_structure
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
@@ -62,11 +60,11 @@ def require_loadable(path: Path) -> None:
 def _is_own(path: Path) -> bool:
     """Return whether `export.json` beside the file has its hash."""
     try:
-        told: Any = json.loads((path.parent / EXPORT_FILE).read_text(encoding="utf-8"))
-        hashes = [graph["sha256"].get(path.name) for graph in told["graphs"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        manifest = find_manifest(path)
+    except NirvanaError:  # whoever needs the manifest says what is wrong with it
         return False
-    return hash_file(path) in hashes
+    graphs = () if manifest is None else manifest.graphs.values()
+    return hash_file(path) in [graph.sha256.get(path.name) for graph in graphs]
 
 
 def _name_signal(number: int) -> str:

@@ -96,7 +96,7 @@ def write_onnx(
         if there.exists():
             raise NirvanaError(f"{there} exists already. Choose a new file; nothing was changed.")
     with _write_aside(path) as aside:
-        tell = _Told(sum(tensor.nbytes for _, tensor in list_weights(model.graph)), progress)
+        tell = _Written(sum(tensor.nbytes for _, tensor in list_weights(model.graph)), progress)
         if external or tell.total > INLINE_BYTES:
             _move_weights(model.graph, aside / data.name, tell)
             ir.save(model, aside / path.name)
@@ -121,7 +121,7 @@ def _write_aside(path: Path) -> Iterator[Path]:
             ) from error
 
 
-class _Told:
+class _Written:
     """Counts the bytes that are done, and keeps which weights are not finite."""
 
     def __init__(self, total: int, progress: CountProgress | None) -> None:
@@ -138,7 +138,7 @@ class _Told:
             self._progress(self._done, self.total)
 
 
-def _write_inline(model: ir.Model, path: Path, tell: _Told) -> None:
+def _write_inline(model: ir.Model, path: Path, tell: _Written) -> None:
     weights = list_weights(model.graph)
     with without_weights(model.graph):
         proto = ir.to_proto(model)
@@ -177,7 +177,7 @@ def _varint(number: int) -> bytes:
     return bytes([*code, number])
 
 
-def _move_weights(graph: ir.Graph, path: Path, tell: _Told) -> None:
+def _move_weights(graph: ir.Graph, path: Path, tell: _Written) -> None:
     """Write the weights to a file, and let the graph point there, in place."""
     with path.open("xb") as file:
         for value, tensor in list_weights(graph):

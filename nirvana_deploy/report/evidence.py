@@ -13,7 +13,7 @@ from nirvana_deploy.report.numbers import (
 )
 from nirvana_deploy.report.results import StageState
 from nirvana_deploy.report.serving_results import Build, Export, Graph, Package, ShapeCheck
-from nirvana_deploy.report.training_results import Proof
+from nirvana_deploy.report.training_results import StoredProof
 
 
 def draw_absence(state: StageState) -> Html:
@@ -30,7 +30,7 @@ def draw_absence(state: StageState) -> Html:
     return element("p", *lines, class_="absent")
 
 
-def draw_proofs(proofs: tuple[Proof, ...]) -> Html:
+def draw_proofs(proofs: tuple[StoredProof, ...]) -> Html:
     """Say which forms of the pruned model were found to compute the same."""
     if not proofs:
         return paragraph("Loaded equals saved: not recorded in this run.", class_="note")
@@ -116,7 +116,7 @@ def draw_package(package: Package) -> Html:
     return join([facts, files if package.files else ""])
 
 
-def _proof_row(proof: Proof) -> tuple[str, ...]:
+def _proof_row(proof: StoredProof) -> tuple[str, ...]:
     difference, tolerance = proof.max_abs_difference, proof.tolerance
     to_the_bit = _mark(True, "equal to the bit")
     return (

@@ -160,7 +160,7 @@ def _read_heads(row: Fields, key: str) -> frozenset[int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class StoredProof:
     """Two forms of the pruned model compared by their logits, such as loaded with saved."""
 
     left: str
@@ -171,7 +171,7 @@ class Proof:
     num_rows: int | None
 
     @classmethod
-    def read(cls, row: Fields) -> "Proof":
+    def read(cls, row: Fields) -> "StoredProof":
         """Read one of `proofs`."""
         return cls(
             left=row.text("left") or "one form",
@@ -241,7 +241,7 @@ class Prune:
     layers: tuple[Layer, ...]
     curve: tuple[CurvePoint, ...]
     validations: tuple[CurvePoint, ...]
-    proofs: tuple[Proof, ...]
+    proofs: tuple[StoredProof, ...]
     saliency: str | None
     allocation: str | None
     repair: str | None
@@ -284,7 +284,7 @@ class Prune:
             layers=tuple(Layer.read(i, row) for i, row in enumerate(result.rows("layers"))),
             curve=CurvePoint.read_all(result.rows("curve")),
             validations=CurvePoint.read_all(result.rows("validations")),
-            proofs=tuple(Proof.read(row) for row in result.rows("proofs")),
+            proofs=tuple(StoredProof.read(row) for row in result.rows("proofs")),
             saliency=result.text("saliency"),
             allocation=result.text("allocation"),
             repair=result.text("repair"),

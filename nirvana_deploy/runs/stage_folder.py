@@ -34,7 +34,7 @@ class _File(TypedDict):
     sha256: str
 
 
-class _Manifest(TypedDict):
+class _StageManifest(TypedDict):
     """What is read of a finished stage's manifest."""
 
     key: str
@@ -83,12 +83,12 @@ class StageFolder:
     def recover(self) -> None:
         """Bring a replacement or a deletion that was cut in the middle to its end."""
         remove_leftovers(self.partial)  # of the manifest's own writing
-        if _read_json(self.partial / MANIFEST_FILE, _Manifest):
+        if _read_json(self.partial / MANIFEST_FILE, _StageManifest):
             self._swap_in()
         if (
             self.old.exists()
             and not self.final.exists()
-            and _read_json(self.old / MANIFEST_FILE, _Manifest)
+            and _read_json(self.old / MANIFEST_FILE, _StageManifest)
         ):
             self.old.rename(self.final)
         self._discard(self.old)
@@ -109,7 +109,7 @@ class StageFolder:
                 f"{self.final} has no {MANIFEST_FILE}: it is not a finished stage. Move it away "
                 "and run again; nothing was changed."
             )
-        return _read_json(self.final / MANIFEST_FILE, _Manifest)
+        return _read_json(self.final / MANIFEST_FILE, _StageManifest)
 
     def find_damage(self, manifest: Mapping[str, Any]) -> str | None:
         """Name the first file that is missing or differs from the manifest; None when all hold."""

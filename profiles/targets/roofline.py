@@ -56,7 +56,7 @@ class PartEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
+class LatencyFit:
     """How estimates compare with measurements on a target.
 
     Attributes:
@@ -83,7 +83,7 @@ class RooflineEstimate:
     precision: str
     call: CallShape
     parts: tuple[PartEstimate, ...]
-    calibration: Calibration | None = None
+    calibration: LatencyFit | None = None
 
     @property
     def latency_ms(self) -> float:
@@ -143,7 +143,7 @@ def estimate_plan(
     target: Target,
     call: CallShape,
     precision: str,
-    calibration: Calibration | None = None,
+    calibration: LatencyFit | None = None,
 ) -> RooflineEstimate:
     """Estimate what the blocks that a plan leaves take on a target.
 
@@ -164,13 +164,13 @@ def estimate_plan(
     )
 
 
-def calibrate(estimates: Sequence[RooflineEstimate], measured_ms: Sequence[float]) -> Calibration:
+def calibrate(estimates: Sequence[RooflineEstimate], measured_ms: Sequence[float]) -> LatencyFit:
     """Find how much longer measurements take than estimates; see `calibrate_latencies`."""
     raw_ms = [sum(part.latency_ms for part in estimate.parts) for estimate in estimates]
     return calibrate_latencies(raw_ms, measured_ms)
 
 
-def calibrate_latencies(estimated_ms: Sequence[float], measured_ms: Sequence[float]) -> Calibration:
+def calibrate_latencies(estimated_ms: Sequence[float], measured_ms: Sequence[float]) -> LatencyFit:
     """Find the factor between latencies of uncalibrated estimates and measurements, and its error.
 
     Raises:
@@ -184,7 +184,7 @@ def calibrate_latencies(estimated_ms: Sequence[float], measured_ms: Sequence[flo
     logs = [math.log(took / guess) for took, guess in zip(measured_ms, estimated_ms, strict=True)]
     others = [(sum(logs) - own) / (len(logs) - 1) for own in logs]
     errors = [abs(math.exp(other - own) - 1) for other, own in zip(others, logs, strict=True)]
-    return Calibration(
+    return LatencyFit(
         factor=math.exp(sum(logs) / len(logs)),
         error_fraction=sum(errors) / len(errors),
         num_measurements=len(logs),

@@ -19,7 +19,7 @@ from pruning.plans.plan import PruningPlan
 from pruning.strict_json import read_json
 
 
-class _Manifest(TypedDict):
+class _FileHashes(TypedDict):
     files: dict[str, str]
 
 
@@ -101,7 +101,7 @@ def _write_code(stock_names: list[str]) -> Iterator[str]:
 
 def _read_manifest(folder: Path) -> dict[str, str]:
     remedy = "Copy or write the checkpoint again."
-    return read_json(folder / MANIFEST_FILE, _Manifest, remedy=remedy)["files"]
+    return read_json(folder / MANIFEST_FILE, _FileHashes, remedy=remedy)["files"]
 
 
 def _list_needed(folder: Path) -> list[str]:

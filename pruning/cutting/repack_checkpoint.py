@@ -40,7 +40,7 @@ from pruning.checkpoints.model_source import fetch_model, has_nan, quiet_transfo
 from pruning.checkpoints.prunable_model import PLAN_FILE, PrunableModel
 from pruning.checkpoints.pruned_config import make_config, make_plain_config
 from pruning.cutting.tensor_cutter import Fate, TensorCutter
-from pruning.cutting.tensor_writer import TensorSpec, write_tensors
+from pruning.cutting.tensor_writer import TensorHeader, write_tensors
 from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
@@ -140,7 +140,7 @@ def repack_checkpoint(
     )
 
 
-Piece = tuple[TensorSpec, StoredTensor, Fate]
+Piece = tuple[TensorHeader, StoredTensor, Fate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +201,7 @@ def _prepare(folder: Path, plan: PruningPlan, force: bool) -> _Job:
 
 
 def _count_bytes(tensor: StoredTensor) -> int:
-    return TensorSpec(tensor.name, tensor.dtype, tensor.shape).size_bytes
+    return TensorHeader(tensor.name, tensor.dtype, tensor.shape).size_bytes
 
 
 def _share_out(
@@ -217,7 +217,7 @@ def _share_out(
     for tensor in stored:
         fate = fates[tensor.name]
         if fate is not None:
-            spec = TensorSpec(new_names[fate.name], tensor.dtype, fate.resize(tensor.shape))
+            spec = TensorHeader(new_names[fate.name], tensor.dtype, fate.resize(tensor.shape))
             by_file.setdefault(tensor.file, []).append((spec, tensor, fate))
     count = len(by_file)
     numbered = (f"model-{n + 1:05d}-of-{count:05d}.safetensors" for n in range(count))

@@ -38,7 +38,7 @@ _BYTES = {
 
 
 @dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorHeader:
     """The name, type and shape under which a tensor is written."""
 
     name: str
@@ -51,7 +51,7 @@ class TensorSpec:
         return math.prod(self.shape) * _BYTES[self.dtype]
 
 
-def write_tensors(path: Path, specs: list[TensorSpec], tensors: Iterable[torch.Tensor]) -> str:
+def write_tensors(path: Path, specs: list[TensorHeader], tensors: Iterable[torch.Tensor]) -> str:
     """Write `tensors`, which come in the order of `specs`, to a new file; return its sha256."""
     digest = hashlib.sha256()
     with path.open("xb") as file:
@@ -66,7 +66,7 @@ def write_tensors(path: Path, specs: list[TensorSpec], tensors: Iterable[torch.T
     return digest.hexdigest()
 
 
-def _make_header(specs: list[TensorSpec]) -> bytes:
+def _make_header(specs: list[TensorHeader]) -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for spec in specs:

@@ -42,7 +42,7 @@ FORMAT = "nirvana-scoring-1"
 _REMEDY = "Copy the run again, or score the model again."
 
 
-class _Manifest(TypedDict):
+class _RunManifest(TypedDict):
     finished: bool
     settings: dict[str, Any]
     model: str
@@ -56,7 +56,7 @@ class _Figures(TypedDict):
     seconds: float
 
 
-class _Finished(_Manifest):
+class _Finished(_RunManifest):
     """What is read of the manifest of a finished run."""
 
     files: dict[str, str]
@@ -186,7 +186,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             f"Expected a scoring run of this version ({FORMAT}) in {folder}, found "
             f"{came or 'another manifest'}. Score the model again with this version."
         )
-    convert_json(found, _Manifest, name=str(path), remedy=_REMEDY)
+    convert_json(found, _RunManifest, name=str(path), remedy=_REMEDY)
     if found["finished"]:
         convert_json(found, _Finished, name=str(path), remedy=_REMEDY)
     return dict(found)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
 
 from transformers import AutoConfig
 
-from exporters.export_config import EXPORT_FILE
-from exporters.graphs.onnx_files import check_export
+from exporters.graphs.export_manifest import ExportedGraph, ExportManifest
 from nirvana_deploy.serving.loaded.onnx_decoder import OnnxDecoder
 from nirvana_deploy.serving.loaded.onnx_encoder import OnnxEncoder
 from nirvana_deploy.serving.loaded.onnx_encoder_decoder import PARTS, OnnxEncoderDecoder
 from nirvana_deploy.serving.loaded.onnx_model import OnnxModel
 from pruning.checkpoints.config_file import list_architectures
 from pruning.errors import NirvanaError
-from pruning.strict_json import read_json
 
 
 def load_export(folder: Path) -> OnnxModel:
@@ -26,9 +23,9 @@ def load_export(folder: Path) -> OnnxModel:
         NirvanaError: a file is missing or not the one that was exported, or the model is of a kind
             that is not loaded.
     """
-    check_export(folder)
-    remedy = "Export the model again."
-    graphs = read_json(folder / EXPORT_FILE, _Export, remedy=remedy)["graphs"]
+    manifest = ExportManifest.read(folder)
+    manifest.check()
+    graphs = manifest.graphs
     if set(graphs) not in ({"model"}, set(PARTS)):
         raise NirvanaError(
             f"{folder} holds the graphs {', '.join(graphs)}; `load` takes one graph, model, or the "
@@ -49,22 +46,8 @@ def load_export(folder: Path) -> OnnxModel:
     return loaded
 
 
-def _choose_class(graphs: Mapping[str, _Graph]) -> type[OnnxModel]:
+def _choose_class(graphs: Mapping[str, ExportedGraph]) -> type[OnnxModel]:
     if set(graphs) == set(PARTS):
         return OnnxEncoderDecoder
-    names = [tensor["name"] for tensor in graphs["model"]["inputs"]]
-    has_cache = any(name.startswith("past_key_values.") for name in names)
+    has_cache = any(name.startswith("past_key_values.") for name in graphs["model"].inputs)
     return OnnxDecoder if has_cache else OnnxEncoder
-
-
-class _Tensor(TypedDict):
-    name: str
-
-
-class _Graph(TypedDict):
-    sha256: dict[str, str]
-    inputs: list[_Tensor]
-
-
-class _Export(TypedDict):
-    graphs: dict[str, _Graph]

@@ -18,7 +18,7 @@ import torch
 from nirvana_deploy.serving.vllm.layer_sizes import CheckpointSizes, LayerSize
 from pruning.checkpoints.checkpoint_source import INDEX_FILE, StoredTensor, list_tensors
 from pruning.cutting.tensor_cutter import Fate
-from pruning.cutting.tensor_writer import TensorSpec, write_tensors
+from pruning.cutting.tensor_writer import TensorHeader, write_tensors
 from pruning.errors import NirvanaError
 
 Positions = tuple[tuple[int, ...], int]  # where the source's rows or columns go, of how many
@@ -34,7 +34,7 @@ class PaddedTensor:
         is_new: all of it is zeros: the layer had none.
     """
 
-    spec: TensorSpec
+    spec: TensorHeader
     layer: int | None
     source: StoredTensor
     fate: Fate
@@ -80,7 +80,7 @@ def plan_tensors(
     for tensor in list_tensors(checkpoint):
         found = blocks.fullmatch(tensor.name)
         if found is None:
-            spec = TensorSpec(tensor.name, tensor.dtype, tensor.shape)
+            spec = TensorHeader(tensor.name, tensor.dtype, tensor.shape)
             planned.append(PaddedTensor(spec=spec, layer=None, source=tensor, fate=Fate("")))
             continue
         number, path, kind = int(found[2]), found[3], found[4]
@@ -143,7 +143,7 @@ def _pad(
 ) -> PaddedTensor:
     has = held[number] if is_new else sizes.layers[number]
     fate = _place(path, kind, sizes, has, held[number])
-    spec = TensorSpec(name, tensor.dtype, fate.resize(tensor.shape))
+    spec = TensorHeader(name, tensor.dtype, fate.resize(tensor.shape))
     return PaddedTensor(spec=spec, layer=number, source=tensor, fate=fate, is_new=is_new)
 
 

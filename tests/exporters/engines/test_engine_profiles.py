@@ -133,12 +133,16 @@ def test_what_is_set_beyond_the_model_is_refused() -> None:
 
 def test_max_length_is_read_from_the_export(tmp_path: Path) -> None:
     assert read_max_length(tmp_path / "model.onnx") is None
-    graphs = {"model": {"file": "model.onnx", "max_length": 64}, "other": {"file": "o.onnx"}}
+    graphs = {
+        "model": {"file": "model.onnx", "max_length": 64, "sha256": {"model.onnx": "0"}},
+        "other": {"file": "o.onnx", "sha256": {"o.onnx": "0"}},
+    }
     (tmp_path / "export.json").write_text(json.dumps({"graphs": graphs}))
     assert read_max_length(tmp_path / "model.onnx") == 64
     assert read_max_length(tmp_path / "o.onnx") is None
     (tmp_path / "export.json").write_text("[")
-    assert read_max_length(tmp_path / "model.onnx") is None
+    with pytest.raises(NirvanaError, match=r"export\.json cannot be read"):
+        read_max_length(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(("name", "shown"), [("tokens", "'tokens'"), ("", "without a name")])

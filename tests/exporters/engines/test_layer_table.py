@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from exporters.engines.engine_audit import LayerRow, read_layer_table
+from exporters.engines.engine_audit import EngineLayer, read_layer_table
 
 DATA = Path(__file__).parent / "data"
 
 
-def read(name: str) -> tuple[LayerRow, ...]:
+def read(name: str) -> tuple[EngineLayer, ...]:
     return read_layer_table((DATA / name).read_text(encoding="utf-8"))
 
 
