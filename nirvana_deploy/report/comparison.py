@@ -29,7 +29,7 @@ from nirvana_deploy.report.numbers import (
     subtract,
 )
 from nirvana_deploy.report.results import Run
-from nirvana_deploy.report.serving_results import ProfileCase
+from nirvana_deploy.report.serving_results import CaseView
 from nirvana_deploy.report.training_results import Prune
 
 Row = tuple[str, str, str, str]
@@ -111,7 +111,7 @@ def _size_rows(run: Run, prune: Prune) -> list[Row]:
     return rows
 
 
-def _case_rows(case: ProfileCase) -> list[Row]:
+def _case_rows(case: CaseView) -> list[Row]:
     shape = case.name_shape()
     dense, pruned, speedup = case.dense, case.pruned, case.speedup
     interval = interval_words(speedup)
@@ -160,7 +160,7 @@ def _card(title: str, value: str, note: str) -> Html:
     return element("div", element("h2", title), number, element("span", note), class_="card")
 
 
-def _speed_card(case: ProfileCase | None) -> Html:
+def _speed_card(case: CaseView | None) -> Html:
     if case is None:
         return _card("Speed-up", MISSING, "not measured in this run")
     speedup = case.speedup

@@ -12,7 +12,7 @@ from nirvana_deploy.report.numbers import (
     subtract,
 )
 from nirvana_deploy.report.results import Run
-from nirvana_deploy.report.serving_results import Profile, ProfileCase, Speedup
+from nirvana_deploy.report.serving_results import CaseView, Profile, SpeedupView
 from nirvana_deploy.report.training_results import Budget, Prune
 
 _WORDS = {0.25: "A quarter of", 0.5: "Half", 0.75: "Three quarters of"}
@@ -47,7 +47,7 @@ def write_headline(run: Run) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def headline_case(profile: Profile | None) -> ProfileCase | None:
+def headline_case(profile: Profile | None) -> CaseView | None:
     """Take the largest batch measured, where arithmetic weighs most and overhead least."""
     measured = [case for case in profile.cases if case.speedup.ratio] if profile else []
     return max(measured, key=lambda case: (case.batch or 0) * (case.length or 1), default=None)
@@ -116,7 +116,7 @@ def explain_speed(run: Run) -> str | None:
     )
 
 
-def interval_words(speedup: Speedup) -> str | None:
+def interval_words(speedup: SpeedupView) -> str | None:
     """Write the confidence interval of a speed-up."""
     if speedup.low is None or speedup.high is None:
         return None
@@ -141,7 +141,7 @@ def _quality_words(prune: Prune) -> str:
     return f"{name} {before} → {after} ({change})"
 
 
-def _speed_words(case: ProfileCase) -> str:
+def _speed_words(case: CaseView) -> str:
     speedup = case.speedup
     ratio = speedup.ratio or 1.0
     if ratio < 1:
@@ -157,9 +157,9 @@ def _speed_words(case: ProfileCase) -> str:
     return f"{format_ratio(ratio)} faster {at_batch}"
 
 
-def _invert(speedup: Speedup) -> Speedup:
+def _invert(speedup: SpeedupView) -> SpeedupView:
     """Turn a speed-up into the slow-down that it is, with its interval the other way round."""
-    return Speedup(
+    return SpeedupView(
         ratio=divide(1.0, speedup.ratio),
         low=divide(1.0, speedup.high),
         high=divide(1.0, speedup.low),

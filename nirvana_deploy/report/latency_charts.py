@@ -18,7 +18,7 @@ from nirvana_deploy.report.numbers import (
     format_percent,
     format_ratio,
 )
-from nirvana_deploy.report.serving_results import Profile, ProfileCase, Timing, list_shapes
+from nirvana_deploy.report.serving_results import CaseView, Profile, TimingView, list_shapes
 
 _HEADER = (f"Batch {TIMES} length", "Model", "Median", "p90", "Samples", "Variation", "Speed-up")
 
@@ -39,7 +39,7 @@ def _draw_partial(profile: Profile) -> Html:
     return element("p", words, f" {profile.partial}", class_="absent")
 
 
-def _case_rows(case: ProfileCase) -> list[tuple[str, ...]]:
+def _case_rows(case: CaseView) -> list[tuple[str, ...]]:
     shape = f"{format_count(case.batch)} {TIMES} {format_count(case.length)}"
     ratio = format_ratio(case.speedup.ratio)
     speedup = join([ratio, " ", element("small", interval_words(case.speedup) or "")])
@@ -49,7 +49,7 @@ def _case_rows(case: ProfileCase) -> list[tuple[str, ...]]:
     ]
 
 
-def _cells(timing: Timing) -> tuple[str, ...]:
+def _cells(timing: TimingView) -> tuple[str, ...]:
     return (
         format_milliseconds(timing.median_ms),
         _percentile(timing),
@@ -58,13 +58,13 @@ def _cells(timing: Timing) -> tuple[str, ...]:
     )
 
 
-def _percentile(timing: Timing) -> str:
+def _percentile(timing: TimingView) -> str:
     if timing.p90_ms is not None:
         return format_milliseconds(timing.p90_ms)
     return join(["withheld ", element("small", timing.p90_note or "no reason recorded")])
 
 
-def _notes(case: ProfileCase) -> list[str]:
+def _notes(case: CaseView) -> list[str]:
     shape = f"{case.name_shape().capitalize()}: "
     unsettled = (
         ["latency was still moving when it was measured"] if case.stationary is False else []
@@ -84,11 +84,11 @@ class _Row:
     """One model of one run on one batch shape; `name` is what the axis calls it."""
 
     name: str
-    timing: Timing
+    timing: TimingView
     style: Style
 
 
-def draw_latencies(profiled: Sequence[tuple[str, Sequence[ProfileCase]]]) -> Html:
+def draw_latencies(profiled: Sequence[tuple[str, Sequence[CaseView]]]) -> Html:
     """Draw every measured latency, dense above pruned, a chart for each batch shape.
 
     `profiled` has each run's key and its cases; one run alone needs no key.
@@ -101,7 +101,7 @@ def draw_latencies(profiled: Sequence[tuple[str, Sequence[ProfileCase]]]) -> Htm
     return join(_draw_shape(shape, by_shape[shape]) for shape in shapes)
 
 
-def _rows(key: str, case: ProfileCase) -> list[_Row]:
+def _rows(key: str, case: CaseView) -> list[_Row]:
     timings = (("dense", case.dense, DENSE), ("pruned", case.pruned, PRUNED))
     return [_Row(name=f"{key} {name}".strip(), timing=t, style=s) for name, t, s in timings]
 

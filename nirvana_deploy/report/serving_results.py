@@ -1,4 +1,8 @@
-"""The results of `export`, `build`, `profile` and `package` as frozen records."""
+"""What the report shows of `export`, `build`, `profile` and `package`.
+
+These are views, not the results' own records (`profiles.comparing.profile_result` and others): a
+report also shows runs of older versions and interrupted ones, so each value may be None.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -153,7 +157,7 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class TimingView:
     """The latencies of one model on one batch shape."""
 
     median_ms: float | None
@@ -165,7 +169,7 @@ class Timing:
     samples_ms: tuple[float, ...]
 
     @classmethod
-    def read(cls, part: Fields) -> "Timing":
+    def read(cls, part: Fields) -> "TimingView":
         """Read `dense` or `pruned` of a profile case."""
         return cls(
             median_ms=part.number("median_ms"),
@@ -179,7 +183,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speedup:
+class SpeedupView:
     """Dense over pruned latency with its confidence interval."""
 
     ratio: float | None
@@ -189,14 +193,14 @@ class Speedup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProfileCase:
+class CaseView:
     """Both models on one batch shape."""
 
     batch: int | None
     length: int | None
-    dense: Timing
-    pruned: Timing
-    speedup: Speedup
+    dense: TimingView
+    pruned: TimingView
+    speedup: SpeedupView
     stationary: bool | None
     notes: tuple[str, ...]
 
@@ -206,15 +210,15 @@ class ProfileCase:
         return f"batch {batch}" + (f", length {self.length}" if self.length is not None else "")
 
     @classmethod
-    def read(cls, row: Fields) -> "ProfileCase":
+    def read(cls, row: Fields) -> "CaseView":
         """Read one of the profile's `cases`."""
         speedup = row.part("speedup")
         return cls(
             batch=row.count("batch"),
             length=row.count("length"),
-            dense=Timing.read(row.part("dense")),
-            pruned=Timing.read(row.part("pruned")),
-            speedup=Speedup(
+            dense=TimingView.read(row.part("dense")),
+            pruned=TimingView.read(row.part("pruned")),
+            speedup=SpeedupView(
                 ratio=speedup.number("ratio"),
                 low=speedup.number("low"),
                 high=speedup.number("high"),
@@ -237,7 +241,7 @@ class Profile:
 
     environment: Fields
     method: Fields
-    cases: tuple[ProfileCase, ...]
+    cases: tuple[CaseView, ...]
     generations: tuple[Fields, ...]
     loads: tuple[Fields, ...]
     partial: str | None
@@ -248,14 +252,14 @@ class Profile:
         return cls(
             environment=result.part("environment"),
             method=result.part("method"),
-            cases=tuple(ProfileCase.read(row) for row in result.rows("cases")),
+            cases=tuple(CaseView.read(row) for row in result.rows("cases")),
             generations=result.rows("generations"),
             loads=result.rows("loads"),
             partial=result.text("partial"),
         )
 
 
-def list_shapes(cases: Iterable[ProfileCase]) -> tuple[str, ...]:
+def list_shapes(cases: Iterable[CaseView]) -> tuple[str, ...]:
     """Name the batch shapes that are there, small ones first."""
     ordered = sorted(cases, key=lambda case: (case.length or 0, case.batch or 0))
     return tuple(dict.fromkeys(case.name_shape() for case in ordered))

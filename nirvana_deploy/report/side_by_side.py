@@ -18,7 +18,7 @@ from nirvana_deploy.report.numbers import (
     format_ratio,
     format_short,
 )
-from nirvana_deploy.report.serving_results import ProfileCase, list_shapes
+from nirvana_deploy.report.serving_results import CaseView, list_shapes
 from nirvana_deploy.report.subject import Subject
 from nirvana_deploy.report.training_results import Fidelity, ModelFigures, Prune
 
@@ -161,7 +161,7 @@ def _onnx_size(subject: Subject) -> str:
     return _arrow(format_bytes(export.dense.size_bytes), format_bytes(export.pruned.size_bytes))
 
 
-def _of_case(shape: str, write: Callable[[ProfileCase], str]) -> _Cell:
+def _of_case(shape: str, write: Callable[[CaseView], str]) -> _Cell:
     def cell(subject: Subject) -> str:
         cases = subject.run.profile.cases if subject.run.profile else ()
         return next((write(case) for case in cases if case.name_shape() == shape), MISSING)
@@ -169,19 +169,19 @@ def _of_case(shape: str, write: Callable[[ProfileCase], str]) -> _Cell:
     return cell
 
 
-def _latency(case: ProfileCase) -> str:
+def _latency(case: CaseView) -> str:
     times = (format_milliseconds(t.median_ms) for t in (case.dense, case.pruned))
     return _arrow(*times)
 
 
-def _speedup(case: ProfileCase) -> str:
+def _speedup(case: CaseView) -> str:
     interval = interval_words(case.speedup)
     doubt = " not steady" if case.stationary is False else ""
     ratio = format_ratio(case.speedup.ratio)
     return ratio if ratio == MISSING else f"{ratio} {interval or ''}{doubt}".strip()
 
 
-def _throughput(case: ProfileCase) -> str:
+def _throughput(case: CaseView) -> str:
     rates = (case.dense.throughput_per_s, case.pruned.throughput_per_s)
     written = (MISSING if rate is None else f"{format_short(rate)}/s" for rate in rates)
     return _arrow(*written)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from nirvana_deploy.report.fields import Fields
 from nirvana_deploy.report.results import Run
-from nirvana_deploy.report.serving_results import Profile, Timing
+from nirvana_deploy.report.serving_results import Profile, TimingView
 from nirvana_deploy.report.training_results import Layer
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
@@ -79,7 +79,7 @@ def _callers_of(profile: Profile, length: int | None, model: str) -> tuple[Throu
 
 
 def _points_of(profile: Profile, length: int | None, model: str) -> tuple[ThroughputPoint, ...]:
-    timings: list[tuple[int | None, Timing]] = [
+    timings: list[tuple[int | None, TimingView]] = [
         (case.batch, case.dense if model == "dense" else case.pruned)
         for case in profile.cases
         if case.length == length

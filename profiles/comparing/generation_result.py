@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from profiles.measuring.statistics import (
+    NotNegative,
+    Positive,
     Samples,
     Speedup,
     find_median_interval,
@@ -22,13 +24,13 @@ class TokenTiming:
         low_ms: lower end of the 95 % interval of the median (order statistics).
     """
 
-    median_ms: float
-    low_ms: float | None
-    high_ms: float | None
-    p90_ms: float | None
+    median_ms: NotNegative
+    low_ms: NotNegative | None
+    high_ms: NotNegative | None
+    p90_ms: NotNegative | None
     p90_note: str | None
-    num_samples: int
-    samples_ms: tuple[float, ...]
+    num_samples: Positive
+    samples_ms: tuple[NotNegative, ...]
 
     @classmethod
     def of(cls, samples_ms: Samples) -> TokenTiming:
@@ -59,8 +61,8 @@ class GenerationTiming:
 
     first_token: TokenTiming
     inter_token: TokenTiming
-    slowest_gap_ms: float
-    tokens_per_s: float
+    slowest_gap_ms: NotNegative
+    tokens_per_s: NotNegative
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +75,14 @@ class GenerationCase:
         other_cpu_fraction: share of the CPUs that other programs took meanwhile; None: not known.
     """
 
-    batch: int
-    prompt_length: int
-    num_tokens: int
+    batch: Positive
+    prompt_length: Positive
+    num_tokens: Positive
     dense: GenerationTiming
     pruned: GenerationTiming
     first_token_speedup: Speedup
     inter_token_speedup: Speedup
     whole_speedup: Speedup
     stationary: bool
-    other_cpu_fraction: float | None
+    other_cpu_fraction: NotNegative | None
     notes: tuple[str, ...]

@@ -12,6 +12,7 @@ from functools import partial
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring.load import LoadResult, measure_open_loop
 from profiles.measuring.measurement import describe_failure
+from profiles.measuring.statistics import NotNegative, Positive
 from profiles.measuring.sweep import sweep_callers
 from profiles.runners.runner import Runner
 from profiles.runners.token_inputs import make_call_inputs
@@ -27,14 +28,14 @@ class LoadPoint:
     """
 
     model: str
-    batch: int
-    length: int
-    offered_per_s: float | None
-    num_callers: int
-    num_requests: int
-    achieved_per_s: float
-    median_ms: float
-    p90_ms: float | None
+    batch: Positive
+    length: Positive
+    offered_per_s: NotNegative | None
+    num_callers: Positive
+    num_requests: Positive
+    achieved_per_s: NotNegative
+    median_ms: NotNegative
+    p90_ms: NotNegative | None
     p90_note: str | None
     overloaded: bool
 

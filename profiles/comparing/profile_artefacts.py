@@ -14,7 +14,7 @@ from profiles.comparing.generation import compare_generation
 from profiles.comparing.load_points import measure_loads
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileResult
-from profiles.measuring.memory import watch_memory
+from profiles.measuring.memory import MemoryFigures, watch_memory
 from profiles.measuring.progress import OnProgress, draw_progress
 from profiles.runners.open_runner import check_positions, find_graph, open_runner
 from profiles.runners.runner import Runner, open_stepper
@@ -125,7 +125,8 @@ def profile_artefacts(
     }
     for source in sources.values():
         check_positions(source, config)
-    opened, memory = {}, {}
+    opened: dict[str, Runner] = {}
+    memory: dict[str, MemoryFigures] = {}
     for name, source in sources.items():
         opened[name], memory[name] = _open(source, name, config)
     runners = opened["dense"], opened["pruned"]
@@ -157,7 +158,7 @@ def profile_artefacts(
     )
 
 
-def _open(source: str, name: str, config: ProfileConfig) -> tuple[Runner, dict[str, Any]]:
+def _open(source: str, name: str, config: ProfileConfig) -> tuple[Runner, MemoryFigures]:
     """Load a model and run it once on the largest batch, watching what memory that takes."""
     with watch_memory() as growth:
         runner = open_runner(source, name=name, config=config)

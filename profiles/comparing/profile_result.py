@@ -4,26 +4,32 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from profiles.comparing.generation_result import GenerationCase
 from profiles.comparing.load_points import LoadPoint
+from profiles.measuring.environment import Environment
+from profiles.measuring.memory import MemoryFigures
 from profiles.measuring.nvml import EnergyReading
 from profiles.measuring.statistics import (
+    NotNegative,
+    Positive,
     Samples,
     Speedup,
     find_median_interval,
     find_variation,
     take_percentile,
 )
+from pruning.strict_json import convert_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartTiming:
     """Hold what one part of a run took, as trtexec tells them apart."""
 
-    median_ms: float
-    coefficient_of_variation: float
+    median_ms: NotNegative
+    coefficient_of_variation: NotNegative
 
     @classmethod
     def of(cls, samples_ms: Samples) -> "PartTiming":
@@ -45,16 +51,16 @@ class Timing:
         energy: of a call on a GPU whose driver counts it, measured after the samples.
     """
 
-    median_ms: float
-    mean_ms: float
-    median_low_ms: float | None
-    median_high_ms: float | None
-    p90_ms: float | None
+    median_ms: NotNegative
+    mean_ms: NotNegative
+    median_low_ms: NotNegative | None
+    median_high_ms: NotNegative | None
+    p90_ms: NotNegative | None
     p90_note: str | None
-    num_samples: int
-    coefficient_of_variation: float
-    throughput_per_s: float
-    samples_ms: tuple[float, ...]
+    num_samples: Positive
+    coefficient_of_variation: NotNegative
+    throughput_per_s: NotNegative
+    samples_ms: tuple[NotNegative, ...]
     parts: dict[str, PartTiming] = field(default_factory=dict)
     energy: EnergyReading | None = None
 
@@ -97,15 +103,15 @@ class ProfileCase:
         notes: what a reader must know to trust the figures, in words.
     """
 
-    batch: int
-    length: int
+    batch: Positive
+    length: Positive
     dense: Timing
     pruned: Timing
     speedup: Speedup
     stationary: bool
-    warmup_seconds: float
-    measured_seconds: float
-    other_cpu_fraction: float | None
+    warmup_seconds: NotNegative
+    measured_seconds: NotNegative
+    other_cpu_fraction: NotNegative | None
     notes: tuple[str, ...]
 
     @property
@@ -126,13 +132,22 @@ class ProfileResult:
         partial: what ended the measurement early, in words; None: all that was asked is there.
     """
 
-    environment: dict[str, Any]
+    environment: Environment
     method: dict[str, Any]
     cases: tuple[ProfileCase, ...]
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, MemoryFigures] = field(default_factory=dict)
     generations: tuple[GenerationCase, ...] = ()
     loads: tuple[LoadPoint, ...] = ()
     partial: str | None = None
+
+    @classmethod
+    def from_json(cls, data: object, *, name: str = "The profile") -> "ProfileResult":
+        """Read what `to_json` wrote; `name` is what a message calls it.
+
+        Raises:
+            NirvanaError: something is missing or of another type; the message names the place.
+        """
+        return convert_json(data, cls, name=name, remedy="Measure again.")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for a stage manifest."""
@@ -145,6 +160,12 @@ class ProfileResult:
             "loads": [_listed(asdict(point)) for point in self.loads],
             "partial": self.partial,
         }
+
+
+def describe_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of `ProfileResult.to_json`, made from the records."""
+    schema: dict[str, Any] = msgspec.json.schema(ProfileResult)
+    return schema
 
 
 def _listed(value: Any) -> Any:

@@ -6,7 +6,9 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from profiles.measuring.nvml import check_clock
 
@@ -25,7 +27,43 @@ _GIB = 2**30
 _NO_LIMIT_BYTES = 2**60
 
 
-def capture_environment(num_threads: int, root: Path = Path("/")) -> dict[str, Any]:
+class Gpu(TypedDict):
+    """A GPU and its state when it was looked at; what the driver does not tell is None."""
+
+    name: str | None
+    driver: str | None
+    compute_capability: str | None
+    memory_gib: float | None
+    sm_clock_mhz: float | None
+    max_sm_clock_mhz: float | None
+    memory_clock_mhz: float | None
+    power_watts: float | None
+    power_limit_watts: float | None
+    temperature_celsius: float | None
+
+
+class Environment(TypedDict):
+    """Where a measurement was made; what cannot be read is None."""
+
+    cpu: str
+    num_threads: Annotated[int, Meta(ge=1)]
+    num_allowed_cpus: Annotated[int, Meta(ge=1)]
+    num_cpus: int | None
+    cpu_governor: str | None
+    container_cpu_limit: float | None
+    container_memory_gib: float | None
+    memory_gib: float | None
+    load_average: list[Annotated[float, Meta(ge=0)]] | None
+    system: str
+    python: str
+    packages: dict[str, str | None]
+    gpus: list[Gpu]
+    captured_at: str
+    throttled_fraction: NotRequired[Annotated[float, Meta(ge=0)] | None]
+    throttling: NotRequired[str]
+
+
+def capture_environment(num_threads: int, root: Path = Path("/")) -> Environment:
     """Return plain data for the report; what cannot be read is None. `root` holds proc and sys."""
     return {
         "cpu": read_cpu_name(root),
@@ -60,7 +98,7 @@ def read_cpu_name(root: Path = Path("/")) -> str:
     return platform.processor() or platform.machine()
 
 
-def list_gpus() -> list[dict[str, Any]]:
+def list_gpus() -> list[Gpu]:
     """Describe the NVIDIA GPUs and their state now; empty without a driver.
 
     Raises NirvanaError for a clock at which no GPU runs.
@@ -77,7 +115,7 @@ def list_gpus() -> list[dict[str, Any]]:
         pynvml.nvmlShutdown()
 
 
-def _describe_gpu(pynvml: Any, index: int) -> dict[str, Any]:
+def _describe_gpu(pynvml: Any, index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
 
     def ask(question: str, *details: Any) -> Any:

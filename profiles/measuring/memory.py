@@ -6,11 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from profiles.measuring.nvml import open_gpu
 
 _KIB_A_MIB = 1024
+
+
+class MemoryFigures(TypedDict):
+    """`MemoryGrowth` as plain data, with what the figures are."""
+
+    host_peak_mib: float | None
+    gpu_mib: float | None
+    what: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +34,7 @@ class MemoryGrowth:
     host_peak_mib: float | None = None
     gpu_mib: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> MemoryFigures:
         """Return plain data, with what the figures are."""
         return {
             "host_peak_mib": self.host_peak_mib,

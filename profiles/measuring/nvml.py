@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from profiles.measuring.measurement import Call, Clock
+from profiles.measuring.statistics import NotNegative, Positive
 from pruning.errors import NirvanaError
 
 # Above this, or below 0, a driver reports no state of a GPU but a failure to read it.
@@ -90,10 +91,10 @@ class EnergyReading:
         idle_subtracted: False: what the GPU draws at rest is in the figures.
     """
 
-    joules_per_call: float
-    mean_watts: float
-    num_calls: int
-    seconds: float
+    joules_per_call: NotNegative
+    mean_watts: NotNegative
+    num_calls: Positive
+    seconds: NotNegative
     idle_subtracted: bool = False
 
 

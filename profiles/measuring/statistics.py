@@ -2,11 +2,16 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float64]
+# What a result of ours cannot be below, for those that are read again.
+NotNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
 
 # Resampling fewer blocks than this gives an interval that is far too narrow.
 MIN_BLOCKS = 8
@@ -22,10 +27,10 @@ class Speedup:
         note: why the interval is withheld, or None.
     """
 
-    ratio: float
-    low: float | None
-    high: float | None
-    confidence: float
+    ratio: NotNegative
+    low: NotNegative | None
+    high: NotNegative | None
+    confidence: NotNegative
     note: str | None = None
 
     def withhold(self, reason: str) -> "Speedup":

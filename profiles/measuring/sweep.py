@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from profiles.measuring.environment import capture_environment, count_allowed_cpus
+from profiles.measuring.environment import (
+    Environment,
+    capture_environment,
+    count_allowed_cpus,
+)
 from profiles.measuring.load import LoadResult, measure_closed_loop
 from profiles.measuring.measurement import Clock
 from profiles.measuring.rotation import RotatingTimer
@@ -124,7 +128,7 @@ class SweepResult:
 
     model: str
     length: int
-    environment: Mapping[str, Any]
+    environment: Environment
     method: Mapping[str, Any]
     batches: tuple[BatchPoint, ...] = ()
     callers: tuple[LoadResult, ...] = ()
@@ -134,7 +138,7 @@ class SweepResult:
         return {
             "model": self.model,
             "length": self.length,
-            "environment": dict(self.environment),
+            "environment": self.environment,
             "method": dict(self.method),
             "batches": [asdict(point) for point in self.batches],
             "callers": [_describe_load(result) for result in self.callers],

@@ -14,7 +14,7 @@ from nirvana_deploy.cli import main
 from nirvana_deploy.profile_summary import describe_profile
 from profiles.comparing.profile_artefacts import profile_artefacts
 from profiles.comparing.profile_config import ProfileConfig
-from profiles.comparing.profile_schema import check_profile
+from profiles.comparing.profile_result import ProfileResult
 from profiles.comparing.result_tables import to_csv, to_markdown
 from profiles.measuring.sweep_config import SweepConfig
 from pruning.checkpoints.checkpoint import save_pruned
@@ -73,7 +73,7 @@ def test_a_checkpoint_and_a_graph_generate(llama: str, tmp_path: Path) -> None:
     torch.set_num_threads(threads)
     stored = result.to_json()
     assert json.loads(json.dumps(stored)) == stored
-    check_profile(stored)
+    ProfileResult.from_json(stored)
     kinds = {name: of["kind"] for name, of in stored["method"]["artefacts"].items()}
     assert kinds == {"dense": "checkpoint", "pruned": "onnx"}
     assert stored["method"]["dense"]["runtime"] == "torch"
@@ -99,7 +99,7 @@ def test_an_engine_tells_where_its_time_goes(
     printed = " ".join(capsys.readouterr().out.split())
     assert "of that, pruned h2d 0.500, gpu_compute 2.000, d2h 0.250, enqueue" in printed
     stored = json.loads(out.read_text())
-    check_profile(stored)
+    ProfileResult.from_json(stored)
     (case,) = stored["cases"]
     assert case["dense"]["parts"] == {}
     assert case["pruned"]["parts"]["gpu_compute_ms"]["median_ms"] == 2.0
@@ -129,7 +129,7 @@ def test_an_engine_whose_gpu_is_lost_leaves_a_partial_result(
         capsys.readouterr().out.split()
     )
     stored = json.loads(out.read_text())
-    check_profile(stored)
+    ProfileResult.from_json(stored)
     assert "CUDA error 719" in stored["partial"]
     whole, cut = stored["cases"]
     assert whole["pruned"]["num_samples"] >= 64 > cut["pruned"]["num_samples"] > 0
@@ -176,7 +176,7 @@ def test_both_are_measured_under_load(tmp_path: Path) -> None:
     ]
     assert all(point.achieved_per_s > 0 and point.p90_ms is None for point in result.loads)
     stored = result.to_json()
-    check_profile(stored)
+    ProfileResult.from_json(stored)
     rows = list(csv.DictReader(to_csv(result).splitlines()))
     assert [row["num_callers"] for row in rows] == ["", "", *(["1", "3", "1"] * 2)]
     assert [row["overloaded"] in ("True", "False") for row in rows] == [False, False, *[True] * 6]

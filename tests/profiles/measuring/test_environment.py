@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from profiles.measuring.environment import capture_environment
+from profiles.measuring.environment import Environment, capture_environment
 from pruning.errors import NirvanaError
+from pruning.strict_json import convert_json
 
 
 def write(root: Path, path: str, text: str) -> None:
@@ -137,3 +138,9 @@ def test_no_driver_means_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(nvmlInit=fail))
     assert capture_environment(1)["gpus"] == []
+
+
+def test_what_is_captured_fits_its_record(tmp_path: Path) -> None:
+    for root in (Path("/"), tmp_path):  # the second has no proc and no sys
+        found = json.loads(json.dumps(capture_environment(2, root)))
+        assert convert_json(found, Environment, name="here", remedy="", exact=True) == found
