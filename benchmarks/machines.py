@@ -67,9 +67,9 @@ PROCESSORS: tuple[dict[str, str], ...] = (
 )
 
 
-def run_tests(python: Path, settings: dict[str, str]) -> dict[str, Any]:
+def run_tests(python: Path, settings: dict[str, str], root: Path = ROOT) -> dict[str, Any]:
     """Run the fast tests whole, in a process a core, and return their number and each failure."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     env |= settings
     env["PATH"] = os.pathsep.join((str(python.parent), env["PATH"]))
@@ -77,18 +77,20 @@ def run_tests(python: Path, settings: dict[str, str]) -> dict[str, Any]:
         report = Path(folder) / "report.xml"
         flags = ["--numprocesses=logical", "--dist=loadfile", "--no-loadscope-reorder"]
         command = [str(python), "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}"]
-        ran = run([*command, *flags], env)
+        ran = run([*command, *flags], env, root)
         told = read_report(report) if report.is_file() else {"tests": 0, "failures": []}
     if ran.returncode and not told["failures"]:
         told["failures"].append({"test": "pytest", "traceback": ran.stdout[-4000:]})
     return told
 
 
-def run(command: list[str], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    command: list[str], env: dict[str, str] | None = None, root: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """Run a command in the repository, with what it writes in one text."""
     return subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=root,
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -107,16 +109,18 @@ def find_python(name: str) -> str | None:
 
 
 def run_on_python(name: str) -> dict[str, Any]:
-    """Install anew under a Python, run the demo and the fast tests, and return what failed."""
+    """Run the demo and the fast tests in a fresh clone under a Python, and return what failed."""
     interpreter = find_python(name)
     if interpreter is None:
         return {"skipped": f"no Python {name} here"}
     with tempfile.TemporaryDirectory() as folder:
-        env = Path(folder) / "venv"
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        env = clone / ".venv"
         told: dict[str, Any] = {}
         for target in ("environments", "demo"):
             started = time.monotonic()
-            ran = run(["make", target, f"PYTHON={interpreter}", f"VENV={env}"])
+            ran = run(["make", target, f"PYTHON={interpreter}"], root=clone)
             told[f"make {target}"] = {
                 "seconds": round(time.monotonic() - started),
                 "rc": ran.returncode,
@@ -130,7 +134,7 @@ def run_on_python(name: str) -> dict[str, Any]:
         told["versions"] = dict(
             zip(packages, run([str(python), "-c", code]).stdout.split(), strict=False)
         )
-        return {**told, **run_tests(python, {"NIRVANA_TRITON": str(env / "triton")})}
+        return {**told, **run_tests(python, {"NIRVANA_TRITON": str(env / "triton")}, clone)}
 
 
 def knows_instructions(settings: dict[str, str]) -> bool:
