@@ -44,7 +44,7 @@ from exporters.engines.engine_progress import BuildLog, make_logger, make_monito
 from exporters.engines.local_gpu import find_flavour_cuda, find_gpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
-from pruning.write_aside import write_aside
+from pruning.write_aside import make_folder, write_aside
 
 __all__ = ["EngineResult", "build_engine"]
 
@@ -69,7 +69,7 @@ def build_engine(
     graph = read_build_graph(onnx_path, config)
     if num_attention_layers is None:
         num_attention_layers = len(graph.attentions)
-    _make_folder(out_dir)
+    make_folder(out_dir, "build")
 
     log = BuildLog()
     started = time.perf_counter()
@@ -250,9 +250,3 @@ def _list_versions(trt: Any, precision: str) -> dict[str, str]:
 
 def _target_name(capability: str) -> str:
     return "sm" + capability.replace(".", "")
-
-
-def _make_folder(out_dir: Path) -> None:
-    if out_dir.exists() and not out_dir.is_dir():
-        raise NirvanaError(f"{out_dir} is a file; an engine needs a folder of its own.")
-    out_dir.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,6 @@ def load_timing_cache(
 def save_timing_cache(settings: Any, path: Path) -> None:
     """Keep the timings of a build, those that were loaded included."""
     data = bytes(settings.get_timing_cache().serialize())
-    path.parent.mkdir(parents=True, exist_ok=True)
     with write_aside(path) as aside:
         aside.write_bytes(data)
 

@@ -27,7 +27,7 @@ from exporters.engines.engine_progress import BuildLog, make_logger
 from exporters.engines.local_gpu import find_gpu
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
-from pruning.write_aside import write_aside
+from pruning.write_aside import make_folder, write_aside
 
 
 def refit_engine(engine_dir: Path, onnx_path: Path, out_dir: Path) -> EngineResult:
@@ -70,7 +70,7 @@ def _write(
     seconds: float,
 ) -> EngineResult:
     """Write the new engine's folder: the old one's, with other weights and hashes."""
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(out_dir, "build")
     shutil.copyfile(engine_dir / old.result.log_path, out_dir / LOG_NAME)
     with write_aside(out_dir / ENGINE_NAME) as aside:
         aside.write_bytes(plan)

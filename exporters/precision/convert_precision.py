@@ -17,7 +17,7 @@ from exporters.graphs.onnx_files import explain_malformed
 from exporters.precision.half_precision import convert_graph
 from exporters.precision.int8_graph import Feeds, quantise_dynamic, quantise_static
 from pruning.errors import NirvanaError
-from pruning.write_aside import make_folder_aside, move_in_place
+from pruning.write_aside import write_files
 
 # What the quantizer holds in memory is one protobuf message, which ends here.
 MAX_QUANTISED_BYTES = 2**31 - 1
@@ -69,11 +69,9 @@ def convert_precision(
     if found != "fp32":
         raise NirvanaError(f"Expected a graph in fp32 to convert, {source} is in {found} already.")
     try:
-        with explain_malformed(source), make_folder_aside(out) as aside:
+        with explain_malformed(source), write_files(out) as aside:
             kept_float = _write(source, aside / out.name, precision, calibration, symmetric)
-            written = sorted(aside.iterdir(), key=lambda path: path.name == out.name)
-            size_bytes = sum(path.stat().st_size for path in written)
-            move_in_place(aside, [path.name for path in written])  # the graph comes last
+            size_bytes = sum(path.stat().st_size for path in aside.iterdir())
     except NirvanaError as error:
         raise NirvanaError(f"{source} cannot be had in {precision}: {error}") from error
     return PrecisionOutcome(precision=precision, size_bytes=size_bytes, kept_float=kept_float)

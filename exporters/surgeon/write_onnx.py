@@ -7,7 +7,7 @@ weights can follow the rest of the graph. Others have them in a file beside the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,9 +18,8 @@ import onnx_ir as ir
 
 from exporters.graphs.node_reading import read_array
 from pruning.errors import NirvanaError
-from pruning.machine_limits import explain_limit, explain_limits
 from pruning.progress import CountProgress
-from pruning.write_aside import make_folder_aside, move_in_place, remove_leftovers
+from pruning.write_aside import remove_leftovers, write_files
 
 _SMALL_BYTES = 1024  # such constants stay: shapes, scalars
 
@@ -95,30 +94,16 @@ def write_onnx(
     for there in (path, data):
         if there.exists():
             raise NirvanaError(f"{there} exists already. Choose a new file; nothing was changed.")
-    with _write_aside(path) as aside:
+    with write_files(path, "surgeon") as aside:
         tell = _Written(sum(tensor.nbytes for _, tensor in list_weights(model.graph)), progress)
         if external or tell.total > INLINE_BYTES:
             _move_weights(model.graph, aside / data.name, tell)
             ir.save(model, aside / path.name)
         else:
             _write_inline(model, aside / path.name, tell)
-        # The graph last: it needs the data.
-        written = sorted((file.name for file in aside.iterdir()), key=path.name.__eq__)
-        files = move_in_place(aside, written)
-        return Written(files=files, nan_tensors=tuple(tell.nan_tensors))
-
-
-@contextmanager
-def _write_aside(path: Path) -> Iterator[Path]:
-    with ExitStack() as stack:
-        try:
-            aside = stack.enter_context(make_folder_aside(path))
-            with explain_limits("surgeon", aside):
-                yield aside
-        except OSError as error:
-            raise explain_limit(error, "surgeon", path.parent) or NirvanaError(
-                f"Cannot write {path}: {error.strerror or error}. Nothing was left there."
-            ) from error
+        names = sorted((file.name for file in aside.iterdir()), key=path.name.__eq__)
+    files = tuple(path.with_name(name) for name in names)
+    return Written(files=files, nan_tensors=tuple(tell.nan_tensors))
 
 
 class _Written:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from exporters.compare.open_artefact import require_onnx
 from exporters.engines.engine_config import EngineConfig
 from exporters.engines.engine_manifest import LOG_NAME, read_engine_manifest
-from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
+from nirvana_deploy.runs.run_folder import free_folder
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explained
+from pruning.write_aside import write_new_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,14 +91,14 @@ def build(
                 "A refit keeps all settings of the engine, and takes none. Leave them out, or "
                 "build the engine anew without refit."
             )
-        refuse_used_folder(Path(out))
+        free_folder(Path(out))
         read_engine_manifest(Path(refit))
         require_onnx(Path(onnx))
         from exporters.engines.refit_engine import refit_engine
 
         with write_new_folder(Path(out), "build") as folder:
             return refit_engine(Path(refit), Path(onnx), folder)
-    refuse_used_folder(Path(out))
+    free_folder(Path(out))
     require_onnx(Path(onnx))
     from exporters.engines.build_engine import build_engine
 

@@ -9,13 +9,14 @@ from exporters.compare.compare_config import CompareConfig
 from exporters.compare.open_artefact import require_artefact, require_onnx
 from exporters.export_config import EXPORT_FILE, ExportConfig
 from exporters.inspect_export import is_export, refuse_exported
-from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
 from nirvana_deploy.runs.deploy_result import ExportResult
+from nirvana_deploy.runs.run_folder import free_folder
 from pruning.checkpoints.model_source import require_weights, resolve_model
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limits, explained
 from pruning.plans.plan import PruningPlan
 from pruning.progress import CountProgress, Progress
+from pruning.write_aside import write_new_folder
 
 if TYPE_CHECKING:
     from exporters.compare.comparison import Comparison
@@ -44,7 +45,7 @@ def export(
         NirvanaError: the checkpoint cannot be loaded or exported; or a graph differs from it, and
             then what was written is in `OUT.failed`.
     """
-    refuse_used_folder(Path(out))
+    free_folder(Path(out))
     refuse_exported(str(checkpoint))
     require_weights(str(checkpoint))
     from exporters.export_stage import export_checkpoint

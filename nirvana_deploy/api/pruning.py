@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
 from nirvana_deploy.runs.deploy_result import OneShotResult, PruneResult
 from nirvana_deploy.runs.pipeline import Say, run_stages, say_on_stderr
 from nirvana_deploy.runs.recipe import Recipe
+from nirvana_deploy.runs.run_folder import free_folder
 from profiles.latency.latency_config import LatencyConfig
 from pruning.checkpoints.model_source import require_weights
 from pruning.checkpoints.remote_code import is_remote_code_allowed
@@ -20,6 +20,7 @@ from pruning.progress import CountProgress, Progress
 from pruning.scoring.scoring_config import ScoringConfig
 from pruning.tasks.data_config import DataConfig, require_data
 from pruning.training.baseline_config import BaselineConfig
+from pruning.write_aside import write_new_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +103,7 @@ def apply_plan(
     """
     given = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
     if not replace:
-        refuse_used_folder(Path(out))
+        free_folder(Path(out))
     require_weights(str(model))
     from pruning.cutting.repack_checkpoint import repack_checkpoint
 
@@ -168,7 +169,7 @@ def prune_from_scores(
 
     if latency is None:
         check_budgets(budgets)
-    refuse_used_folder(Path(out))
+    free_folder(Path(out))
     if data is not None:
         require_data(data.dataset)
     if model is not None:
@@ -179,7 +180,7 @@ def prune_from_scores(
         check_budgets(budgets)
     folders = {b: Path(out) if len(budgets) == 1 else Path(out) / f"{b:g}" for b in budgets}
     for folder in folders.values():
-        refuse_used_folder(folder)
+        free_folder(folder)
     from pruning.oneshot.prune_with_scores import prune_with_scores
 
     figures = prune_with_scores(

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.compare.open_artefact import require_onnx
-from nirvana_deploy.new_folder import refuse_used_folder, write_new_folder
 from nirvana_deploy.runs.pipeline import Say, say_on_stderr
+from nirvana_deploy.runs.run_folder import free_folder
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from pruning.checkpoints.model_source import require_weights
 from pruning.machine_limits import explained
+from pruning.write_aside import write_new_folder
 
 if TYPE_CHECKING:
     from nirvana_deploy.serving.package_manifest import PackageResult
@@ -40,7 +41,7 @@ def package(
             wrongly, or `out` is not free. Then there is no `out`.
     """
     config = config or PackageConfig()
-    refuse_used_folder(Path(out))
+    free_folder(Path(out))
     if config.takes_checkpoint:
         require_weights(str(onnx))
     else:

@@ -19,7 +19,6 @@ from nirvana_deploy.report.markup import (
     join,
     paragraph,
     section,
-    write_page,
 )
 from nirvana_deploy.report.page import draw_page
 from nirvana_deploy.report.quality_chart import draw_quality
@@ -35,6 +34,7 @@ from nirvana_deploy.report.throughput_charts import draw_generations, draw_throu
 from profiles.targets.block_work import CallShape
 from profiles.targets.target import load_target
 from pruning.errors import NirvanaError
+from pruning.write_aside import write_text
 
 _SOURCE = "the folders and files that it was drawn from"
 
@@ -122,8 +122,7 @@ def write_compared(
     subjects = read_subjects(paths)
     alone = len(subjects) == 1 and subjects[0].kind == "run"
     page = draw_page(subjects[0], roofs) if alone else draw_compared(subjects, roofs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_page(out, page)
+    write_text(out, page)
     return out
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from pruning.write_aside import write_aside
-
 _VOID = {"meta", "link", "br", "hr"}
 
 
@@ -118,12 +116,6 @@ def draw_footer(source: str) -> Html:
             "The charts need JavaScript; the tables under them, and the rest of the page, do not.",
         ),
     )
-
-
-def write_page(path: Path, page: str) -> None:
-    """Write a page aside and rename it."""
-    with write_aside(path) as aside:
-        aside.write_text(page, encoding="utf-8")
 
 
 def is_page(path: Path) -> bool:

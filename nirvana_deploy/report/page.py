@@ -30,7 +30,6 @@ from nirvana_deploy.report.markup import (
     join,
     paragraph,
     section,
-    write_page,
 )
 from nirvana_deploy.report.numbers import (
     MISSING,
@@ -47,6 +46,7 @@ from nirvana_deploy.report.subject import Subject
 from nirvana_deploy.report.throughput_charts import draw_generations, draw_throughput
 from nirvana_deploy.report.training_charts import draw_baseline_curve, draw_pruning_curves
 from nirvana_deploy.report.training_results import Fidelity, Prune
+from pruning.write_aside import write_text
 
 _OBJECTIVES = {
     "budget_constraint": "budget constraint on the hard density",
@@ -160,7 +160,7 @@ def write_report(run_dir: Path) -> Path:
     is absent or a manifest cannot be read.
     """
     path = run_dir / "report.html"
-    write_page(path, draw_page(read_run_subject(run_dir)))
+    write_text(path, draw_page(read_run_subject(run_dir)))
     return path
 
 

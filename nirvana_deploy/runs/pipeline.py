@@ -13,7 +13,7 @@ from typing import Any
 
 from nirvana_deploy.config_reader import to_plain
 from nirvana_deploy.runs.recipe import Recipe
-from nirvana_deploy.runs.run_folder import RECIPE_FILE, RUN_FILE, claim_run_folder, now, write_text
+from nirvana_deploy.runs.run_folder import RECIPE_FILE, RUN_FILE, claim_run_folder, now
 from nirvana_deploy.runs.stage import (
     Stage,
     StageInputs,
@@ -26,6 +26,7 @@ from nirvana_deploy.yaml_text import dump_yaml
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limits
 from pruning.progress import Progress
+from pruning.write_aside import write_text
 
 Say = Callable[[str], None]
 WriteReport = Callable[[Path], Path]

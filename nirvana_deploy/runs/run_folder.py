@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limit
 from pruning.strict_json import read_object
-from pruning.write_aside import is_leftover, write_aside
+from pruning.write_aside import is_leftover, make_folder, refuse_used_folder, write_json
 
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.yaml"
@@ -32,15 +30,7 @@ def claim_run_folder(folder: Path) -> Iterator[Path]:
         NirvanaError: the folder holds something else, cannot be written, or is in use by a run.
     """
     was_there = folder.is_dir() and not (folder / RUN_FILE).exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NirvanaError(
-            f"Expected a folder at {folder}, found a file. Choose another --out; nothing was "
-            "changed."
-        ) from error
-    except PermissionError as error:
-        raise explain_limit(error, "the run", folder.parent) or error from error
+    make_folder(folder, "the run")
     _refuse_foreign_folder(folder)
     with _lock(folder):
         if not (folder / RUN_FILE).exists():
@@ -53,22 +43,18 @@ def claim_run_folder(folder: Path) -> Iterator[Path]:
             raise
 
 
-def remove_empty_run(folder: Path) -> bool:
-    """Remove a run that ended before it finished anything; tell whether there was one.
+def free_folder(out: Path) -> None:
+    """Raise NirvanaError unless `out` is free for a verb; a run without a result is removed.
 
     Only files that a run writes before its first stage are deleted, and only while no run works
     in the folder. The folder stays.
     """
-    if not (folder / LOCK_FILE).is_file() or not _is_empty_run(folder):
-        return False
-    try:
-        with _lock(folder):
-            if not _is_empty_run(folder):
-                return False
-            _clear(folder, keep_folder=True)
-    except (NirvanaError, OSError):  # another run works there, or nothing can be written
-        return False
-    return True
+    if (out / LOCK_FILE).is_file() and _is_empty_run(out):
+        # Another run may work there, or nothing can be written.
+        with contextlib.suppress(NirvanaError, OSError), _lock(out):
+            if _is_empty_run(out):
+                _clear(out, keep_folder=True)
+    refuse_used_folder(out)
 
 
 def _is_empty_run(folder: Path) -> bool:
@@ -97,19 +83,6 @@ def _clear(folder: Path, *, keep_folder: bool) -> None:
             path.unlink(missing_ok=True)
     if not keep_folder:
         folder.rmdir()
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never a half."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file aside, flush it to the disk, and rename it."""
-    with write_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def now() -> str:

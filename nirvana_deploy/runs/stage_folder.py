@@ -3,7 +3,6 @@
 .prune.partial/   being written; key.json says for which key
 prune/            finished; manifest.json lists its files
 .prune.old/       the finished one before, for the moment between two renames
-.prune.trash/     being deleted
 """
 
 from __future__ import annotations
@@ -15,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from nirvana_deploy.runs.run_folder import write_json
 from pruning.checkpoints.file_hash import describe_file, hash_file
 from pruning.errors import NirvanaError
 from pruning.strict_json import convert_json, read_object
-from pruning.write_aside import is_leftover, remove_leftovers
+from pruning.write_aside import delete_folder, is_leftover, remove_leftovers, write_json
 
 MANIFEST_FILE = "manifest.json"
 KEY_FILE = "key.json"
@@ -91,7 +89,8 @@ class StageFolder:
             and _read_json(self.old / MANIFEST_FILE, _StageManifest)
         ):
             self.old.rename(self.final)
-        self._discard(self.old)
+        delete_folder(self.old)
+        delete_folder(self.run_dir / f".{self.name}.trash")  # left by version 0.1
 
     def read_manifest(self) -> dict[str, Any] | None:
         """Return the finished folder's manifest; None when there is none, or it is damaged.
@@ -154,7 +153,7 @@ class StageFolder:
             num_attempts, started = int(marker["num_attempts"]), str(marker["started"])
             self._clear_partial()
         else:
-            self._discard(self.partial)
+            delete_folder(self.partial)
         self.partial.mkdir(exist_ok=True)
         write_json(
             self.partial / KEY_FILE,
@@ -174,7 +173,7 @@ class StageFolder:
         whole = {**manifest, "digest": _digest(files), "files": files}
         write_json(self.partial / MANIFEST_FILE, whole)
         self._swap_in()
-        self._discard(self.old)
+        delete_folder(self.old)
         return whole
 
     def _clear_partial(self) -> None:
@@ -187,18 +186,9 @@ class StageFolder:
         for name in (KEY_FILE, *self.scratch):
             _remove(self.partial / name)
         if self.final.exists():
-            self._discard(self.old)
+            delete_folder(self.old)
             self.final.rename(self.old)
         self.partial.rename(self.final)
-
-    def _discard(self, folder: Path) -> None:
-        """Delete a folder by way of the trash: a deletion that is cut leaves no half of it."""
-        trash = self.run_dir / f".{self.name}.trash"
-        if trash.exists():
-            shutil.rmtree(trash)
-        if folder.exists():
-            folder.rename(trash)
-            shutil.rmtree(trash)
 
 
 def _remove(path: Path) -> None:

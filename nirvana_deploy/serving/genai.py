@@ -22,7 +22,6 @@ from exporters.engines.engine_profiles import find_max_length
 from exporters.graphs.load_graph import read_precision
 from exporters.graphs.onnx_files import check_hashes
 from exporters.graphs.read_structure import read_structure
-from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.graph_decoder import DecoderInputs, GraphDecoder, read_decoder
 from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
@@ -30,6 +29,7 @@ from nirvana_deploy.serving.package_manifest import PackageResult, check_package
 from nirvana_deploy.serving.text_model_file import TOKENIZER_FILE, open_tokenizer
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.strict_json import read_object
+from pruning.write_aside import refuse_used_folder
 
 CONFIG_NAME = "genai_config.json"
 MODEL_NAME = "model.onnx"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.package_manifest import PackageResult, write_manifest
 from nirvana_deploy.serving.trtllm_config import add_older_names
@@ -25,6 +24,7 @@ from pruning.checkpoints.checkpoint_files import check_files
 from pruning.checkpoints.checkpoint_source import INDEX_FILE
 from pruning.checkpoints.config_file import read_config_file
 from pruning.errors import NirvanaError
+from pruning.write_aside import refuse_used_folder
 
 _WEIGHTS = ("*.safetensors", INDEX_FILE)
 _COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")

@@ -14,6 +14,7 @@ from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from nirvana_deploy.verbs.tables import list_pairs, print_result
 from nirvana_deploy.verbs.verb import Verb, add_out
 from pruning.errors import NirvanaError
+from pruning.write_aside import write_aside
 
 if TYPE_CHECKING:
     from nirvana_deploy.api.engines import EngineRun
@@ -77,8 +78,8 @@ def _run_engine(args: argparse.Namespace) -> int:
     if args.out is not None:
         import numpy as np
 
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(args.out, **run.outputs)
+        with write_aside(args.out) as aside:
+            np.savez(aside, **run.outputs)
     return 0
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from nirvana_deploy.api import measuring
 from nirvana_deploy.config_reader import read_config
 from nirvana_deploy.profile_summary import describe_profile
-from nirvana_deploy.runs.run_folder import write_json, write_text
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from nirvana_deploy.verbs.progress import show_steps
 from nirvana_deploy.verbs.tables import print_evaluation, print_json, print_result
@@ -19,6 +18,7 @@ from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring.sweep_config import SweepConfig
 from pruning.errors import NirvanaError
 from pruning.tasks.data_config import DataConfig
+from pruning.write_aside import write_json, write_text
 
 _ENDINGS = (".json", ".csv", ".md")
 
@@ -150,7 +150,6 @@ def _evaluate(args: argparse.Namespace) -> int:
             progress=progress,
         )
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.out, result.to_json())
     if args.json:
         print_json(result.to_json())
@@ -180,7 +179,6 @@ def _write_figures(
     to_markdown: Callable[[], str],
 ) -> None:
     """Write what the ending of `path` asks for, in a folder that is made if it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
         write_text(path, to_csv())
     elif path.suffix == ".md":

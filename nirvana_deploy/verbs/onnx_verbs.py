@@ -24,8 +24,7 @@ from nirvana_deploy.verbs.tables import (
 )
 from nirvana_deploy.verbs.verb import Verb, add_out
 from pruning.errors import NirvanaError
-from pruning.machine_limits import explain_limit
-from pruning.plans.plan import PruningPlan
+from pruning.write_aside import write_files
 
 if TYPE_CHECKING:
     from exporters.compare.comparison import Comparison
@@ -161,7 +160,9 @@ def _inspect(args: argparse.Namespace) -> int:
     if not args.json:
         print_structure(source, structure)
     if args.write_plan is not None:
-        _write_plan(exporting.read_plan(source), args.write_plan)
+        plan = exporting.read_plan(source)
+        with write_files(args.write_plan, "inspect") as aside:
+            plan.save(aside / args.write_plan.name)
     proof = exporting.prove_model(source) if args.prove else None
     if args.json:
         proven = {} if proof is None else {"proof": proof.to_json()}
@@ -169,19 +170,6 @@ def _inspect(args: argparse.Namespace) -> int:
     elif proof is not None:
         print_proof(proof)
     return 0 if proof is None or proof.holds else 1
-
-
-def _write_plan(plan: PruningPlan, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plan.save(path)
-    except OSError as error:
-        told = explain_limit(error, "inspect", path.parent)
-        if told is not None:
-            raise told from error
-        raise NirvanaError(
-            f"Cannot write the plan to {path}: {error.strerror}. Choose a file that can be written."
-        ) from error
 
 
 def _inspect_graphs(args: argparse.Namespace) -> int:

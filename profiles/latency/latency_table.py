@@ -21,7 +21,7 @@ from pruning.plans.cost import dense_cost, plan_cost
 from pruning.plans.dense_dims import StackDims, require_keys
 from pruning.plans.plan import PruningPlan
 from pruning.strict_json import convert_json, read_value
-from pruning.write_aside import write_aside
+from pruning.write_aside import write_json
 
 TABLE_FORMAT = "nirvana-latency-table-1"
 _LONGEST_MS = 1e9  # eleven days
@@ -143,8 +143,7 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write the table as JSON; a reader finds the old file or the new one."""
-        with write_aside(path) as aside:
-            aside.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        write_json(path, self.to_json(), indent=1)
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:

@@ -44,7 +44,7 @@ from profiles.measuring.statistics import Samples, find_drift
 from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.strict_json import read_json
-from pruning.write_aside import write_aside
+from pruning.write_aside import write_json
 
 TABLE_FILE = "table.json"
 SAMPLES_FILE = "samples.json"
@@ -191,8 +191,7 @@ def _read_samples(path: Path) -> dict[str, list[float]]:
 def _save_samples(path: Path, samples_ms: Mapping[str, list[float]]) -> None:
     whole = min(map(len, samples_ms.values()))
     rounded = {name: [round(v, 5) for v in s[:whole]] for name, s in samples_ms.items()}
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(rounded) + "\n")
+    write_json(path, rounded, indent=None)
 
 
 def _describe(samples: Mapping[str, Samples], config: TableConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pruning.errors import NirvanaError
+from pruning.write_aside import make_folder
 
 _CUDA_OPTIONS = """
     device_id gpu_mem_limit arena_extend_strategy cudnn_conv_algo_search do_copy_in_default_stream
@@ -91,7 +92,7 @@ class ExecutionProvider:
                 f"{cache_dir}. Leave it unset; these have a cache: "
                 f"{', '.join(p.short for p in EXECUTION_PROVIDERS if p.cache_options)}."
             )
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(cache_dir, "profile")
         return {key: text.format(cache=cache_dir) for key, text in self.cache_options.items()}
 
 

@@ -18,6 +18,7 @@ from exporters.graphs.trial_session import require_loadable
 from profiles.runners.execution_providers import ExecutionProvider, find_provider
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import MissingExtraError, NirvanaError
+from pruning.write_aside import make_folder_aside, put_in_place
 
 _OPTIONS = {
     # Idle worker threads spin for the next run. With two models in one process those of the one
@@ -167,15 +168,14 @@ def _keep_context(
     if (folder / _CONTEXT_NAME).is_file():
         yield folder / _CONTEXT_NAME
         return
-    aside = folder.with_name(f"{folder.name}.part")
-    aside.mkdir(exist_ok=True)
-    # ONNX Runtime's own entries, for any provider that keeps compiled parts.
-    session_options.add_session_config_entry("ep.context_enable", "1")
-    session_options.add_session_config_entry("ep.context_embed_mode", "0")
-    session_options.add_session_config_entry("ep.context_file_path", str(aside / _CONTEXT_NAME))
-    yield onnx_path
-    if (aside / _CONTEXT_NAME).is_file():
-        aside.rename(folder)
+    with make_folder_aside(folder) as aside:
+        # ONNX Runtime's own entries, for any provider that keeps compiled parts.
+        session_options.add_session_config_entry("ep.context_enable", "1")
+        session_options.add_session_config_entry("ep.context_embed_mode", "0")
+        session_options.add_session_config_entry("ep.context_file_path", str(aside / _CONTEXT_NAME))
+        yield onnx_path
+        if (aside / _CONTEXT_NAME).is_file():
+            put_in_place(aside, folder)
 
 
 def _make_key(onnx_path: Path, provider: ExecutionProvider, settings: SessionSettings) -> str:

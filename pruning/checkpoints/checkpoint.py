@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 from pruning.checkpoints import modeling_pruned
 from pruning.checkpoints.checkpoint_files import check_files, is_pruned, keep_files, load_plan
-from pruning.checkpoints.checkpoint_folder import write_checkpoint_folder
 from pruning.checkpoints.config_file import read_config_file
 from pruning.checkpoints.model_source import load_model, quiet_transformers
 from pruning.checkpoints.prunable_model import PLAN_FILE, read_plan, refuse_adapters
 from pruning.errors import NirvanaError
+from pruning.write_aside import write_new_folder
 
 __all__ = ["is_pruned", "load_plan", "load_pruned", "save_pruned"]
 
@@ -44,7 +44,7 @@ def save_pruned(
             "Expected a pruned model, this one carries no plan: call repack(model, plan) first. A "
             "dense model is saved by its own save_pretrained."
         )
-    with write_checkpoint_folder(Path(out_dir), replace=replace) as aside:
+    with write_new_folder(Path(out_dir), "prune", replace=replace) as aside:
         with quiet_transformers():
             model.save_pretrained(aside, max_shard_size=max_shard_size)
         if tokenizer is not None:

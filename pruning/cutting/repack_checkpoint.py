@@ -22,7 +22,6 @@ from pruning.checkpoints.checkpoint_files import (
     describe_remote_code,
     is_pruned,
 )
-from pruning.checkpoints.checkpoint_folder import write_checkpoint_folder
 from pruning.checkpoints.checkpoint_source import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -48,6 +47,7 @@ from pruning.plans.plan_composition import check_within
 from pruning.plans.weight_fingerprint import SAME_WEIGHTS, WeightFingerprint, check_weights
 from pruning.progress import CountProgress
 from pruning.strict_json import read_json
+from pruning.write_aside import write_new_folder
 
 # What goes along from the source: tokenizer, generation config, processor, licence, model card.
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")
@@ -120,7 +120,7 @@ def repack_checkpoint(
     """
     folder = fetch_model(str(source))
     job = _prepare(folder, plan, force)
-    with write_checkpoint_folder(Path(out_dir), replace=replace) as aside:
+    with write_new_folder(Path(out_dir), "prune", replace=replace) as aside:
         hashes, nan_tensors = _write_shards(job, aside, progress)
         _write_companions(folder, job, aside)
         dataclasses.replace(plan, weights=job.dense_weights).save(aside / PLAN_FILE)

@@ -18,6 +18,7 @@ from pruning.gates.prune_config import CanaryConfig
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock, kept_units, list_sub_blocks
+from pruning.write_aside import finish_replacing, make_folder_aside, put_in_place
 
 
 class CollapseWatch:
@@ -121,12 +122,11 @@ def keep_checkpoint(checkpoint: Path) -> Path:
     Files are linked where the file system can, so that they take no room of their own.
     """
     home = checkpoint.parent / LAST_GOOD_FOLDER
-    kept, aside = home / checkpoint.name, home.with_name(f".{LAST_GOOD_FOLDER}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(checkpoint, aside / checkpoint.name, copy_function=_link)
-    shutil.rmtree(home, ignore_errors=True)
-    aside.rename(home)
-    return kept
+    finish_replacing(home)
+    with make_folder_aside(home) as aside:
+        shutil.copytree(checkpoint, aside / checkpoint.name, copy_function=_link)
+        put_in_place(aside, home)
+    return home / checkpoint.name
 
 
 def restore_weights(model: PreTrainedModel, checkpoint: Path) -> None:

@@ -15,7 +15,7 @@ from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims, StackDims, require_keys, require_list
 from pruning.plans.weight_fingerprint import WeightFingerprint
 from pruning.strict_json import read_value
-from pruning.write_aside import write_aside
+from pruning.write_aside import write_json
 
 PLAN_VERSION = 2
 
@@ -151,8 +151,7 @@ class PruningPlan:
 
     def save(self, path: Path) -> None:
         """Write the plan as a JSON file."""
-        with write_aside(path) as aside:
-            aside.write_text(json.dumps(self.to_json()) + "\n")
+        write_json(path, self.to_json(), indent=None)
 
     @classmethod
     def load(cls, path: Path) -> PruningPlan:

@@ -53,7 +53,7 @@ from pruning.scoring.scoring_run import (
 )
 from pruning.scoring.scoring_settings import describe_scoring, refuse_difference
 from pruning.wirings.sites import Site, find_sites
-from pruning.write_aside import is_unused, remove_leftovers
+from pruning.write_aside import is_unused, make_folder, remove_leftovers
 
 _HELD_OUT_SPLIT = "validation"
 _HELD_OUT_SEQUENCES = 32  # at most
@@ -186,10 +186,7 @@ def _start(folder: Path, source: str, config: ScoringConfig) -> dict[str, Any]:
             f"{folder} holds something other than a scoring run ({MANIFEST_FILE} is not there). "
             "Choose a new or empty folder; nothing was changed."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NirvanaError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+    make_folder(folder, "score")
     manifest = {
         "finished": False,
         "model": str(Path(source).resolve()) if Path(source).is_dir() else source,

@@ -9,7 +9,6 @@ curves.json              damage of every sub-block by what it keeps, where the a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from pruning.plans.sub_block import SubBlock, count_units, list_sub_blocks
 from pruning.scoring.scoring_config import ScoringConfig
 from pruning.scoring.scoring_settings import read_scoring
 from pruning.strict_json import convert_json, read_json, read_value
-from pruning.write_aside import write_aside
+from pruning.write_aside import write_aside, write_json
 
 if TYPE_CHECKING:
     from pruning.allocation.kl_knapsack import Curves
@@ -197,7 +196,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     there = [name for name in _FILES if (folder / name).is_file()]
     files = {name: hash_file(folder / name) for name in there} if manifest["finished"] else {}
     whole = {"format": FORMAT, **manifest, "files": files}
-    _write_json(folder / MANIFEST_FILE, whole)
+    write_json(folder / MANIFEST_FILE, whole, indent=1)
 
 
 def save_scores(path: Path, scores: Scores, **about: str) -> None:
@@ -221,7 +220,8 @@ def load_scores(path: Path) -> tuple[Scores, dict[str, str]]:
 
 def save_curves(path: Path, curves: Curves) -> None:
     """Write damage curves by the names of their sub-blocks."""
-    _write_json(path, {sub_block.name: asdict(curve) for sub_block, curve in curves.items()})
+    plain = {sub_block.name: asdict(curve) for sub_block, curve in curves.items()}
+    write_json(path, plain, indent=1)
 
 
 def load_curves(path: Path) -> dict[SubBlock, DamageCurve]:
@@ -257,9 +257,3 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
                 f"{folder / name} is damaged: it differs from the run's {MANIFEST_FILE}. Copy the "
                 "run again, or score the model again."
             )
-
-
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never a half."""
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(data, indent=1) + "\n")

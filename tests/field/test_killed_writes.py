@@ -13,12 +13,18 @@ import onnx_ir as ir
 import pytest
 
 from exporters.surgeon.write_onnx import write_onnx
-from nirvana_deploy.new_folder import write_new_folder
-from nirvana_deploy.runs.run_folder import claim_run_folder, write_json
+from nirvana_deploy.runs.run_folder import claim_run_folder
 from nirvana_deploy.runs.stage_folder import StageFolder
-from pruning.checkpoints.checkpoint_folder import write_checkpoint_folder
 from pruning.errors import NirvanaError
-from pruning.write_aside import is_unused, move_in_place, remove_leftovers, write_aside
+from pruning.gates.canary import LAST_GOOD_FOLDER, keep_checkpoint
+from pruning.write_aside import (
+    is_unused,
+    move_in_place,
+    remove_leftovers,
+    write_aside,
+    write_json,
+    write_new_folder,
+)
 
 _OPERATIONS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -92,7 +98,7 @@ def write_folder(home: Path) -> None:
 
 
 def write_checkpoint(home: Path) -> None:
-    with write_checkpoint_folder(home / "out") as folder:
+    with write_new_folder(home / "out", "prune") as folder:
         (folder / "config.json").write_text("x")
 
 
@@ -159,6 +165,28 @@ def test_the_next_run_ends_with_the_same_files_and_no_others(
     assert num_operations > 3
     # An output is there a moment before the process that writes it ends.
     assert num_refused <= 5
+
+
+def test_the_last_good_checkpoint_is_there_at_any_moment(tmp_path: Path) -> None:
+    for name in ("checkpoint-1", "checkpoint-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+    home, killed = tmp_path / LAST_GOOD_FOLDER, True
+    for num_operations in range(100):
+        keep_checkpoint(tmp_path / "checkpoint-1")
+        killed = Killer.run(lambda: keep_checkpoint(tmp_path / "checkpoint-2"), num_operations)
+        (kept,) = home.iterdir()
+        assert (kept / "weights").read_text() == kept.name, num_operations
+        if not killed:
+            break
+    assert not killed
+    assert num_operations > 3
+    assert kept.name == "checkpoint-2"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint-1",
+        "checkpoint-2",
+        LAST_GOOD_FOLDER,
+    }
 
 
 def test_the_folder_of_a_killed_run_is_free_for_another_verb(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from nirvana_deploy.cli import main
-from nirvana_deploy.new_folder import write_new_folder
-from nirvana_deploy.runs.run_folder import claim_run_folder
+from nirvana_deploy.runs.run_folder import claim_run_folder, free_folder
 from pruning.cutting.inspection import read_current_plan
 from pruning.errors import NirvanaError
 from pruning.machine_limits import (
@@ -20,7 +19,7 @@ from pruning.machine_limits import (
     explain_limits,
     explained,
 )
-from pruning.write_aside import make_folder_aside, write_aside
+from pruning.write_aside import make_folder_aside, write_aside, write_new_folder
 from tests.pruning.tiny_models import make_tiny
 
 
@@ -226,12 +225,13 @@ def test_a_run_that_was_killed_before_it_did_anything_is_not_in_the_way(tmp_path
         (out / name).write_text("")
     (out / "run.json").write_text('{"format": "nirvana-run"}')
     refused = pytest.raises(NirvanaError, match="holds something already")
-    with claim_run_folder(out), refused, write_new_folder(out, "export"):  # a run works there
-        pass
+    with claim_run_folder(out), refused:
+        free_folder(out)  # a run works there
+    free_folder(out)
     with write_new_folder(out, "export") as folder:
         (folder / "x").write_text("x")
     assert [path.name for path in out.iterdir()] == ["x"]
     (out / "run.json").write_text('{"format": "nirvana-run"}')
     refused = pytest.raises(NirvanaError, match="holds something already")
-    with refused, write_new_folder(out, "export"):
-        pass
+    with refused:
+        free_folder(out)

@@ -10,7 +10,6 @@ import pytest
 
 from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
-from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.runs.recipe import Recipe
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from profiles.comparing.profile_config import ProfileConfig
@@ -18,6 +17,7 @@ from pruning.errors import MissingExtraError
 from pruning.gates.prune_config import PruneConfig
 from pruning.tasks.data_config import DataConfig
 from pruning.training.baseline_config import BaselineConfig
+from pruning.write_aside import refuse_used_folder
 
 calls: list[str] = []
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nirvana_deploy.new_folder import write_new_folder
 from nirvana_deploy.runs.stage import Stage
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limits, is_full_disk
+from pruning.write_aside import write_new_folder
 from tests.nirvana_deploy.fake_stages import make_stages, run_fake
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from exporters.engines.engine_profiles import find_max_length
 from exporters.graphs.onnx_files import check_hashes
-from nirvana_deploy.new_folder import refuse_used_folder
 from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.package_manifest import PackageResult, write_manifest
@@ -32,6 +31,7 @@ from nirvana_deploy.serving.triton.triton_schema import (
 )
 from pruning.checkpoints.file_hash import hash_file
 from pruning.errors import NirvanaError
+from pruning.write_aside import refuse_used_folder
 
 REPOSITORY_NAME = "model_repository"
 MODEL_NAME = "model.onnx"

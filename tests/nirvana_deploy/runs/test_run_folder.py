@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nirvana_deploy.new_folder import write_new_folder
 from nirvana_deploy.runs.run_folder import claim_run_folder
 from pruning.errors import NirvanaError
+from pruning.write_aside import write_new_folder
 
 
 def test_a_new_folder_is_claimed_and_claimed_again(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_run_json_of_something_else_is_refused(text: str, tmp_path: Path) -> N
 def test_a_file_in_the_way_is_refused(below: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (
-        pytest.raises(NirvanaError, match=r"Expected a folder at .*, found a file"),
+        pytest.raises(NirvanaError, match=r"Cannot write in .*/file is a file\. Choose a folder"),
         claim_run_folder(tmp_path / below),
     ):
         pass
@@ -82,6 +82,15 @@ def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
         assert not out.exists()
     assert (out / "x").read_text() == "1"
     assert [path.name for path in out.parent.iterdir()] == ["b"]
+
+
+def test_a_link_to_an_empty_folder_gets_the_files(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with write_new_folder(tmp_path / "link", "export") as folder:
+        (folder / "x").write_text("1")
+    assert (tmp_path / "real/x").read_text() == "1"
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_a_new_folder_does_not_appear_when_the_work_fails(tmp_path: Path) -> None:

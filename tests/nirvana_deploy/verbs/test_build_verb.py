@@ -62,7 +62,7 @@ def test_a_refit_takes_no_setting(source: Path, tmp_path: Path, capsys) -> None:
 
 def test_a_folder_under_a_file_is_refused(source: Path, capsys) -> None:
     assert main(["build", str(source), "--out", str(source / "engine")]) == 1
-    assert f"No folder can be made in {source}: File exists" in capsys.readouterr().err
+    assert f"Cannot write in {source}: {source} is a file." in capsys.readouterr().err
 
 
 def test_an_engine_is_not_inspected(tmp_path: Path, capsys) -> None:

@@ -14,11 +14,11 @@ import torch
 from transformers import AutoModel
 
 from pruning.checkpoints.checkpoint import is_pruned, load_pruned, save_pruned
-from pruning.checkpoints.checkpoint_folder import write_checkpoint_folder
 from pruning.cutting.repack import repack
 from pruning.cutting.repack_checkpoint import repack_checkpoint
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
+from pruning.write_aside import write_new_folder
 from tests.pruning.checkpoints.test_checkpoint import compute_logits
 from tests.pruning.tiny_models import PLANS, TINY, make_tiny
 
@@ -105,7 +105,7 @@ POINTS = {
     "plan": ("pruning.plans.plan.PruningPlan.save", 1, "after"),
     "manifest": ("pruning.checkpoints.modeling_pruned.write_manifest", 1, "instead"),
     "before the moves": ("pathlib.Path.rename", 1, "instead"),
-    "between the moves": ("pathlib.Path.rename", 1, "after"),
+    "between the moves": ("pathlib.Path.rename", 2, "after"),
 }
 WEIGHTS = {
     "save_pruned": "transformers.modeling_utils.safe_save_file",  # a shard
@@ -154,7 +154,7 @@ def old(tmp_path: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_an_interruption_leaves_the_old_checkpoint(point, writer, old, tmp_path, monkeypatch):
-    monkeypatch.setattr("pruning.checkpoints.checkpoint_folder._exchange", lambda *_: False)
+    monkeypatch.setattr("pruning.write_aside._exchange", lambda *_: False)
     name, write = writer
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         end_at(patch, name, point, interrupt)
@@ -175,7 +175,7 @@ def test_an_interruption_leaves_nothing_new(point, writer, tmp_path, monkeypatch
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_process_leaves_the_old_checkpoint(point, writer, old, tmp_path, monkeypatch):
     """Also where the system cannot exchange two folders in one step."""
-    monkeypatch.setattr("pruning.checkpoints.checkpoint_folder._exchange", lambda *_: False)
+    monkeypatch.setattr("pruning.write_aside._exchange", lambda *_: False)
     name, write = writer
     with monkeypatch.context() as patch:
         end_at(patch, name, point, kill)
@@ -189,7 +189,7 @@ def test_a_killed_process_leaves_the_old_checkpoint(point, writer, old, tmp_path
     assert is_pruned(half_written) is is_whole
     if point != "between the moves":
         assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), old)
-    with pytest.raises(NirvanaError, match="checkpoint is not empty"):  # put back by now
+    with pytest.raises(NirvanaError, match="checkpoint holds something already"):  # put back by now
         write(tmp_path / "checkpoint")
     assert torch.equal(compute_logits(load_pruned(tmp_path / "checkpoint")), old)
     write(tmp_path / "checkpoint", replace=True)
@@ -203,9 +203,7 @@ def test_a_killed_process_leaves_the_old_checkpoint(point, writer, old, tmp_path
 def test_one_of_both_is_there_at_any_moment(when, type_, writer, old, tmp_path, monkeypatch):
     name, write = writer
     with monkeypatch.context() as patch:
-        patch.setitem(
-            POINTS, "exchange", ("pruning.checkpoints.checkpoint_folder._exchange", 1, when)
-        )
+        patch.setitem(POINTS, "exchange", ("pruning.write_aside._exchange", 1, when))
         end_at(patch, name, "exchange", kill)
         arguments = {"args": (tmp_path / "checkpoint",), "kwargs": {"replace": True}}
         process = get_context("fork").Process(target=write, **arguments)
@@ -231,7 +229,7 @@ def test_only_leftovers_that_we_made_are_deleted(writer, tmp_path) -> None:
 
 
 def test_a_folder_that_is_being_written_is_left_alone(writer, tmp_path) -> None:
-    with write_checkpoint_folder(tmp_path / "checkpoint") as aside:
+    with write_new_folder(tmp_path / "checkpoint", "prune") as aside:
         writer[1](tmp_path / "checkpoint")
         assert aside.is_dir()
         (aside / "config.json").write_text("{}")
@@ -252,12 +250,12 @@ def test_save_pretrained_cut_short_never_looks_whole(old, tmp_path, monkeypatch)
 
 def test_a_used_folder_is_refused(writer, old, tmp_path) -> None:
     _, write = writer
-    with pytest.raises(NirvanaError, match=r"checkpoint is not empty\. Choose a new folder"):
+    with pytest.raises(NirvanaError, match=r"checkpoint holds something already\. Choose a new or"):
         write(tmp_path / "checkpoint")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/thesis.txt").write_text("years of work")
     for used in ("notes", "notes/thesis.txt"):
-        with pytest.raises(NirvanaError, match="holds no checkpoint that could be replaced"):
+        with pytest.raises(NirvanaError, match="no checkpoint that could be replaced"):
             write(tmp_path / used, replace=True)
     assert (tmp_path / "notes/thesis.txt").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "notes"]
