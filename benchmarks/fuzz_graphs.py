@@ -206,15 +206,13 @@ def _run(model: Path | onnx.ModelProto) -> Any:
     """Return the logits; None where ONNX Runtime does not take or run the graph."""
     import onnxruntime
 
-    from exporters.compare.onnx_graph import open_session
-    from exporters.graphs.trial_session import require_loadable
+    from exporters.onnx_session import open_session
 
     try:
         if isinstance(model, Path):
-            require_loadable(model)
-            session = open_session(model, str(model))
+            session = open_session(model)
         else:
-            session = open_session(model.SerializeToString(), "masked.onnx")
+            session = open_session(model.SerializeToString(), name="masked.onnx")
         feeds = {name: _draw_feeds()[name] for name in (i.name for i in session.get_inputs())}
         (logits,) = session.run(None, feeds)
     except Exception:  # of any kind: such a graph has no logits to compare

@@ -21,10 +21,10 @@ from exporters.compare.artefact import (
     ComparedGraph,
 )
 from exporters.compare.cases import Case, CaseTokens
+from exporters.io_names import PAST_PREFIX, PRESENT_PREFIX, is_past, to_past
 from exporters.trace.graph_part import GraphTensor
 from pruning.errors import NirvanaError
 
-PAST, PRESENT = "past_key_values.", "present."
 _HIDDEN, _HIDDEN_INPUT = "last_hidden_state", "encoder_hidden_states"
 
 
@@ -90,15 +90,15 @@ class _CaseRun:
         feeds = {spec.name: self._feed(spec, given) for spec in graph.inputs}
         outputs = graph.run(feeds)
         for key, value in outputs.items():
-            if key.startswith(PRESENT):
-                self.carried[PAST + key.removeprefix(PRESENT)] = value
+            if key.startswith(PRESENT_PREFIX):
+                self.carried[to_past(key)] = value
         return Observation(
             what=what,
             graph=name,
             feeds=feeds,
-            outputs={key: o for key, o in outputs.items() if not key.startswith(PRESENT)},
+            outputs={key: o for key, o in outputs.items() if not key.startswith(PRESENT_PREFIX)},
             live=live,
-            cache={key: o for key, o in outputs.items() if key.startswith(PRESENT)},
+            cache={key: o for key, o in outputs.items() if key.startswith(PRESENT_PREFIX)},
             cache_live=given.get("attention_mask"),
             encoder_live=given.get("encoder_attention_mask"),
         )
@@ -109,7 +109,7 @@ class _CaseRun:
             return given[spec.name].astype(dtype)
         if spec.name in self.carried:
             return fill_buffer(self.carried[spec.name], spec).astype(dtype)
-        if spec.name.startswith(PAST):
+        if is_past(spec.name):
             sizes = {"batch": self.case.batch, "past_sequence": 0}
             return np.zeros([_size_of(dim, spec, sizes) for dim in spec.shape], dtype)
         if spec.name == "pixel_values":
@@ -117,14 +117,14 @@ class _CaseRun:
             shape = [_size_of(dim, spec, sizes) for dim in spec.shape]
             return np.random.default_rng(self.tokens.seed).standard_normal(shape).astype(dtype)
         raise NirvanaError(
-            f"the input {spec.name} is not known; known are {', '.join(given)}, {PAST}*, "
+            f"the input {spec.name} is not known; known are {', '.join(given)}, {PAST_PREFIX}*, "
             "pixel_values. Export the model with these names."
         )
 
 
 def fill_buffer(value: Array, spec: GraphTensor) -> Array:
     """Return a cache as long as the buffer that it comes into; as it is where there is none."""
-    length = spec.shape[2] if spec.name.startswith(PAST) and len(spec.shape) == 4 else None
+    length = spec.shape[2] if is_past(spec.name) and len(spec.shape) == 4 else None
     if not isinstance(length, int) or length <= value.shape[2]:
         return value
     return np.pad(value, ((0, 0), (0, 0), (0, length - value.shape[2]), (0, 0)))
@@ -210,7 +210,7 @@ def _count_positions(live_BT: Array) -> Array:
 
 
 def _takes_past(graph: ComparedGraph) -> bool:
-    return any(spec.name.startswith(PAST) for spec in graph.inputs)
+    return any(is_past(spec.name) for spec in graph.inputs)
 
 
 def _takes_pixels(graph: ComparedGraph) -> bool:

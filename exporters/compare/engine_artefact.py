@@ -7,10 +7,9 @@ from pathlib import Path
 
 from exporters.compare.artefact import MODEL, Array, Artefact, TokenFacts
 from exporters.engines.engine_runner import EngineRunner
+from exporters.io_names import is_past
 from exporters.trace.graph_part import PAST, PRESENT, TOTAL, GraphTensor
 from pruning.errors import NirvanaError
-
-_CACHE = "past_key_values."
 
 
 class EngineGraph:
@@ -37,9 +36,9 @@ class EngineGraph:
         )
 
     def _name_dims(self, name: str) -> tuple[str, str, str, str]:
-        if name.startswith(_CACHE):
+        if is_past(name):
             return "batch", "heads", PAST, "width"
-        has_cache = any(other.startswith(_CACHE) for other in self._runner.input_names)
+        has_cache = any(is_past(other) for other in self._runner.input_names)
         length = TOTAL if has_cache and name == "attention_mask" else PRESENT
         return "batch", length, "", ""
 

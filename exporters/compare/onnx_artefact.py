@@ -12,6 +12,7 @@ from exporters.compare.onnx_graph import OnnxGraph
 from exporters.export_config import GraphPrecision
 from exporters.graphs.load_graph import load_graph, read_precision
 from exporters.graphs.onnx_files import explain_malformed
+from exporters.io_names import is_past
 from pruning.checkpoints.config_file import CONFIG_FILE, read_config_file
 from pruning.errors import NirvanaError
 from pruning.tasks.position_limit import count_config_positions
@@ -119,8 +120,7 @@ def _shorten(facts: TokenFacts, models: Iterable[onnx.ModelProto]) -> TokenFacts
         value.type.tensor_type.shape.dim[2].dim_value
         for model in models
         for value in model.graph.input
-        if value.name.startswith("past_key_values.")
-        and value.type.tensor_type.shape.dim[2].HasField("dim_value")
+        if is_past(value.name) and value.type.tensor_type.shape.dim[2].HasField("dim_value")
     ]
     lengths = [*buffers, *(() if facts.max_length is None else (facts.max_length,))]
     return replace(facts, max_length=min(lengths, default=None))

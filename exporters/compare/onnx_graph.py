@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,9 @@ from exporters.compare.onnx_blocks import BLOCK_OUTPUT, add_block_outputs
 from exporters.graphs.onnx_files import explain_malformed
 from exporters.graphs.read_structure import read_structure
 from exporters.graphs.trial_session import require_loadable
+from exporters.onnx_session import first_line, make_options, open_session
 from exporters.trace.graph_part import GraphTensor
-from pruning.errors import MissingExtraError, NirvanaError
+from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
     import onnx
@@ -113,9 +113,6 @@ _DTYPES = {
     "tensor(float16)": torch.float16,
     "tensor(double)": torch.float64,
 }
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-_UNKNOWN = re.compile(r"(?P<op>\w+)\(-?\d+\) is not a registered function/op")
-_ONLY_ERRORS = 4  # what ONNX Runtime logs besides, the exception says
 
 
 class OnnxGraph:
@@ -134,7 +131,7 @@ class OnnxGraph:
             require_loadable(self.path)
             rounded = load_rounded(self.path)
             source = self.path if rounded is None else rounded.SerializeToString()
-            self._opened = open_session(source, str(self.path))
+            self._opened = _open(source, self.path)
         return self._opened
 
     @property
@@ -157,7 +154,7 @@ class OnnxGraph:
 
         model = load_rounded(self.path) or onnx.load(str(self.path), load_external_data=False)
         numbers = add_block_outputs(model)
-        session = open_session(model.SerializeToString(), str(self.path))
+        session = _open(model.SerializeToString(), self.path)
         outputs = _run(session, self.path, inputs)
         return {number: outputs[f"{BLOCK_OUTPUT}{number}"] for number in numbers}
 
@@ -187,50 +184,13 @@ def _has_half_weights(path: Path) -> bool:
     return any(t.data_type in halves for t in read_structure(path).graph.initializer)
 
 
-def open_session(model: Path | bytes, name: str) -> Any:
-    """Open an ONNX Runtime session on the CPU; the weights of a graph in bytes lie beside `name`.
-
-    Raises:
-        MissingExtraError: ONNX Runtime is not installed.
-        NirvanaError: it cannot load the graph.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("ONNX Runtime, which runs what is compared,", "cpu") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ONLY_ERRORS
-    # The source's weights are in memory, too: no second layout of these, no pool for what is short.
+def _open(model: Path | bytes, path: Path) -> Any:
+    """Open a session that takes little memory: the source's weights are in memory, too."""
+    options = make_options()
+    # No second layout of the weights, no pool for what is short.
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = False
-    if isinstance(model, bytes):
-        folder = str(Path(name).absolute().parent)
-        options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
-    source = model if isinstance(model, bytes) else str(model)
-    try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no base of their own.
-        raise NirvanaError(
-            f"{name} cannot be loaded by ONNX Runtime {onnxruntime.__version__} on the CPU: "
-            f"{_first_line(error)}{_name_unknown(model, str(error))} Export it again, or compare "
-            "it where its operators can run."
-        ) from error
-
-
-def _name_unknown(model: Path | bytes, message: str) -> str:
-    """Name the first node of an operator that ONNX Runtime lacks; it names the operator only."""
-    import onnx
-
-    found = _UNKNOWN.search(message)
-    if found is None:
-        return ""
-    graph = (
-        read_structure(model) if isinstance(model, Path) else onnx.load_from_string(model)
-    ).graph
-    node = next((node for node in graph.node if node.op_type == found["op"]), None)
-    if node is None:  # in a graph or function within
-        return ""
-    return f" It is the operator of the node {node.name or node.output[0]}."
+    return open_session(model, name=str(path), options=options)
 
 
 def _run(session: Any, path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -240,7 +200,7 @@ def _run(session: Any, path: Path, inputs: Mapping[str, Array]) -> dict[str, Arr
     except Exception as error:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
         raise NirvanaError(
-            f"{path} could not run {shapes}: {_first_line(error)} If the model's rows are shorter, "
+            f"{path} could not run {shapes}: {first_line(error)} If the model's rows are shorter, "
             "say so by max_length."
         ) from error
     return {name: _widen(value) for name, value in zip(names, values, strict=True)}
@@ -258,8 +218,3 @@ def _read_input(path: Path, value: Any) -> GraphTensor:
         )
     shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape)
     return GraphTensor(name=value.name, dtype=_DTYPES[value.type], shape=shape)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".") + "."

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from exporters.engines.engine_config import EngineConfig, GivenProfile, ShapeRange
 from exporters.graphs.export_manifest import find_manifest
 from exporters.graphs.read_structure import read_structure
+from exporters.io_names import is_past
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 Profile = dict[str, dict[str, list[int]]]
 CORNERS = ("min", "opt", "max")
 Dims = tuple[int | str, ...]
-
-_CACHE_PREFIX = "past_key_values."
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ def _plan_task(
     length, past = _cut_defaults(config, max_length)
     free = {dim for dims in inputs.values() for dim in dims if isinstance(dim, str)}
     batch, one, none = _copy(config.batch), _Range(1, 1, 1), _Range(0, 0, 0)
-    has_cache = any(name.startswith(_CACHE_PREFIX) for name in inputs)
+    has_cache = any(is_past(name) for name in inputs)
     prompt = length
     if "encoder_sequence" in free:  # a decoder beside it starts with one token, as a rule
         prompt = _Range(1, 1, length.max)
@@ -262,7 +261,7 @@ def _find_buffer_length(inputs: Mapping[str, Dims]) -> int | None:
     """Return how many tokens a cache of one fixed length holds, None where there is none."""
     if any("past_sequence" in dims for dims in inputs.values()):
         return None  # what is fixed then is a cache of what an encoder has read
-    caches = [d for n, d in inputs.items() if n.startswith(_CACHE_PREFIX) and len(d) == 4]
+    caches = [d for n, d in inputs.items() if is_past(n) and len(d) == 4]
     return min((dims[2] for dims in caches if isinstance(dims[2], int)), default=None)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exporters.io_names import is_past
 from exporters.passes.graph_pass import (
     GraphPass,
     NoMatchError,
@@ -77,7 +78,6 @@ def _read_int(node: ir.Node, name: str) -> int | None:
 
 
 _OPSET = 24
-_PAST = "past_key_values."
 
 
 class ScatterCache(GraphPass):
@@ -121,7 +121,7 @@ def require_buffers(model: ir.Model, outcomes: Sequence[PassOutcome]) -> None:
     left = [
         str(value.name)
         for value in model.graph.inputs
-        if str(value.name).startswith(_PAST)
+        if is_past(str(value.name))
         and not any(use.node.op_type == "TensorScatter" for use in value.uses())
     ]
     if left:

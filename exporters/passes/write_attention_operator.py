@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exporters.io_names import CACHE_PREFIXES
 from exporters.passes.attention_site import AttentionSite, find_attentions
 from exporters.passes.graph_pass import (
     GraphPass,
@@ -23,7 +24,6 @@ from exporters.passes.graph_pass import (
 from exporters.passes.graph_reading import find_producer, make_constant, make_node, take_over
 
 _OPSET = 23
-_CACHES = ("past_key_values.", "present.")
 
 
 class WriteAttentionOperator(GraphPass):
@@ -58,7 +58,7 @@ class WriteAttentionOperator(GraphPass):
 def _has_cache(model: ir.Model) -> bool:
     """Return whether a graph takes or gives keys and values."""
     values = (*model.graph.inputs, *model.graph.outputs)
-    return any(str(value.name).startswith(_CACHES) for value in values)
+    return any(str(value.name).startswith(CACHE_PREFIXES) for value in values)
 
 
 def _write(model: ir.Model, site: AttentionSite) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedModel
 
 from exporters.compare.artefact import ENCODER, Array, Artefact
-from exporters.compare.case_run import PAST, run_case
+from exporters.compare.case_run import run_case
 from exporters.compare.cases import Case, CaseTokens, list_cases, make_tokens
 from exporters.compare.compare_config import CompareConfig
+from exporters.io_names import is_past
 from exporters.precision.int8_graph import Feeds
 from pruning.calibration.calibration import refuse_textless
 from pruning.calibration.calibration_config import CalibrationConfig, name_source
@@ -84,7 +85,7 @@ def _make_case(artefact: Artefact, rows: CalibrationRows) -> tuple[Case, CaseTok
 
 def _takes_cache(artefact: Artefact) -> bool:
     graphs = artefact.graphs.values()
-    return any(spec.name.startswith(PAST) for graph in graphs for spec in graph.inputs)
+    return any(is_past(spec.name) for graph in graphs for spec in graph.inputs)
 
 
 def _collect(

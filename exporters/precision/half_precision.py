@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from exporters.io_names import CACHE_PREFIXES
 from exporters.precision.float_nodes import find_float_nodes, has_floats, is_float
 from pruning.errors import NirvanaError
 
@@ -33,7 +34,6 @@ HALF_MASK = 30000.0
 # bfloat16 has float32's range, but its rounding makes infinity of float32's least number.
 _BFLOAT_MAX, _BFLOAT_MASK = 3.38e38, 1e38
 
-_CACHES = ("past_key_values.", "present.")
 _SCATTER = "TensorScatter"
 _NUMPY = {
     ir.DataType.FLOAT16: np.dtype(np.float16),
@@ -154,7 +154,7 @@ class _Conversion:
     def convert_inputs(self, half_caches: bool) -> None:
         """Give the caches the half type, in place; without `half_caches`, only the buffers."""
         for value in self._graph.inputs:
-            is_cache = half_caches and str(value.name).startswith(_CACHES)
+            is_cache = half_caches and str(value.name).startswith(CACHE_PREFIXES)
             if is_float(value) and (is_cache or _is_buffer(value)):
                 self._make_half(value)
 
@@ -178,7 +178,7 @@ class _Conversion:
     def convert_outputs(self, half_caches: bool) -> None:
         """Give back float32 under the names that the outputs have, in place."""
         for index, value in enumerate(self._graph.outputs):
-            is_cache = half_caches and str(value.name).startswith(_CACHES)
+            is_cache = half_caches and str(value.name).startswith(CACHE_PREFIXES)
             if value not in self._half or is_cache or _is_buffer(value):
                 continue
             name = value.name

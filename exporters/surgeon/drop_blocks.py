@@ -11,11 +11,12 @@ from onnx_ir.passes import InPlacePass, PassResult
 from exporters.graphs.graph_facts import GraphFacts
 from exporters.graphs.located_model import LocatedModel, LocatedSubBlock
 from exporters.graphs.node_reading import name_node
+from exporters.io_names import PAST_ARGUMENT
 from exporters.surgeon.replace_value import remove_unused, replace_value
 from pruning.errors import NirvanaError
 from pruning.plans.plan import PruningPlan
 
-_ENTRY = re.compile(r"^(past_key_values|past|present_key_values|present)([._])(\d+)([._].*)$")
+_ENTRY = re.compile(rf"^({PAST_ARGUMENT}|past|present_key_values|present)([._])(\d+)([._].*)$")
 _RANK = 4  # [batch, heads, positions, channels]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from exporters.io_names import PAST_ARGUMENT, to_present
 from exporters.trace.graph_cache import CacheEntry, find_entries, make_cache, read_cache
 from exporters.trace.graph_inputs import cache_argument, describe_tokens
 from exporters.trace.graph_part import GraphPart, GraphTensor
@@ -71,9 +72,9 @@ def _make_part(model: PreTrainedModel, name: str, *, with_past: bool) -> GraphPa
     module = DecoderStep(model, [tensor.name for tensor in inputs], entries, num_layers).eval()
     outputs = ["logits"]
     for entry in entries:
-        past = entry.describe("past_key_values", "past_sequence", model.dtype)
+        past = entry.describe(PAST_ARGUMENT, "past_sequence", model.dtype)
         inputs += past if with_past else ()
-        outputs += [tensor.name.replace("past_key_values", "present") for tensor in past]
+        outputs += [to_present(tensor.name) for tensor in past]
     return GraphPart(
         name=name,
         module=module,

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from exporters.io_names import PAST_ARGUMENT
 from exporters.trace.graph_cache import CacheEntry, find_entries, make_cache, read_cache
 from exporters.trace.graph_inputs import cache_argument, describe_tokens
 from exporters.trace.graph_part import GraphPart, GraphTensor
@@ -155,7 +156,7 @@ def _make_decoder(
     ]
     if with_past:
         for entry, length in entries:
-            inputs += entry.describe("past_key_values", length, model.dtype)
+            inputs += entry.describe(PAST_ARGUMENT, length, model.dtype)
     else:
         shape = ("batch", "encoder_sequence", model.config.hidden_size)
         inputs.append(GraphTensor(name="encoder_hidden_states", dtype=model.dtype, shape=shape))

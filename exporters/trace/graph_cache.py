@@ -15,10 +15,9 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from exporters.io_names import CACHE_PREFIXES, is_past
 from exporters.trace.graph_part import PAST, TOTAL, GraphPart, GraphTensor
 from pruning.errors import NirvanaError
-
-_PAST, _PRESENT = "past_key_values.", "present."
 
 
 def give_buffers(part: GraphPart, length: int) -> GraphPart:
@@ -26,7 +25,7 @@ def give_buffers(part: GraphPart, length: int) -> GraphPart:
 
     A graph without a cache to take, a prefill, stays as it is.
     """
-    if not any(tensor.name.startswith(_PAST) for tensor in part.inputs):
+    if not any(is_past(tensor.name) for tensor in part.inputs):
         return part
     return replace(
         part,
@@ -51,7 +50,7 @@ def check_buffers(model: PreTrainedModel, parts: tuple[GraphPart, ...], length: 
 
 
 def _fix_length(tensor: GraphTensor, length: int) -> GraphTensor:
-    if not tensor.name.startswith((_PAST, _PRESENT)):
+    if not tensor.name.startswith(CACHE_PREFIXES):
         return tensor
     shape = tuple(length if dim in (PAST, TOTAL) else dim for dim in tensor.shape)
     return replace(tensor, shape=shape)

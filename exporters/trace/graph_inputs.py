@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
+from exporters.io_names import PAST_ARGUMENT
 from exporters.trace.graph_part import PAST, PRESENT, TOTAL, GraphTensor
 
 
@@ -29,7 +30,7 @@ def describe_tokens(
 def cache_argument(model: PreTrainedModel) -> str:
     """Return the name of the argument that takes a cache; transformers 5.24 gave it another."""
     names = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in names else "past_key_values"
+    return "cache" if "cache" in names else PAST_ARGUMENT
 
 
 Padding = Literal["left", "right"]

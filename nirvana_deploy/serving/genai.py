@@ -22,6 +22,7 @@ from exporters.engines.engine_profiles import find_max_length
 from exporters.graphs.load_graph import read_precision
 from exporters.graphs.onnx_files import check_hashes
 from exporters.graphs.read_structure import read_structure
+from exporters.io_names import PAST_PREFIX, PRESENT_PREFIX
 from nirvana_deploy.serving.graph_decoder import DecoderInputs, GraphDecoder, read_decoder
 from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
@@ -235,13 +236,13 @@ def _make_config(decoder: DecoderInputs, onnx_path: Path, source_dir: Path) -> d
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
                     **({"position_ids": "position_ids"} if has_positions else {}),
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
+                    "past_key_names": f"{PAST_PREFIX}%d.key",
+                    "past_value_names": f"{PAST_PREFIX}%d.value",
                 },
                 "outputs": {
                     "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
+                    "present_key_names": f"{PRESENT_PREFIX}%d.key",
+                    "present_value_names": f"{PRESENT_PREFIX}%d.value",
                 },
             },
         },

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from exporters.io_names import PAST_ENTRY, PAST_PREFIX, to_present
+from exporters.onnx_session import open_session
 from nirvana_deploy.serving.onnx_signature import TensorSignature, read_signature
-from pruning.errors import MissingExtraError, NirvanaError
+from pruning.errors import NirvanaError
 
 Past = dict[str, "np.ndarray[Any, Any]"]
 
-_CACHE = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 _NUMPY_TYPES = {"TYPE_FP32": np.float32, "TYPE_FP16": np.float16}
 
 
@@ -31,7 +31,7 @@ class CacheInput:
     @property
     def output(self) -> str:
         """The output that becomes this input in the next step."""
-        return self.name.replace("past_key_values", "present", 1)
+        return to_present(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,41 +48,16 @@ def read_decoder(onnx_path: Path) -> DecoderInputs:
     Raises NirvanaError for a graph without a cache, or with one whose sizes are free.
     """
     signature = read_signature(onnx_path)
-    caches = [tensor for tensor in signature.inputs if _CACHE.fullmatch(tensor.name)]
+    caches = [tensor for tensor in signature.inputs if PAST_ENTRY.fullmatch(tensor.name)]
     tokens = tuple(tensor.name for tensor in signature.inputs if tensor not in caches)
     if not caches:
         raise NirvanaError(
             f"{onnx_path} has the inputs {', '.join(tokens)}: expected a decoder with a cache, "
-            "past_key_values.*. Export it with graphs: merged."
+            f"{PAST_PREFIX}*. Export it with graphs: merged."
         )
     return DecoderInputs(
         tokens=tokens, cache=tuple(_read_cache_input(onnx_path, tensor) for tensor in caches)
     )
-
-
-def open_session(onnx_path: Path) -> Any:
-    """Open a graph on the CPU.
-
-    Raises MissingExtraError without ONNX Runtime, NirvanaError for a file that it does not take.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("ONNX Runtime", "cpu") from error
-    if not onnx_path.is_file():
-        raise NirvanaError(f"{onnx_path} is missing: expected an ONNX file to load.")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(
-            str(onnx_path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # ONNX Runtime's errors have no base of their own.
-        reason = str(error).strip().splitlines()[0]
-        raise NirvanaError(
-            f"{onnx_path} is not an ONNX model that ONNX Runtime can load: {reason} Export it "
-            "again."
-        ) from error
 
 
 class GraphDecoder:
@@ -129,7 +104,7 @@ class GraphDecoder:
 
 
 def _read_cache_input(onnx_path: Path, tensor: TensorSignature) -> CacheInput:
-    match = _CACHE.fullmatch(tensor.name)
+    match = PAST_ENTRY.fullmatch(tensor.name)
     assert match is not None
     kind, dims = tensor.data_type, tensor.dims
     if kind not in _NUMPY_TYPES or len(dims) != 3 or -1 in (dims[0], dims[2]):

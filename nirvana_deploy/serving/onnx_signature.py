@@ -11,6 +11,7 @@ from exporters.engines.engine_graph import list_external_data
 from exporters.graphs.load_graph import check_proto
 from exporters.graphs.onnx_files import check_whole, explain_malformed
 from exporters.graphs.trial_session import require_loadable
+from exporters.io_names import is_past
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ _TRITON_TYPES = {
 }
 
 
-CACHE_PREFIX = "past_key_values."
 _SAME_IDS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _SAME_ROWS = ("Cast", "Identity", "DequantizeLinear")
 
@@ -79,7 +79,7 @@ def fill_dims(name: str, dims: Iterable[int], length: int, names: Iterable[str])
 
     A decoder's cache holds as many tokens as the call brings, and its mask is of both.
     """
-    has_cache = any(other.startswith(CACHE_PREFIX) for other in names)
+    has_cache = any(is_past(other) for other in names)
     size = 2 * length if has_cache and name == "attention_mask" else length
     return tuple(size if dim == -1 else dim for dim in dims)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from exporters.io_names import is_past
 from profiles.comparing.judgement import judge_case
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileCase, ProfileResult
@@ -116,11 +117,7 @@ def _measure_energy(runner: Runner, call: Call, clock: Clock) -> EnergyReading |
 def _require_same_inputs(dense: Runner, pruned: Runner) -> None:
     # A layer without attention takes no cache.
     taken = [
-        {
-            spec.name: str(spec.dtype)
-            for spec in runner.inputs
-            if not spec.name.startswith("past_key_values.")
-        }
+        {spec.name: str(spec.dtype) for spec in runner.inputs if not is_past(spec.name)}
         for runner in (dense, pruned)
     ]
     if taken[0] != taken[1]:

@@ -12,13 +12,13 @@ import torch
 from exporters.engines.bound_engine import BoundEngine
 from exporters.engines.engine_device import EngineDevice
 from exporters.engines.engine_runner import EngineRunner
+from exporters.io_names import CACHE_PREFIXES
 from profiles.runners.runner import Tensors, TensorSpec
 
 _SEMANTICS = (
     "ours: end to end from the caller: tokens copied to the GPU, run, outputs copied back, waited "
     "for; a decoder's cache stays on the GPU; parts named as trtexec's"
 )
-_CACHES = ("past_key_values.", "present.")
 
 
 class EngineFolderRunner:
@@ -56,7 +56,7 @@ class EngineFolderRunner:
     def bind(self, inputs: Tensors) -> Callable[[], Tensors]:
         """Set buffers aside and run once; see `Runner.bind`. Each call has its own context."""
         names = (*self._engine.input_names, *self._engine.output_names)
-        resident = frozenset(name for name in names if name.startswith(_CACHES))
+        resident = frozenset(name for name in names if name.startswith(CACHE_PREFIXES))
         return _EngineCall(self._engine.bind(inputs, resident=resident))
 
     def describe(self) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from typing import Any
 from exporters.engines.engine_graph import list_external_data
 from exporters.graphs.onnx_files import check_hashes
 from exporters.graphs.read_structure import read_structure
-from exporters.graphs.trial_session import require_loadable
+from exporters.onnx_session import import_onnxruntime, make_options, open_session
 from profiles.runners.execution_providers import ExecutionProvider, find_provider
 from pruning.checkpoints.file_hash import hash_file
-from pruning.errors import MissingExtraError, NirvanaError
+from pruning.errors import NirvanaError
 from pruning.write_aside import make_folder_aside, put_in_place
 
 _OPTIONS = {
@@ -46,7 +46,7 @@ class SessionSettings:
     profile_prefix: Path | None = None
 
 
-def open_session(onnx_path: Path, settings: SessionSettings) -> Any:
+def open_measured_session(onnx_path: Path, settings: SessionSettings) -> Any:
     """Load a model; external data is found beside it.
 
     Raises:
@@ -76,21 +76,6 @@ def open_session(onnx_path: Path, settings: SessionSettings) -> Any:
     return session
 
 
-def import_onnxruntime() -> Any:
-    """Import ONNX Runtime; raise MissingExtraError where it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("ONNX Runtime", "cpu") from error
-    return onnxruntime
-
-
-def first_line(error: Exception) -> str:
-    """Return what ONNX Runtime says of an error, in one sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".") + "."
-
-
 def _require(onnxruntime: Any, provider: ExecutionProvider) -> None:
     """Raise NirvanaError unless ONNX Runtime has the provider; register it where it is a plugin."""
     there = list(onnxruntime.get_available_providers())
@@ -118,11 +103,9 @@ def _list_devices(onnxruntime: Any, provider: ExecutionProvider) -> list[Any]:
 
 
 def _make_options(onnxruntime: Any, settings: SessionSettings) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings.num_threads
+    options = make_options(num_threads=settings.num_threads)
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 4
     for key, value in _OPTIONS.items():
         options.add_session_config_entry(key, value)
     if settings.profile_prefix is not None:
@@ -137,20 +120,13 @@ def _create(
     session_options: Any,
     asked: tuple[ExecutionProvider, dict[str, str]],
 ) -> Any:
-    require_loadable(path)
     provider, options = asked
-    try:
-        if provider.name in onnxruntime.get_available_providers():
-            providers = [(provider.name, options)]
-            return onnxruntime.InferenceSession(str(path), session_options, providers=providers)
-        (device, *_) = _list_devices(onnxruntime, provider)
-        session_options.add_provider_for_devices([device], options)
-        return onnxruntime.InferenceSession(str(path), session_options)
-    except Exception as error:  # ONNX Runtime's errors have no base of their own.
-        raise NirvanaError(
-            f"{path} is not an ONNX model that ONNX Runtime {onnxruntime.__version__} can load on "
-            f"{provider.name}: {first_line(error)} Export it again."
-        ) from error
+    if provider.name in onnxruntime.get_available_providers():
+        providers = [(provider.name, options)]
+        return open_session(path, options=session_options, providers=providers, place=provider.name)
+    (device, *_) = _list_devices(onnxruntime, provider)
+    session_options.add_provider_for_devices([device], options)
+    return open_session(path, options=session_options, providers=None, place=provider.name)
 
 
 @contextlib.contextmanager

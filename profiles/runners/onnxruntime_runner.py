@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.io_names import is_past, to_present
+from exporters.onnx_session import first_line
 from profiles.measuring.environment import count_allowed_cpus
 from profiles.runners.execution_providers import find_provider
-from profiles.runners.onnx_session import SessionSettings, first_line, open_session
+from profiles.runners.onnx_session import SessionSettings, open_measured_session
 from profiles.runners.runner import HOST_SEMANTICS, Ids, Tensors, TensorSpec, make_step_inputs
 from pruning.errors import NirvanaError
-
-_PAST, _PRESENT = "past_key_values", "present"
 
 
 class OnnxStepper:
@@ -28,7 +28,7 @@ class OnnxStepper:
 
         self._make_value = onnxruntime.OrtValue.ortvalue_from_numpy
         self._session, self._device = session, device
-        self._cache = tuple(spec for spec in inputs if spec.name.startswith(_PAST))
+        self._cache = tuple(spec for spec in inputs if is_past(spec.name))
         self._tokens = tuple(spec for spec in inputs if spec not in self._cache)
         self._past: dict[str, Any] = {}
         self._num_past = 0
@@ -50,7 +50,7 @@ class OnnxStepper:
             binding.bind_cpu_input(spec.name, np.ascontiguousarray(given[spec.name], spec.dtype))
         for name, value in self._past.items():
             binding.bind_ortvalue_input(name, value)
-        outputs = [name.replace(_PAST, _PRESENT, 1) for name in self._past]
+        outputs = [to_present(name) for name in self._past]
         binding.bind_output("logits", "cpu")
         for name in outputs:
             binding.bind_output(name, self._device)
@@ -117,7 +117,7 @@ class OnnxRuntimeRunner:
             cache_dir=provider_cache,
             profile_prefix=profile_prefix,
         )
-        self._session = open_session(onnx_path, settings)
+        self._session = open_measured_session(onnx_path, settings)
         self._inputs = tuple(_read_spec(node) for node in self._session.get_inputs())
 
     @property

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.io_names import PAST_PREFIX, is_past
 from pruning.errors import NirvanaError
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -99,10 +100,10 @@ def open_stepper(runner: Runner) -> Stepper:
             "generated here: generate needs a checkpoint or ONNX. Measure a step by itself: "
             "length 1, past as many tokens as its cache has."
         )
-    if not any(spec.name.startswith("past_key_values.") for spec in runner.inputs):
+    if not any(is_past(spec.name) for spec in runner.inputs):
         raise NirvanaError(
             f"{runner.name} takes {', '.join(spec.name for spec in runner.inputs)} and no cache "
-            "(past_key_values.*): it does not generate. Leave generate at 0, or give a decoder "
+            f"({PAST_PREFIX}*): it does not generate. Leave generate at 0, or give a decoder "
             "that was exported with its cache."
         )
     stepper: Stepper = make()
@@ -125,6 +126,6 @@ def make_step_inputs(names: tuple[str, ...], ids_BS: Ids, num_past: int) -> dict
     if unknown:
         raise NirvanaError(
             f"A step takes {', '.join(unknown)}, for which no values can be made. Known inputs: "
-            f"{', '.join(values)}, past_key_values.*."
+            f"{', '.join(values)}, {PAST_PREFIX}*."
         )
     return {name: values[name] for name in names}

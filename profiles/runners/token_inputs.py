@@ -1,17 +1,16 @@
 """Makes a batch of tokens for a model's inputs, unpadded, so that every row is full work."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.io_names import PAST_ENTRY, PAST_PREFIX
 from profiles.runners.run_config import RunConfig
 from profiles.runners.runner import Runner, Tensors, TensorSpec
 from pruning.errors import NirvanaError
 
-_CACHE = re.compile(r"past_key_values\.\d+\.(key|value)")
 _KNOWN = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
@@ -45,9 +44,9 @@ def make_token_inputs(
     """
     draw = np.random.default_rng([seed, batch, length])
     draw_cache = np.random.default_rng([seed, batch, past])
-    if past and not any(_CACHE.fullmatch(spec.name) for spec in specs):
+    if past and not any(PAST_ENTRY.fullmatch(spec.name) for spec in specs):
         raise NirvanaError(
-            f"past is {past}, and the model takes no cache (past_key_values.*). Leave past at 0, "
+            f"past is {past}, and the model takes no cache ({PAST_PREFIX}*). Leave past at 0, "
             "or give a decoder that was exported with its cache."
         )
     values = {
@@ -58,7 +57,7 @@ def make_token_inputs(
     }
     inputs = {}
     for spec in specs:
-        if _CACHE.fullmatch(spec.name):
+        if PAST_ENTRY.fullmatch(spec.name):
             shape = _fill_cache(spec, batch, past, length)
             inputs[spec.name] = _cast(draw_cache.standard_normal(shape), spec)
         else:
@@ -91,7 +90,7 @@ def _check(spec: TensorSpec, batch: int, length: int) -> None:
     if spec.name not in _KNOWN:
         raise NirvanaError(
             f"The model has an input {spec.name!r}, for which no values can be made. Known inputs: "
-            f"{', '.join(_KNOWN)}, past_key_values.*."
+            f"{', '.join(_KNOWN)}, {PAST_PREFIX}*."
         )
     fits = len(spec.shape) == 2 and all(
         not isinstance(found, int) or found == asked

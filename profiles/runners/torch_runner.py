@@ -11,14 +11,13 @@ import torch
 from transformers import PreTrainedModel
 
 from exporters.export_config import ExportConfig
+from exporters.io_names import is_past
+from exporters.onnx_session import first_line
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from exporters.trace.list_parts import list_parts
-from profiles.runners.onnx_session import first_line
 from profiles.runners.run_config import TorchMode
 from profiles.runners.runner import HOST_SEMANTICS, Ids, Tensors, TensorSpec, make_step_inputs
 from pruning.errors import NirvanaError
-
-_PAST = "past_key_values"
 
 
 class TorchStepper:
@@ -26,8 +25,8 @@ class TorchStepper:
 
     def __init__(self, part: GraphPart, run: Callable[..., Any], device: torch.device) -> None:
         self._run, self._device = run, device
-        self._cache = tuple(t for t in part.inputs if t.name.startswith(_PAST))
-        self._tokens = tuple(t.name for t in part.inputs if not t.name.startswith(_PAST))
+        self._cache = tuple(t for t in part.inputs if is_past(t.name))
+        self._tokens = tuple(t.name for t in part.inputs if not is_past(t.name))
         self._past: list[torch.Tensor] = []
         self._num_past = 0
 

@@ -10,14 +10,15 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from exporters.io_names import PAST_ARGUMENT
 from nirvana_deploy.serving.loaded.onnx_model import OnnxModel
 
 # transformers 5.24 gave the cache another name.
-CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__annotations__ else "past_key_values"
+CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__annotations__ else PAST_ARGUMENT
 
 
 def make_cache(prefixes: Sequence[str]) -> Cache:
-    """Return an empty cache for attentions whose inputs begin so, as `past_key_values.0.`."""
+    """Return an empty cache for attentions whose inputs begin so."""
     return Cache(layers=[DynamicLayer() for _ in prefixes])
 
 
@@ -57,10 +58,10 @@ class GeneratingModel(OnnxModel, GenerationMixin):
         raise NotImplementedError
 
     def choose_cache(
-        self, cache: Cache | None, past_key_values: Cache | None, use_cache: bool | None
+        self, cache: Cache | None, older_cache: Cache | None, use_cache: bool | None
     ) -> Any:
         """Return the cache that was given, under its new or its old name, or an empty one."""
-        given = cache if cache is not None else past_key_values
+        given = cache if cache is not None else older_cache
         return self.make_cache() if given is None or use_cache is False else given
 
     @classmethod

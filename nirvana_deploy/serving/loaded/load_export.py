@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from exporters.graphs.export_manifest import ExportedGraph, ExportManifest
+from exporters.io_names import is_past
 from nirvana_deploy.serving.loaded.onnx_decoder import OnnxDecoder
 from nirvana_deploy.serving.loaded.onnx_encoder import OnnxEncoder
 from nirvana_deploy.serving.loaded.onnx_encoder_decoder import PARTS, OnnxEncoderDecoder
@@ -49,5 +50,5 @@ def load_export(folder: Path) -> OnnxModel:
 def _choose_class(graphs: Mapping[str, ExportedGraph]) -> type[OnnxModel]:
     if set(graphs) == set(PARTS):
         return OnnxEncoderDecoder
-    has_cache = any(name.startswith("past_key_values.") for name in graphs["model"].inputs)
+    has_cache = any(is_past(name) for name in graphs["model"].inputs)
     return OnnxDecoder if has_cache else OnnxEncoder

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from exporters.io_names import PAST_PREFIX
 from nirvana_deploy.serving.graph_decoder import GraphDecoder
 from nirvana_deploy.serving.loaded.generating_model import (
     CACHE_NAME,
@@ -29,7 +30,7 @@ class OnnxDecoder(GeneratingModel):
         self.generation_config = read_generation_config(folder, config)
         self._decoder = GraphDecoder(folder / MODEL_NAME)
         numbers = sorted({each.layer for each in self._decoder.inputs.cache})
-        self._layers = [f"past_key_values.{number}." for number in numbers]
+        self._layers = [f"{PAST_PREFIX}{number}." for number in numbers]
 
     def forward(
         self,

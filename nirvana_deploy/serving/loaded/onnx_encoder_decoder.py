@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+from exporters.io_names import PAST_OF_PAIR, to_past
 from nirvana_deploy.serving.loaded.generating_model import (
     CACHE_NAME,
     GeneratingModel,
@@ -23,7 +23,6 @@ from nirvana_deploy.serving.loaded.onnx_model import LoadedGraph, read_generatio
 from pruning.errors import NirvanaError
 
 PARTS = ("encoder_model", "decoder_model", "decoder_with_past_model")
-_ENTRY = re.compile(r"past_key_values\.(\d+)\.(decoder|encoder)\.")
 
 
 class OnnxEncoderDecoder(GeneratingModel):
@@ -38,7 +37,9 @@ class OnnxEncoderDecoder(GeneratingModel):
         self.generation_config = read_generation_config(folder, config)
         encoder, self._first, self._further = (LoadedGraph(folder / f"{n}.onnx") for n in PARTS)
         self.encoder = GraphEncoder(encoder)
-        names = sorted({match[0] for name in self._further.inputs if (match := _ENTRY.match(name))})
+        names = sorted(
+            {match[0] for name in self._further.inputs if (match := PAST_OF_PAIR.match(name))}
+        )
         names.sort(key=lambda name: int(name.split(".")[1]))
         self._own = [name for name in names if name.endswith(".decoder.")]
         self._cross = [name for name in names if name.endswith(".encoder.")]
@@ -138,4 +139,4 @@ class GraphEncoder(nn.Module):
 
 def _as_past(made: dict[str, Any]) -> dict[str, Any]:
     """Return a step's cache by the names of the inputs that it becomes."""
-    return {name.replace("present.", "past_key_values.", 1): made[name] for name in made}
+    return {to_past(name): made[name] for name in made}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from nirvana_deploy.serving.graph_decoder import open_session
+from exporters.onnx_session import open_session
 from pruning.errors import NirvanaError
 
 _NUMPY_TYPES: dict[str, Any] = {

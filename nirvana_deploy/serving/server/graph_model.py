@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from exporters.onnx_session import make_options, open_session
 from nirvana_deploy.serving.server.served_models import ServedGraph, ServedText
 from nirvana_deploy.serving.text_model_file import find_length_step, open_tokenizer, score_labels
 
@@ -101,11 +103,8 @@ def open_shared(path: str, num_threads: int) -> tuple[Any, Any]:
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.log_severity_level = 4
     run_options = onnxruntime.RunOptions()
     run_options.log_severity_level = 4
     run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return session, run_options
+    options = make_options(num_threads=num_threads)
+    return open_session(Path(path), options=options, is_trusted=True), run_options

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nirvana_deploy.serving.onnx_signature import CACHE_PREFIX, OnnxSignature, fill_dims
+from exporters.io_names import is_past
+from nirvana_deploy.serving.onnx_signature import OnnxSignature, fill_dims
 from pruning.errors import NirvanaError
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
@@ -35,7 +36,7 @@ def make_rows(
             values[1::2, -1:] = 0
         elif tensor.name == "input_ids":
             values = draw.integers(0, num_tokens, shape)
-        elif tensor.name.startswith(CACHE_PREFIX):
+        elif is_past(tensor.name):
             values = draw.standard_normal(shape)
         inputs[tensor.name] = values.astype(dtype)
     return inputs

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from exporters.io_names import CACHE_PREFIXES, is_past
 from nirvana_deploy.serving.onnx_signature import (
-    CACHE_PREFIX,
     OnnxSignature,
     TensorSignature,
     read_signature,
 )
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from pruning.errors import NirvanaError
-
-_CACHES = (CACHE_PREFIX, "present.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +56,13 @@ def arrange_models(sources: Sources, config: PackageConfig) -> tuple[PlacedModel
 
 def _drop_caches(signature: OnnxSignature) -> tuple[list[TensorSignature], ...]:
     return tuple(
-        [tensor for tensor in tensors if not tensor.name.startswith(_CACHES)]
+        [tensor for tensor in tensors if not tensor.name.startswith(CACHE_PREFIXES)]
         for tensors in (signature.inputs, signature.outputs)
     )
 
 
 def _has_cache(signature: OnnxSignature) -> bool:
-    return any(tensor.name.startswith(CACHE_PREFIX) for tensor in signature.inputs)
+    return any(is_past(tensor.name) for tensor in signature.inputs)
 
 
 def _find_difference(first: OnnxSignature, last: OnnxSignature) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from exporters.compare.difference import Difference, measure_difference
 from exporters.compare.onnx_artefact import count_rows
 from exporters.graphs.read_structure import read_structure
+from exporters.onnx_session import open_session
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
 from nirvana_deploy.serving.package_manifest import check_package
 from nirvana_deploy.serving.server.protocol_client import ask_grpc, ask_http, get_json, make_rows
@@ -162,10 +163,8 @@ def _compare(
     server: RunningServer, model_dir: Path, version: str, signature: OnnxSignature
 ) -> Iterator[float]:
     """Yield the difference of each answer, over HTTP and over gRPC."""
-    import onnxruntime
-
     path = model_dir / version / MODEL_NAME
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path, is_trusted=True)
     limit = read_config_file(model_dir / CONFIG_NAME).max_batch_size
     num_tokens = count_rows(read_structure(path), "input_ids") or 20
     ways = ((ask_http, server.url), (ask_grpc, f"127.0.0.1:{server.grpc_port}"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from exporters.onnx_session import open_session
 from nirvana_deploy.serving.server.protocol_client import get_json
 from nirvana_deploy.serving.text_model_file import (
     LABELS_FILE,
@@ -77,7 +78,6 @@ def _ask(url: str, name: str, texts: tuple[str, ...]) -> tuple[list[list[str]], 
 
 
 def _run(text: str, tokenizer_dir: Path, model_dir: Path) -> Any:
-    import onnxruntime
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_dir / "1" / "tokenizer.json"))
@@ -91,7 +91,7 @@ def _run(text: str, tokenizer_dir: Path, model_dir: Path) -> Any:
         "token_type_ids": row.type_ids,
     }
     path = list_versions(model_dir)[-1] / MODEL_NAME
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path, is_trusted=True)
     types = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
     feeds = {
         node.name: np.array([columns[node.name]], types[node.type]) for node in session.get_inputs()

@@ -4,7 +4,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from exporters.compare.onnx_graph import open_session
+from exporters.onnx_session import open_session
 from pruning.errors import NirvanaError
 
 
@@ -21,5 +21,5 @@ def test_an_operator_that_is_not_known_is_named_with_its_node(
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
     with pytest.raises(NirvanaError, match=r"cannot be loaded by ONNX Runtime") as caught:
-        open_session(model.SerializeToString() if in_memory else path, str(path))
+        open_session(model.SerializeToString() if in_memory else path, name=str(path))
     assert "Foo" in str(caught.value) and "the_node" in str(caught.value)

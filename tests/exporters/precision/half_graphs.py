@@ -5,7 +5,8 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.compare.onnx_graph import open_session, round_in_float
+from exporters.compare.onnx_graph import round_in_float
+from exporters.onnx_session import open_session
 
 
 def make_model(nodes: list, inputs: dict, outputs: dict, weights: dict) -> onnx.ModelProto:
@@ -75,4 +76,6 @@ def run_rounded(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.nda
     """Run a half-precision graph with the roundings that a GPU would make."""
     copy = ir.from_proto(model)
     round_in_float(copy)
-    return open_session(ir.to_proto(copy).SerializeToString(), "model.onnx").run(None, inputs)[0]
+    return open_session(ir.to_proto(copy).SerializeToString(), name="model.onnx").run(None, inputs)[
+        0
+    ]

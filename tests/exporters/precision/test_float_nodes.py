@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from exporters.compare.onnx_graph import open_session
+from exporters.onnx_session import open_session
 from exporters.precision import half_precision
 from exporters.precision.half_precision import HalfOutcome, convert_graph
 from pruning.errors import NirvanaError
@@ -182,7 +182,7 @@ def test_fused_operators_are_of_the_type_of_what_they_take() -> None:
     half, outcome = convert(model, ir.DataType.FLOAT16)
     assert outcome.num_half_nodes == 3
     x = np.array([[0.5, -1.0]], np.float32)
-    session = open_session(model.SerializeToString(), "model.onnx")
+    session = open_session(model.SerializeToString(), name="model.onnx")
     (expected,) = session.run(None, {"x": x})
     np.testing.assert_allclose(run_rounded(half, {"x": x}), expected, atol=2e-3)
 

@@ -11,7 +11,7 @@ import pytest
 
 from profiles.comparing.profile_config import ProfileConfig
 from profiles.runners.execution_providers import EXECUTION_PROVIDERS, find_provider, parse_options
-from profiles.runners.onnx_session import SessionSettings, open_session
+from profiles.runners.onnx_session import SessionSettings, open_measured_session
 from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 from profiles.runners.open_runner import open_runner
 from pruning.errors import NirvanaError
@@ -92,7 +92,7 @@ def test_tensorrt_keeps_engines_timings_and_a_compiled_model(
         options={"trt_fp16_enable": "1", "trt_timing_cache_path": "elsewhere"},
         cache_dir=tmp_path / "cache",
     )
-    open_session(encoder, settings)
+    open_measured_session(encoder, settings)
     assert machine.options[0] == {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(tmp_path / "cache"),
@@ -102,7 +102,7 @@ def test_tensorrt_keeps_engines_timings_and_a_compiled_model(
     }
     (kept,) = (tmp_path / "cache").iterdir()
     assert [file.name for file in kept.iterdir()] == ["model_ctx.onnx"]
-    open_session(encoder, settings)
+    open_measured_session(encoder, settings)
     assert machine.loaded == [str(encoder), str(kept / "model_ctx.onnx")]
 
 
@@ -117,7 +117,7 @@ def test_another_graph_or_option_is_compiled_anew(
         settings = SessionSettings(
             num_threads=1, provider="tensorrt", options=options, cache_dir=tmp_path / "cache"
         )
-        open_session(path, settings)
+        open_measured_session(path, settings)
         return machine.loaded[-1]
 
     onnx.save(make_encoder(), path, **external)
