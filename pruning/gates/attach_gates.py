@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning.checkpoints.model_fingerprint import list_fingerprints
-from pruning.cutting.dense_source import read_dense
 from pruning.cutting.repack import plan_for
+from pruning.cutting.wiring_inference import read_dense
 from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import HardConcrete, SoftSigmoid
 from pruning.gates.gate_registry import GateRegistry

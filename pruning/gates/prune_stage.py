@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedModel, Trainer, set_seed
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import load_model, load_stock_model
-from pruning.cutting.dense_source import read_dense
 from pruning.cutting.repack import repack
+from pruning.cutting.wiring_inference import read_dense
 from pruning.gates.attach_gates import attach_gates, cost_of, finish_gates
 from pruning.gates.projection import find_unit_cost
 from pruning.gates.prune_config import PruneConfig

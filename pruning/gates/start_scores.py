@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pruning.cutting.dense_source import read_dense
+from pruning.cutting.wiring_inference import read_dense
 from pruning.scoring.block_walk import Batch
 from pruning.scoring.fisher import Fisher
 from pruning.scoring.known_saliencies import score_units

@@ -16,7 +16,7 @@ from pruning.checkpoints.model_source import (
     name_first,
     resolve_model,
 )
-from pruning.cutting.dense_source import read_dense
+from pruning.cutting.wiring_inference import read_dense
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.evaluation import evaluate_text
 from pruning.tasks.position_limit import check_length
