@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from profiles.latency.latency_budget import LatencyBudget, parse_latency
 from profiles.targets.block_work import CallShape
 from profiles.targets.target import load_target
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ClockName = Literal["wall", "cpu"]
 
@@ -91,6 +94,14 @@ class LatencyConfig:
             )
         if not self.is_measured:  # now, not when the baseline has been trained
             load_target(self.target).rate(self.chosen_precision)
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise NirvanaError for a model of which no table is measured."""
+        if self.is_measured and model.config.is_encoder_decoder:
+            raise NirvanaError(
+                "no table is measured for encoder-decoders, this is a "
+                f"{model.config.model_type}. Leave latency out and set a budget."
+            )
 
     @property
     def budget(self) -> LatencyBudget:
