@@ -1,4 +1,17 @@
-"""How cuts go through the operators of ONNX: one rule for each."""
+"""How cuts go through the operators of ONNX: one rule for each.
+
+A rule gets a node of which an input is cut, and returns the cuts of its outputs. It may slice the
+other operands, mend a shape, or refuse (`NirvanaError`, `NotRegular`). For heads 2 and 3 of 4:
+
+    Add [B, S, 4, 2] + bias [4, 2]     `align`: the bias has axis 0 where the output has axis 2, and
+                                       is sliced to [2, 2]; an axis of size 1 is left, it broadcasts
+    Concat of keys and values          masks are put one behind the other: 0011 and 0011 -> 00110011
+    Split in two, as of a fused qkv    the mask is cut in two, and the sizes become its counts
+    Slice [1:3] of the heads           the mask 0011 gives 01; the bounds become those among the
+                                       kept: [0:1]
+    Gather of heads [3, 1]             head 1 is gone: the index becomes [1], where head 3 is now
+    ReduceSum over the heads           refused: it mixes what the plan takes apart
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,18 @@ the output projections, whose columns must be those that the plan keeps.
 
 Whatever the operators are, a new value is the dense one where the cuts keep it; only at an output
 projection do terms of a sum go.
+
+The queries of four heads of 2 channels, of which the plan keeps heads 2 and 3; "cut" is what
+`cuts_of` says of the output, by axis:
+
+    x [B, S, 8]
+    MatMul with W_q [8, 8]           start: W_q loses columns 0-3      cut {2: channels 4-7 of 8}
+    Reshape to [B, S, 4, 2]          the constant 4 becomes 2          cut {2: heads 2, 3 of 4}
+    Transpose to [B, 4, S, 2]                                          cut {1: heads 2, 3 of 4}
+    MatMul with the keys             the keys must have the same cut   cut {1: heads 2, 3 of 4}
+    Softmax, MatMul with values
+    Transpose, Reshape to [B, S, 8]  the constant 8 becomes 4          cut {2: channels 4-7 of 8}
+    MatMul with W_o [8, 8]           end: W_o loses rows 0-3           no cut: a sum of fewer terms
 """
 
 from __future__ import annotations

@@ -5,6 +5,28 @@ out when another state is at least as good in both, or when not even the best th
 beat the best solution known. What can follow is bounded by the lower convex hull of the items to
 come (the linear relaxation); the hull's corners are solutions too, and give the best one known.
 After D. Pisinger, "A minimal algorithm for the multiple-choice knapsack problem" (1995).
+
+    item A: costs 0, 4, 10, damages 9, 3, 0      item B: costs 0, 6, damages 5, 0      capacity 10
+
+    states (cost, damage) after A:   (0, 9)   (4, 3)   (10, 0)
+    after B, both levels of each:    (0, 14)  (6, 9)   (4, 8)   (10, 3)  (10, 5)  (16, 0)
+                                              beaten            best     beaten   too dear
+                                              by (4, 8)                  by (10, 3)
+
+The answer is level 1 of both. With many items most states go before that, by a bound: what a state
+has cost, and for the items to come their lower convex hull. Between its corners the hull mixes two
+levels, which no choice can, so that no choice has less damage:
+
+    damage |*
+           | .   o          * the levels on the hull (of item A: all three)
+           |   .            o a level above it
+           |     *
+           |         .
+           |             *
+           +---------------- cost
+
+State (0, 9) can end at 9 at best, B having no damage at level 1. State (4, 3) with that level ends
+at 3: a solution, so that (0, 9) is not followed any further.
 """
 
 from __future__ import annotations

@@ -9,6 +9,15 @@ the config:
 with, for each layer that is left, `num_heads` and `num_kv_heads` (also `cross_`), `num_neurons` (0:
 only the output's bias is left; null: the sub-block was dropped) and, where the type shares
 something between heads of all layers, the `kept_heads`.
+
+The stock class is built with dense sizes, then each block is shrunk (`resize`) before the weights
+are loaded:
+
+    {"num_heads": 2, "num_kv_heads": 1, "num_neurons": 3}     head_dim 4, hidden size 16
+        q_proj 16 -> 8     k_proj, v_proj 16 -> 4     o_proj 8 -> 16     up_proj 16 -> 3
+    {"num_heads": 0, "num_kv_heads": 0, "num_neurons": null}
+        self_attn          ConstantAttention: the bias of o_proj at each position, or zeros
+        mlp                ConstantMLP without a bias: zeros
 """
 
 import copy

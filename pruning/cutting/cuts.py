@@ -1,6 +1,17 @@
 """Which tensors of a block a plan cuts, along which axis, and which indices stay.
 
 Torch-free. Everything that cuts (in memory, from disk to disk) follows this one table.
+
+Four heads of 2 channels in two KV groups; the plan keeps heads 2 and 3, and with them group 1:
+
+    head            0   0   1   1   2   2   3   3
+    q_proj.weight   r0  r1  r2  r3 [r4  r5  r6  r7]     Cut(axis=0, kept=(4, 5, 6, 7))
+    k_proj.weight   r0  r1 [r2  r3]                     Cut(axis=0, kept=(2, 3)), v_proj alike
+    o_proj.weight   c0  c1  c2  c3 [c4  c5  c6  c7]     Cut(axis=1, kept=(4, 5, 6, 7)): columns
+
+A bias of a projection goes with its rows; the bias of an output projection stays whole. In GPT-2's
+Conv1D (`transposed`) rows and columns change places. Of an attention without heads all tensors go
+(kept=None) but the output's bias: with nothing to mix, it is what the attention still adds.
 """
 
 from __future__ import annotations
@@ -91,6 +102,9 @@ def _cut_linears(
 def _attention_rows(
     projection: Projection, heads: Sequence[int], groups: Sequence[int], dims: StackDims
 ) -> tuple[int, ...]:
+    # With 2 query heads per KV group, head_dim 1, and heads 2 and 3 (group 1) kept:
+    #     parts query, kv, kv:  q0 q1[q2 q3] k0[k1] v0[v1]   rows 2 3, 5, 7
+    #     grouped (GPT-NeoX):   q0 q1 k0 v0 [q2 q3 k1 v1]    rows 4 5 6 7
     size = dims.heads_per_group
     if projection.grouped:  # a group's rows: its query heads, its key, its value
         stride, units = size + 2, []
@@ -109,6 +123,7 @@ def _attention_rows(
 def _neuron_rows(
     projection: Projection, neurons: Sequence[int], dims: StackDims
 ) -> tuple[int, ...]:
+    # A fused gate and up projection has its neurons twice: g0 g1 g2 u0 u1 u2.
     starts = (part * dims.intermediate_size for part in range(len(projection.parts)))
     return tuple(start + neuron for start in starts for neuron in neurons)
 

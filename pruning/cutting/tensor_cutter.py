@@ -1,4 +1,18 @@
-"""Follows each tensor of a source model into the pruned one: its new name, and what stays of it."""
+"""Follows each tensor of a source model into the pruned one: its new name, and what stays of it.
+
+A plan counts in units of the dense model, and the source may have been pruned before. So there are
+three numberings, and a cut is expressed in positions of the source's tensor:
+
+    heads of the dense layer    0  1  2  3
+    the source has              0  .  2  3      at its positions 0, 1, 2
+    the plan keeps              .  .  2  3      so that positions (1, 2) of the source are taken
+
+Blocks alike: where the source has dropped block 1 and the plan drops block 0, too,
+
+    dense block      0  1  2  3
+    in the source    0  .  1  2      source's "layer.1.x" is of dense block 2 ...
+    in the new one   .  .  0  1      ... and becomes "layer.0.x"
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,24 @@
 Paths are relative to a block. The records themselves are in `encoder_wirings.py`,
 `decoder_wirings.py` and `encoder_decoder_wirings.py`; `known_wirings.py` lists them. Fields that
 only some types need are oddities; code asks for the oddity, never for the type.
+
+Llama's blocks in one picture, each path with what its rows hold:
+
+    model.layers.3                           StackWiring.blocks = "layers"
+      self_attn                              AttentionWiring.core
+        q_proj  |q0|q1|q2|q3|                inputs: parts ("query",)
+        k_proj  |k0|k1|                              parts ("kv",): a key per group of query heads
+        v_proj  |v0|v1|                              parts ("kv",)
+        o_proj                               output: its columns are in q_proj's order
+      mlp
+        gate_proj, up_proj  |n0|n1|...|      MlpWiring.inputs: parts ("neuron",)
+        down_proj                            output
+
+Three ways in which a fused projection holds the same rows:
+
+    parts ("query", "kv", "kv")              |q0 q1 q2 q3|k0 k1|v0 v1|     GPT-2, Phi-3
+    the same, grouped                        |q0 q1 k0 v0|q2 q3 k1 v1|     GPT-NeoX, Falcon
+    parts ("neuron", "neuron")               |gate neurons|up neurons|     Phi-3's MLP
 """
 
 from __future__ import annotations

@@ -9,6 +9,10 @@ from pruning.errors import NirvanaError
 Table = list[list]
 
 
+def test_the_worked_example_is_solved_as_it_says() -> None:
+    assert solve([[9, 3, 0], [5, 0]], [[0, 4, 10], [0, 6]], 10) == (1, 1)
+
+
 def draw(seed: int, num_items: int, num_levels: int) -> tuple[Table, Table]:
     """Tables of several kinds: with ties, falling, proportional to the cost, in any order."""
     rng = np.random.default_rng(seed)
