@@ -29,22 +29,21 @@ from figures import describe_hardware, make_bar
 from method_models import CLASSES, make_models
 from method_subjects import COST, NEURON_MULTIPLE, Subject
 
-from profiles.latency.latency_budget import LatencyBudget, find_fraction
-from profiles.latency.latency_config import TableConfig
+from profiles.latency.latency_config import LatencyBudget, TableConfig, find_fraction
 from profiles.latency.latency_table import LatencyTable
 from profiles.latency.measure_table import find_typical, measure_table
 from profiles.measuring.environment import capture_environment, find_version
-from profiles.measuring.rotation import RotatingTimer
+from profiles.measuring.measurement import RotatingTimer
 from pruning.allocation.allocation_config import KlKnapsack, allocate
 from pruning.allocation.constraints import Constraints
 from pruning.allocation.damage_curve import DamageCurve
 from pruning.cutting.repack import plan_for
 from pruning.errors import NirvanaError
+from pruning.oneshot.oneshot_config import LeastSquares
 from pruning.plans.cost import CostModel
 from pruning.plans.plan import LayerPlan, PruningPlan
 from pruning.plans.sub_block import SubBlock, list_sub_blocks
 from pruning.repair.repair import prune_in_place
-from pruning.repair.repair_config import LeastSquares
 from pruning.scoring.kl_curves import measure_curves
 from pruning.scoring.known_saliencies import score_units
 from pruning.scoring.obs import Obs

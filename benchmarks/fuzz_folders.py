@@ -131,8 +131,8 @@ def _write_scores(folder: Path, plan: Any) -> None:
 
     from pruning.allocation.damage_curve import DamageCurve
     from pruning.calibration.calibration import Calibration
+    from pruning.oneshot.oneshot_config import ScoringConfig
     from pruning.plans.sub_block import count_units, list_sub_blocks
-    from pruning.scoring.scoring_config import ScoringConfig
     from pruning.scoring.scoring_run import save_curves, save_scores, write_manifest
     from pruning.scoring.scoring_settings import describe_scoring
 

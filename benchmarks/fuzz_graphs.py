@@ -176,7 +176,7 @@ def profile_graph(folder: Path) -> str | None:
 def load_decoder(folder: Path) -> str | None:
     """Read a decoder's graph as GenAI's packages and `load` do."""
     from nirvana_deploy.serving.graph_decoder import read_decoder
-    from nirvana_deploy.serving.loaded.load_export import load_export
+    from nirvana_deploy.serving.loaded.open_model import load_export
 
     read_decoder(folder / "model.onnx")
     load_export(folder)

@@ -183,7 +183,7 @@ def _read_text_parts(folder: Path) -> str | None:
 def _load_export(folder: Path) -> str | None:
     from exporters.engines.engine_profiles import find_max_length
     from exporters.inspect_export import inspect_export
-    from nirvana_deploy.serving.loaded.load_export import load_export
+    from nirvana_deploy.serving.loaded.open_model import load_export
 
     find_max_length(folder / "model.onnx")
     inspect_export(folder)

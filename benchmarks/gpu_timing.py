@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gpu_calls import DeviceCall
 
-from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.measurement import Call, Clock, Measurement, measure_in_turns
 from profiles.measuring.statistics import Samples, estimate_speedup, find_drift, find_variation
 

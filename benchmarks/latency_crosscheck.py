@@ -22,10 +22,9 @@ from latency_target import SUBJECTS, make_dense
 
 from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import trace_graph
-from exporters.trace.write_graph import write_graph
+from exporters.trace.trace_part import trace_part
 from profiles.measuring.environment import capture_environment, find_version
-from profiles.measuring.rotation import RotatingTimer
+from profiles.measuring.measurement import RotatingTimer
 from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 from profiles.runners.token_inputs import make_token_inputs
 
@@ -69,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (part,) = list_parts(make_dense(SUBJECTS[0]), ExportConfig())
-        write_graph(trace_graph(part, ExportConfig().chosen_opset), folder / "model.onnx")
+        trace_part(part, folder / "model.onnx", ExportConfig().chosen_opset)
         cases = [
             compare_shape(folder / "model.onnx", batch, length, folder, args.rounds)
             for batch, length in SHAPES

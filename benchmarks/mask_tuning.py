@@ -16,9 +16,8 @@ from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import kept_units
 from pruning.repair.repair import ResidualStyle, find_style, residual_before
 from pruning.scoring.block_walk import BlockWalk
-from pruning.scoring.gram import Gram
 from pruning.scoring.saliency import ScoringTask
-from pruning.scoring.watch import Seen, flatten, watch
+from pruning.scoring.watch import Gram, Seen, flatten, watch
 from pruning.wirings.sites import Site
 
 # U kept units, C their channels, O hidden size.

@@ -10,9 +10,9 @@ from method_subjects import COST, NEURON_MULTIPLE, Pruned, Subject
 from pruning.allocation.allocation_config import KlKnapsack, allocate
 from pruning.allocation.constraints import Constraints
 from pruning.allocation.damage_curve import DamageCurve
+from pruning.oneshot.oneshot_config import LeastSquares
 from pruning.plans.sub_block import SubBlock
 from pruning.repair.repair import prune_in_place
-from pruning.repair.repair_config import LeastSquares
 from pruning.scoring.kl_curves import measure_curves
 from pruning.scoring.known_saliencies import score_units
 from pruning.scoring.obs import Obs

@@ -13,21 +13,20 @@ from method_subjects import COST, NEURON_MULTIPLE, Pruned, Subject, keep_zeros
 from torch import nn
 
 from pruning.allocation.constraints import Constraints
-from pruning.allocation.global_threshold import Gamma, allocate_by_threshold
 from pruning.allocation.levels import sub_block_cost
-from pruning.allocation.uniform import allocate_uniform
+from pruning.allocation.threshold_allocations import Gamma, allocate_by_threshold, allocate_uniform
 from pruning.cutting.output_difference import divergence, predictions_of
+from pruning.oneshot.oneshot_config import MeanShift
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock, count_units
 from pruning.repair.repair import prune_in_place
-from pruning.repair.repair_config import MeanShift
 from pruning.scoring.block_walk import Batch, prepare_inputs
 from pruning.scoring.fisher import Fisher, Taylor
 from pruning.scoring.flap import Flap
 from pruning.scoring.known_saliencies import score_units
-from pruning.scoring.magnitude import Magnitude
 from pruning.scoring.nirvana import Nirvana
 from pruning.scoring.saliency import Saliency
+from pruning.scoring.unit_weights import Magnitude
 
 NUM_DRAWS = 3  # that NIRVANA chooses from
 _Lists = dict[SubBlock, list[float]]

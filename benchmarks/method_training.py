@@ -15,10 +15,9 @@ from method_subjects import Pruned, Subject
 
 from pruning.tasks.tasks import TASKS
 from pruning.tasks.text_data import LabelledText
-from pruning.training.baseline_config import BaselineConfig
 from pruning.training.distillation import Distillation
-from pruning.training.distillation_config import DistillationConfig
 from pruning.training.resumable_training import TrainingSettings, make_trainer, train_resumably
+from pruning.training.training_configs import BaselineConfig, DistillationConfig
 
 TRAINING = (
     "transformers.Trainer: AdamW with weight decay 0.01, 6 % of warm-up, then a linear fall; for a "

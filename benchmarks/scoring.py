@@ -56,7 +56,7 @@ from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.oneshot.prune_to_budget import allocate_budget
 from pruning.scoring.score_model import score_model
-from pruning.scoring.scoring_config import ScoringConfig
+from pruning.oneshot.oneshot_config import ScoringConfig
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from nirvana_deploy.runs.recipe import load_recipe as load_recipe
     from nirvana_deploy.serving.package_config import PackageConfig as PackageConfig
     from nirvana_deploy.serving.server.serve_config import ServeConfig as ServeConfig
-    from profiles.comparing.profile_config import ProfileConfig as ProfileConfig
     from profiles.latency.latency_config import LatencyConfig as LatencyConfig
     from profiles.latency.latency_config import TableConfig as TableConfig
-    from profiles.measuring.sweep_config import SweepConfig as SweepConfig
+    from profiles.measuring.measure_config import ProfileConfig as ProfileConfig
+    from profiles.measuring.measure_config import SweepConfig as SweepConfig
     from pruning.allocation.allocation_config import GlobalThreshold as GlobalThreshold
     from pruning.allocation.allocation_config import KlKnapsack as KlKnapsack
     from pruning.allocation.allocation_config import Uniform as Uniform
@@ -73,24 +73,27 @@ if TYPE_CHECKING:
     from pruning.gates.prune_config import PruneConfig as PruneConfig
     from pruning.gates.prune_config import ScheduleConfig as ScheduleConfig
     from pruning.gates.pruning_callback import PruningCallback as PruningCallback
+    from pruning.oneshot.oneshot_config import LeastSquares as LeastSquares
+    from pruning.oneshot.oneshot_config import MeanShift as MeanShift
+    from pruning.oneshot.oneshot_config import NoRepair as NoRepair
     from pruning.oneshot.oneshot_config import OneShotConfig as OneShotConfig
+    from pruning.oneshot.oneshot_config import ScoringConfig as ScoringConfig
     from pruning.plans.plan import LayerPlan as LayerPlan
     from pruning.plans.plan import PruningPlan as PruningPlan
-    from pruning.repair.repair_config import LeastSquares as LeastSquares
-    from pruning.repair.repair_config import MeanShift as MeanShift
-    from pruning.repair.repair_config import NoRepair as NoRepair
-    from pruning.scoring.scoring_config import ScoringConfig as ScoringConfig
     from pruning.tasks.data_config import DataConfig as DataConfig
     from pruning.tasks.text_data import load_text as load_text
-    from pruning.training.baseline_config import BaselineConfig as BaselineConfig
     from pruning.training.distillation import Distillation as Distillation
-    from pruning.training.distillation_config import DistillationConfig as DistillationConfig
     from pruning.training.recovery import recover as recover
-    from pruning.training.recovery_config import LoraConfig as LoraConfig
-    from pruning.training.recovery_config import RecoveryConfig as RecoveryConfig
+    from pruning.training.training_configs import BaselineConfig as BaselineConfig
+    from pruning.training.training_configs import DistillationConfig as DistillationConfig
+    from pruning.training.training_configs import LoraConfig as LoraConfig
+    from pruning.training.training_configs import RecoveryConfig as RecoveryConfig
 
 _HOMES = {
-    "nirvana_deploy.api.engines": ("build", "run_engine"),
+    "nirvana_deploy.api.engines": (
+        "build",
+        "run_engine",
+    ),
     "nirvana_deploy.api.exporting": (
         "export",
         "inspect",
@@ -100,8 +103,16 @@ _HOMES = {
         "surgeon",
         "verify",
     ),
-    "nirvana_deploy.api.machines": ("doctor", "estimate", "targets"),
-    "nirvana_deploy.api.measuring": ("evaluate", "profile", "sweep"),
+    "nirvana_deploy.api.machines": (
+        "doctor",
+        "estimate",
+        "targets",
+    ),
+    "nirvana_deploy.api.measuring": (
+        "evaluate",
+        "profile",
+        "sweep",
+    ),
     "nirvana_deploy.api.pruning": (
         "apply_plan",
         "plan_for",
@@ -112,37 +123,73 @@ _HOMES = {
         "save_pruned",
         "score",
     ),
-    "nirvana_deploy.api.runs": ("deploy", "draw_report"),
-    "nirvana_deploy.api.serving": ("package", "serve"),
+    "nirvana_deploy.api.runs": (
+        "deploy",
+        "draw_report",
+    ),
+    "nirvana_deploy.api.serving": (
+        "package",
+        "serve",
+    ),
     "nirvana_deploy.runs.deploy_result": (
         "DeployResult",
         "ExportResult",
         "OneShotResult",
         "PruneResult",
     ),
-    "nirvana_deploy.runs.recipe": ("Recipe", "load_recipe"),
+    "nirvana_deploy.runs.recipe": (
+        "Recipe",
+        "load_recipe",
+    ),
     "nirvana_deploy.serving.package_config": ("PackageConfig",),
     "nirvana_deploy.serving.server.serve_config": ("ServeConfig",),
     "exporters.compare.compare_config": ("CompareConfig",),
     "exporters.engines.engine_config": ("EngineConfig",),
     "exporters.export_config": ("ExportConfig",),
-    "profiles.comparing.profile_config": ("ProfileConfig",),
-    "profiles.measuring.sweep_config": ("SweepConfig",),
-    "profiles.latency.latency_config": ("LatencyConfig", "TableConfig"),
-    "pruning.training.baseline_config": ("BaselineConfig",),
+    "profiles.measuring.measure_config": (
+        "ProfileConfig",
+        "SweepConfig",
+    ),
+    "profiles.latency.latency_config": (
+        "LatencyConfig",
+        "TableConfig",
+    ),
+    "pruning.training.training_configs": (
+        "BaselineConfig",
+        "DistillationConfig",
+        "LoraConfig",
+        "RecoveryConfig",
+    ),
     "pruning.tasks.data_config": ("DataConfig",),
-    "pruning.training.distillation_config": ("DistillationConfig",),
-    "pruning.training.recovery_config": ("LoraConfig", "RecoveryConfig"),
-    "pruning.allocation.allocation_config": ("GlobalThreshold", "KlKnapsack", "Uniform"),
+    "pruning.allocation.allocation_config": (
+        "GlobalThreshold",
+        "KlKnapsack",
+        "Uniform",
+    ),
     "pruning.allocation.constraints": ("Constraints",),
     "pruning.calibration.calibration_config": ("CalibrationConfig",),
-    "pruning.oneshot.oneshot_config": ("OneShotConfig",),
-    "pruning.repair.repair_config": ("LeastSquares", "MeanShift", "NoRepair"),
-    "pruning.scoring.scoring_config": ("ScoringConfig",),
+    "pruning.oneshot.oneshot_config": (
+        "LeastSquares",
+        "MeanShift",
+        "NoRepair",
+        "OneShotConfig",
+        "ScoringConfig",
+    ),
     "pruning.checkpoints.remote_code": ("allow_remote_code",),
-    "pruning.errors": ("MissingExtraError", "NirvanaError"),
-    "pruning.plans.plan": ("LayerPlan", "PruningPlan"),
-    "pruning.gates.gate_kinds": ("GateUnits", "HardConcrete", "SoftSigmoid", "StraightThrough"),
+    "pruning.errors": (
+        "MissingExtraError",
+        "NirvanaError",
+    ),
+    "pruning.plans.plan": (
+        "LayerPlan",
+        "PruningPlan",
+    ),
+    "pruning.gates.gate_kinds": (
+        "GateUnits",
+        "HardConcrete",
+        "SoftSigmoid",
+        "StraightThrough",
+    ),
     "pruning.gates.prune_config": (
         "BudgetConstraint",
         "CanaryConfig",
@@ -153,7 +200,10 @@ _HOMES = {
 }
 # What a training script of one's own needs brings torch along: it is had by its name, not by `*`.
 _TRAINING_HOMES = {
-    "pruning.gates.attach_gates": ("attach_gates", "finish_gates"),
+    "pruning.gates.attach_gates": (
+        "attach_gates",
+        "finish_gates",
+    ),
     "pruning.gates.pruning_callback": ("PruningCallback",),
     "pruning.training.distillation": ("Distillation",),
     "pruning.training.recovery": ("recover",),

@@ -10,10 +10,10 @@ from profiles.latency.latency_config import LatencyConfig
 
 if TYPE_CHECKING:
     from profiles.latency.latency_table import LatencyTable
-    from profiles.measuring.progress import OnProgress
+    from profiles.measuring.measurement import OnProgress
     from profiles.targets.roofline import RooflineCost
     from pruning.allocation.constraints import Constraints
-    from pruning.oneshot.pricing import Pricing
+    from pruning.oneshot.oneshot_config import Pricing
     from pruning.plans.dense_dims import DenseDims
 
 
@@ -49,8 +49,8 @@ def price_by_table(
     Raises:
         NirvanaError: the budget cannot be reached, or there is no such target.
     """
-    from profiles.latency.latency_budget import find_fraction
-    from pruning.oneshot.pricing import Pricing
+    from profiles.latency.latency_config import find_fraction
+    from pruning.oneshot.oneshot_config import Pricing
 
     cost: LatencyTable | RooflineCost
     if table is None:
@@ -91,7 +91,6 @@ def measure_latency_table(
     architecture = find_architecture(load_stock_model(AutoConfig, source))
     # Only its speed counts: a head that is yet to be trained may be missing.
     model, _ = load_with_head(architecture, source, fresh=True, attn_implementation="eager")
-    config.check(model)
     model = model.float().eval()
     return measure_table(model, config.table, cache=cache, on_progress=on_progress)
 

@@ -11,10 +11,9 @@ import numpy as np
 from exporters.compare.artefact import Array, Artefact
 from exporters.compare.case_run import Observation, run_case
 from exporters.compare.cases import Case, list_cases, make_tokens
-from exporters.compare.compare_config import CompareConfig
+from exporters.compare.compare_config import CompareConfig, Gates, choose_gates
 from exporters.compare.difference import Difference, OutputDifference, keep_live, measure_difference
 from exporters.compare.divergence import Divergence, find_divergence
-from exporters.compare.gates import Gates, choose_gates
 from pruning.errors import NirvanaError
 from pruning.progress import CountProgress
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from exporters.graphs.fact import UNKNOWN, Fact
 from exporters.graphs.node_reading import read_attribute
+from exporters.graphs.op_values import UNKNOWN, Fact
 from exporters.graphs.shape_rules import Facts, Rule, Shape, ShapeUnknown, has_input, shape_of
 
 

@@ -1,7 +1,7 @@
 """Tells the shape of every value of a graph, and the value itself where a shape is computed.
 
 No weight is read. Exporters leave shapes out, or compute them from other shapes in dozens of nodes;
-with sizes for the free dimensions (`free_dims.py`) all of it can be followed, node by node.
+with sizes for the free dimensions (`graph_structure.py`) all of it can be followed, node by node.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from exporters.graphs.fact import MAX_ELEMENTS, UNKNOWN, Fact
 from exporters.graphs.fused_shape_rules import FUSED_SHAPE_RULES
-from exporters.graphs.op_values import VALUE_OPS
+from exporters.graphs.op_values import MAX_ELEMENTS, UNKNOWN, VALUE_OPS, Fact
 from exporters.graphs.shape_rules import SHAPE_RULES, ShapeUnknown
 
 # Larger constants are weights.

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from exporters.graphs.fact import Fact
 from exporters.graphs.node_reading import read_attribute
+from exporters.graphs.op_values import Fact
 
 Facts = Sequence[Fact | None]
 Rule = Callable[[ir.Node, Facts], list[Fact]]

@@ -6,7 +6,6 @@ import math
 
 import onnx_ir as ir
 
-from exporters.passes.fuse_each import fuse_each
 from exporters.passes.graph_pass import (
     CONTRIB,
     GraphPass,
@@ -15,6 +14,7 @@ from exporters.passes.graph_pass import (
 )
 from exporters.passes.graph_reading import (
     find_producer,
+    fuse_each,
     make_node,
     read_scalar,
     split_scalar,

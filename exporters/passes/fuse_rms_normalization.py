@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from exporters.passes.fuse_each import fuse_each
 from exporters.passes.graph_pass import (
     CONTRIB,
     GraphPass,
@@ -20,6 +19,7 @@ from exporters.passes.graph_pass import (
 )
 from exporters.passes.graph_reading import (
     find_producer,
+    fuse_each,
     make_node,
     read_axis,
     read_constant,

@@ -5,13 +5,13 @@ A function named `expect_*` raises NoMatchError where the graph is otherwise tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
-from exporters.passes.graph_pass import NoMatchError
+from exporters.passes.graph_pass import NoMatchError, Refusal, use_contrib
 
 
 def name_node(node: ir.Node) -> str:
@@ -133,3 +133,29 @@ def take_over(old: ir.Value, new: ir.Value) -> None:
     name, new.shape, new.type = old.name, old.shape, old.type
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     old.name, new.name = f"{name}_replaced", name
+
+
+Place = TypeVar("Place")
+
+
+def fuse_each(
+    model: ir.Model,
+    places: Iterable[tuple[ir.Node, Place]],
+    fuse: Callable[[ir.Model, Place], None],
+) -> tuple[int, list[Refusal]]:
+    """Fuse in place what fits of `places`, each with the node that it is told by.
+
+    Returns:
+        how many were fused, and the others with their reasons.
+    """
+    refusals: list[Refusal] = []
+    num_fused = 0
+    for node, place in places:
+        try:
+            fuse(model, place)
+            num_fused += 1
+        except NoMatchError as error:
+            refusals.append(Refusal(node=name_node(node), reason=str(error)))
+    if num_fused:
+        use_contrib(model)
+    return num_fused, refusals

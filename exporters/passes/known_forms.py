@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from exporters.export_config import FORMS, Form
-from exporters.passes.additive_masks import AdditiveMasks
 from exporters.passes.clean_graph import CleanGraph, FoldWeightTransposes
 from exporters.passes.fuse_bias_gelu import FuseBiasGelu
 from exporters.passes.fuse_group_query_attention import FuseGroupQueryAttention
@@ -17,7 +16,7 @@ from exporters.passes.join_biases import JoinBiases
 from exporters.passes.merge_projections import MergeProjections
 from exporters.passes.residual_norms import FuseSkipLayerNormalization, KeepNormsApart
 from exporters.passes.scatter_cache import ScatterCache
-from exporters.passes.write_attention_operator import WriteAttentionOperator
+from exporters.passes.write_attention_operator import AdditiveMasks, WriteAttentionOperator
 from pruning.errors import NirvanaError
 
 # Weights first, so that what reads them finds constants; rotations before the attentions that take

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from exporters.passes.fuse_each import fuse_each
 from exporters.passes.graph_pass import (
     CONTRIB,
     GraphPass,
@@ -14,7 +13,14 @@ from exporters.passes.graph_pass import (
     PassOutcome,
     Refusal,
 )
-from exporters.passes.graph_reading import find_producer, make_node, name_node, read_axis, take_over
+from exporters.passes.graph_reading import (
+    find_producer,
+    fuse_each,
+    make_node,
+    name_node,
+    read_axis,
+    take_over,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from exporters.graphs.fact import UNKNOWN, Fact
 from exporters.graphs.graph_facts import GraphFacts, read_constant
 from exporters.graphs.linear_map import find_weight
 from exporters.graphs.node_reading import (
@@ -24,7 +23,7 @@ from exporters.graphs.node_reading import (
     read_array,
     read_attribute,
 )
-from exporters.graphs.op_values import VALUE_OPS
+from exporters.graphs.op_values import UNKNOWN, VALUE_OPS, Fact
 from exporters.graphs.shape_rules import NORMS, UNARY
 from exporters.surgeon.replace_value import replace_value
 from pruning.errors import NirvanaError

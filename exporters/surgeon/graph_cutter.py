@@ -29,10 +29,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from exporters.graphs.fact import UNKNOWN, Array, Fact
 from exporters.graphs.graph_facts import GraphFacts, read_constant
 from exporters.graphs.linear_map import LinearMap
 from exporters.graphs.node_reading import name_node, need_input
+from exporters.graphs.op_values import UNKNOWN, Array, Fact
 from exporters.surgeon.pulled_cut import SlicedTensor, pull_cut
 from exporters.surgeon.shape_mending import mend_divisor, mend_shape
 from exporters.surgeon.unit_cut import UnitCut

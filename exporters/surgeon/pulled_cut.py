@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from exporters.graphs.fact import UNKNOWN
 from exporters.graphs.node_reading import Array, input_at, read_array, read_attribute
+from exporters.graphs.op_values import UNKNOWN
 from exporters.graphs.shape_rules import ELEMENTWISE, UNARY
 from exporters.surgeon.unit_cut import Mask, UnitCut
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from exporters.graphs.fact import Array
 from exporters.graphs.node_reading import name_node, need_input
+from exporters.graphs.op_values import Array
 from exporters.surgeon.unit_cut import UnitCut
 from pruning.errors import NirvanaError
 

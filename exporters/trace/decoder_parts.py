@@ -11,9 +11,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from exporters.io_names import PAST_ARGUMENT, to_present
 from exporters.trace.graph_cache import CacheEntry, find_entries, make_cache, read_cache
-from exporters.trace.graph_inputs import cache_argument, describe_tokens
+from exporters.trace.graph_inputs import cache_argument, describe_outputs, describe_tokens, is_live
 from exporters.trace.graph_part import GraphPart, GraphTensor
-from exporters.trace.part_outputs import describe_outputs, is_live
 from pruning.tasks.position_limit import count_positions
 
 

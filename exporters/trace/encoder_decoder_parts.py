@@ -16,9 +16,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from exporters.io_names import PAST_ARGUMENT
 from exporters.trace.graph_cache import CacheEntry, find_entries, make_cache, read_cache
-from exporters.trace.graph_inputs import cache_argument, describe_tokens
+from exporters.trace.graph_inputs import cache_argument, describe_outputs, describe_tokens
 from exporters.trace.graph_part import GraphPart, GraphTensor
-from exporters.trace.part_outputs import describe_outputs
 from pruning.errors import NirvanaError
 from pruning.tasks.position_limit import count_positions
 

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from exporters.trace.graph_inputs import describe_tokens, draw_inputs
+from exporters.trace.graph_inputs import describe_outputs, describe_tokens, draw_inputs, is_live
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from exporters.trace.load_source import EXPORTED
-from exporters.trace.part_outputs import describe_outputs, is_live
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limit
 from pruning.tasks.position_limit import count_positions

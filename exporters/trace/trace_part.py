@@ -7,17 +7,86 @@ import io
 import logging
 import re
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from exporters.trace.graph_inputs import draw_inputs
+from exporters.trace.graph_inputs import draw_inputs, is_live
 from exporters.trace.graph_part import PAST, PRESENT, TOTAL, GraphPart, GraphTensor
-from exporters.trace.part_outputs import is_live
 from pruning.errors import NirvanaError
 
 if TYPE_CHECKING:
     import onnx_ir
+
+
+# Weights beyond this go into a file beside the graph: protobuf holds 2 GB at most.
+EXTERNAL_DATA_BYTES = 1_500_000_000
+# Smaller ones stay in the message.
+_LARGE_BYTES = 64 * 1024
+# Field numbers of onnx.proto; the 2 says that bytes follow.
+_GRAPH_TAG = bytes([7 << 3 | 2])  # of ModelProto
+_INITIALIZER_TAG = bytes([5 << 3 | 2])  # of GraphProto
+_RAW_DATA_TAG = bytes([9 << 3 | 2])  # of TensorProto
+
+
+def write_graph(
+    model: onnx_ir.Model, path: Path, *, external_beyond: int = EXTERNAL_DATA_BYTES
+) -> None:
+    """Write `model` to `path`, and its weights to `path`.data where they are beyond a size."""
+    import onnx_ir
+
+    weights = (value.const_value for value in model.graph.initializers.values())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sum(weight.nbytes for weight in weights if weight is not None) > external_beyond:
+        onnx_ir.save(model, path, external_data=f"{path.name}.data")
+        return
+    _write_in_one_file(model, path)
+
+
+def _write_in_one_file(model: onnx_ir.Model, path: Path) -> None:
+    import onnx_ir
+
+    initializers = model.graph.initializers
+    large = {
+        name: value.const_value
+        for name, value in initializers.items()
+        if value.const_value is not None and value.const_value.nbytes > _LARGE_BYTES
+    }
+    values = {name: initializers.pop(name) for name in large}
+    try:
+        message = onnx_ir.serde.serialize_model(model)
+    finally:
+        initializers.update(values)
+    body = message.graph.SerializeToString()
+    message.ClearField("graph")
+    heads = {name: _serialize_head(tensor, name) for name, tensor in large.items()}
+    lengths = {name: len(heads[name]) + tensor.nbytes for name, tensor in large.items()}
+    fields = (len(_INITIALIZER_TAG) + len(_encode(n)) + n for n in lengths.values())
+    with path.open("wb") as file:
+        file.write(message.SerializeToString())
+        file.write(_GRAPH_TAG + _encode(len(body) + sum(fields)) + body)
+        for name, tensor in large.items():
+            file.write(_INITIALIZER_TAG + _encode(lengths[name]))
+            file.write(heads[name])
+            file.write(tensor.tobytes())
+
+
+def _serialize_head(tensor: onnx_ir.TensorProtocol, name: str) -> bytes:
+    """Return a tensor's message as far as the length of its content, which comes last."""
+    from onnx import TensorProto
+
+    message = TensorProto(name=name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
+    return message.SerializeToString() + _RAW_DATA_TAG + _encode(tensor.nbytes)
+
+
+def _encode(number: int) -> bytes:
+    """Return a length as protobuf writes it: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
 
 
 _SUM = re.compile(rf"\b(?:{PAST} \+ {PRESENT}|{PRESENT} \+ {PAST})\b")
@@ -116,8 +185,8 @@ def widen_bfloat16_steps(model: onnx_ir.Model) -> None:
 TRACED_SIZES = {"batch": 3, "sequence": 5, "past_sequence": 11, "encoder_sequence": 7}
 
 
-def trace_graph(part: GraphPart, opset: int) -> onnx_ir.Model:
-    """Return the graph of `part` in memory, in the precision of its module, and with its weights.
+def trace_part(part: GraphPart, out_path: Path, opset: int) -> None:
+    """Write the graph of `part` to `out_path`, in the precision of its module.
 
     The model must have been loaded with eager attention: traced that way, the graph is the leanest
     for TensorRT, and the only one whose attentions all fuse when a layer has one head left.
@@ -125,6 +194,15 @@ def trace_graph(part: GraphPart, opset: int) -> onnx_ir.Model:
     Raises:
         NirvanaError: torch.onnx refuses the module, the graph has not the inputs and outputs that
             the part promises, or an input on which the module depends leads nowhere.
+    """
+    write_graph(trace_graph(part, opset), out_path)
+
+
+def trace_graph(part: GraphPart, opset: int) -> onnx_ir.Model:
+    """Return the graph of `part` in memory, whose weights are those of its module.
+
+    Raises:
+        NirvanaError: as `trace_part`.
     """
     inputs = draw_inputs(part.inputs, TRACED_SIZES, padding="left")
     free = tuple(

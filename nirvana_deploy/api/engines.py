@@ -135,8 +135,7 @@ def run_engine(
 
     read_engine_manifest(Path(engine))
     given = _read_inputs(Path(inputs)) if isinstance(inputs, (str, Path)) else inputs
-    from exporters.engines.engine_runner import EngineRunner, to_array
-    from exporters.engines.sample_inputs import make_sample_inputs
+    from exporters.engines.engine_runner import EngineRunner, make_sample_inputs, to_array
 
     runner = EngineRunner(Path(engine), cuda_graph=cuda_graph)
     bound = runner.bind(make_sample_inputs(runner) if given is None else given)

@@ -180,7 +180,7 @@ def load(folder: Path | str, **kwargs: Any) -> Any:
     and taken by transformers' pipelines; decoders and encoder-decoders also generate.
     """
     if (Path(folder) / EXPORT_FILE).is_file():
-        from nirvana_deploy.serving.loaded.load_export import load_export
+        from nirvana_deploy.serving.loaded.open_model import load_export
 
         if kwargs:
             raise NirvanaError(

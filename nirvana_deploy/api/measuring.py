@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.compare.open_artefact import require_artefact
-from profiles.comparing.profile_config import ProfileConfig
-from profiles.measuring.sweep_config import SweepConfig
+from profiles.measuring.measure_config import ProfileConfig, SweepConfig
 from pruning.machine_limits import explained
 from pruning.progress import Progress, show_nothing
 from pruning.tasks.data_config import DataConfig, require_data

@@ -14,12 +14,11 @@ from pruning.checkpoints.model_source import require_weights
 from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.gates.prune_config import PruneConfig
 from pruning.machine_limits import explain_limits, explained
-from pruning.oneshot.oneshot_config import OneShotConfig, check_budgets
+from pruning.oneshot.oneshot_config import OneShotConfig, ScoringConfig, check_budgets
 from pruning.plans.plan import PruningPlan
 from pruning.progress import CountProgress, Progress
-from pruning.scoring.scoring_config import ScoringConfig
 from pruning.tasks.data_config import DataConfig, require_data
-from pruning.training.baseline_config import BaselineConfig
+from pruning.training.training_configs import BaselineConfig
 from pruning.write_aside import write_new_folder
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from pruning.cutting.proof import Proof
     from pruning.cutting.repack_checkpoint import RepackResult
-    from pruning.oneshot.pricing import Pricing
+    from pruning.oneshot.oneshot_config import Pricing
     from pruning.plans.plan import LayerPlan
     from pruning.scoring.scoring_run import ScoringRun
 

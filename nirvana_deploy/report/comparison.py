@@ -9,23 +9,21 @@ from nirvana_deploy.report.headline import (
     interval_words,
 )
 from nirvana_deploy.report.markup import Html, element, join, paragraph, table
-from nirvana_deploy.report.metrics import (
-    METRICS,
-    format_metric,
-    format_metric_change,
-    name_metric,
-)
 from nirvana_deploy.report.numbers import (
+    METRICS,
     MISSING,
     divide,
     format_bytes,
     format_change,
     format_count,
     format_decimal,
+    format_metric,
+    format_metric_change,
     format_milliseconds,
     format_percent,
     format_ratio,
     format_short,
+    name_metric,
     subtract,
 )
 from nirvana_deploy.report.results import Run

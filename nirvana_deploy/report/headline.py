@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nirvana_deploy.report.fields import Fields
-from nirvana_deploy.report.metrics import format_metric, format_metric_change, name_metric
 from nirvana_deploy.report.numbers import (
     divide,
+    format_metric,
+    format_metric_change,
     format_percent,
     format_ratio,
+    name_metric,
     subtract,
 )
 from nirvana_deploy.report.results import Run

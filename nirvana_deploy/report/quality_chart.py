@@ -19,8 +19,14 @@ from nirvana_deploy.report.chart import (
 )
 from nirvana_deploy.report.headline import hardware_phrase
 from nirvana_deploy.report.markup import Html, join, paragraph
-from nirvana_deploy.report.metrics import HIGHER_IS_BETTER, format_metric, metric_axis, name_metric
-from nirvana_deploy.report.numbers import format_milliseconds, format_percent
+from nirvana_deploy.report.numbers import (
+    HIGHER_IS_BETTER,
+    format_metric,
+    format_milliseconds,
+    format_percent,
+    metric_axis,
+    name_metric,
+)
 from nirvana_deploy.report.subject import Subject
 from nirvana_deploy.report.training_results import Prune
 

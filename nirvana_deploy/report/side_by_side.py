@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from nirvana_deploy.report.headline import hardware_phrase, interval_words
 from nirvana_deploy.report.markup import Html, element, join, paragraph, table
-from nirvana_deploy.report.metrics import METRICS, format_metric, name_metric
 from nirvana_deploy.report.numbers import (
+    METRICS,
     MISSING,
     format_bytes,
     format_count,
     format_decimal,
+    format_metric,
     format_milliseconds,
     format_percent,
     format_ratio,
     format_short,
+    name_metric,
 )
 from nirvana_deploy.report.serving_results import CaseView, list_shapes
 from nirvana_deploy.report.subject import Subject

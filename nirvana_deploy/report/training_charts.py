@@ -7,8 +7,14 @@ from typing import Any
 
 from nirvana_deploy.report.chart import DENSE, PRUNED, TARGET, Chart, Key, Style
 from nirvana_deploy.report.markup import Html, join
-from nirvana_deploy.report.metrics import format_metric, metric_axis, name_metric
-from nirvana_deploy.report.numbers import format_count, format_decimal, format_percent
+from nirvana_deploy.report.numbers import (
+    format_count,
+    format_decimal,
+    format_metric,
+    format_percent,
+    metric_axis,
+    name_metric,
+)
 from nirvana_deploy.report.training_results import Baseline, CurvePoint, Prune
 
 

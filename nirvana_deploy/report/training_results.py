@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from nirvana_deploy.report.fields import Fields
-from nirvana_deploy.report.metrics import METRICS
+from nirvana_deploy.report.numbers import METRICS
 
 
 def _read_scores(row: Fields, names: Iterable[str]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
 
 if TYPE_CHECKING:
-    from pruning.oneshot.pricing import Pricing
+    from pruning.oneshot.oneshot_config import Pricing
 
 _TABLE_FILE = "table.json"
 _ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")

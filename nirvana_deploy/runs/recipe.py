@@ -14,14 +14,14 @@ from exporters.export_config import ExportConfig
 from nirvana_deploy.config_reader import Origin, read_config
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.yaml_text import read_yaml
-from profiles.comparing.profile_config import ProfileConfig
 from profiles.latency.latency_config import LatencyConfig
+from profiles.measuring.measure_config import ProfileConfig
 from pruning.calibration.calibration_config import calibrate_on
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.tasks.data_config import DataConfig
-from pruning.training.baseline_config import BaselineConfig
+from pruning.training.training_configs import BaselineConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from exporters.compare.artefact import Array
-from exporters.compare.compare_config import CompareConfig
+from exporters.compare.compare_config import CompareConfig, Gates, choose_gates
 from exporters.compare.difference import Difference, measure_difference
-from exporters.compare.gates import Gates, choose_gates
 from exporters.engines.engine_profiles import find_max_length
 from exporters.graphs.load_graph import read_precision
 from exporters.graphs.onnx_files import check_hashes

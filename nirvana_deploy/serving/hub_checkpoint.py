@@ -13,9 +13,8 @@ from typing import Any
 
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.package_manifest import PackageResult, write_manifest
-from nirvana_deploy.serving.trtllm_config import add_older_names
 from nirvana_deploy.serving.vllm.block_configs import make_deci
-from nirvana_deploy.serving.vllm.padded import make_padded
+from nirvana_deploy.serving.vllm.held_sizes import make_padded
 from nirvana_deploy.serving.vllm.padded_weights import plan_tensors, write_padded
 from nirvana_deploy.serving.vllm.padding_report import count_padding
 from nirvana_deploy.serving.vllm.per_layer import make_per_layer
@@ -25,6 +24,32 @@ from pruning.checkpoints.checkpoint_source import INDEX_FILE
 from pruning.checkpoints.config_file import read_config_file
 from pruning.errors import NirvanaError
 from pruning.write_aside import refuse_used_folder
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+def add_older_names(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a config that says the rotary base and scaling, and the type, by older names too.
+
+    transformers 5 saves them in `rope_parameters` and `dtype`. TensorRT-LLM 1.x has transformers
+    4.57 and asks for `rope_theta`, `rope_scaling` and `torch_dtype`: of what it does not find it
+    says nothing, and takes 10,000 for the base (tensorrt_llm/_torch/attention_backend/
+    interface.py, `RopeParams.from_config`).
+    """
+    new = dict(document)
+    if "dtype" in document:
+        new.setdefault("torch_dtype", document["dtype"])
+    rope = document.get("rope_parameters")
+    if not rope:
+        return new
+    if _SLIDING in rope:
+        new.setdefault("rope_local_base_freq", rope[_SLIDING]["rope_theta"])
+    rope = rope.get(_FULL, rope)
+    new.setdefault("rope_theta", rope["rope_theta"])
+    if rope.get("rope_type", "default") != "default":
+        new.setdefault("rope_scaling", {k: v for k, v in rope.items() if k != "rope_theta"})
+    return new
+
 
 _WEIGHTS = ("*.safetensors", INDEX_FILE)
 _COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -66,15 +91,6 @@ class HubStack:
             f"form padded (zeros till they are alike), deci (block_configs, fewer zeros){own}; or "
             "package its ONNX export for genai or triton, which take any plan."
         )
-
-    def check_architecture(self, name: str) -> None:
-        """Raise NirvanaError for a class that the server does not implement."""
-        if name not in self.architectures:
-            raise NirvanaError(
-                f"{self.name} has no {name} of those that are known here: "
-                f"{', '.join(sorted(self.architectures))}. Package its ONNX export for genai or "
-                "triton."
-            )
 
 
 STACKS = {
@@ -166,7 +182,7 @@ def _make_form(
     document: dict[str, Any], checkpoint: Path, stack: HubStack, config: PackageConfig
 ) -> ServedForm:
     if config.form != "uniform":
-        stack.check_architecture(name_stock(document))
+        _check_architecture(document, stack)
     if config.form == "per-layer":
         return make_per_layer(document, checkpoint, remote_code=config.remote_code)
     if config.form == "deci":
@@ -184,7 +200,7 @@ def _make_form(
         ties_width = name_stock(document) in stack.ties_head_width
         return make_padded(document, stack.neuron_multiple, ties_head_width=ties_width)
     _check_alike(document, stack)
-    stack.check_architecture(name_stock(document))
+    _check_architecture(document, stack)
     _check_head_width(document, stack)
     _check_widths(document, stack)
     return ServedForm(document=document)
@@ -255,6 +271,16 @@ def _check_alike(document: dict[str, Any], stack: HubStack) -> None:
         f"{document['architectures'][0]} ties the width of a head to the number of heads, so that "
         f"{stack.name} cannot be given fewer. {stack.alternatives}"
     )
+
+
+def _check_architecture(document: dict[str, Any], stack: HubStack) -> None:
+    name = name_stock(document)
+    if name not in stack.architectures:
+        raise NirvanaError(
+            f"{stack.name} has no {name} of those that are known here: "
+            f"{', '.join(sorted(stack.architectures))}. Package its ONNX export for genai or "
+            "triton."
+        )
 
 
 def _check_windows(document: dict[str, Any], stack: HubStack) -> None:

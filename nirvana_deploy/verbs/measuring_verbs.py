@@ -14,8 +14,7 @@ from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from nirvana_deploy.verbs.progress import show_steps
 from nirvana_deploy.verbs.tables import print_evaluation, print_json, print_result
 from nirvana_deploy.verbs.verb import ARTEFACTS, Verb
-from profiles.comparing.profile_config import ProfileConfig
-from profiles.measuring.sweep_config import SweepConfig
+from profiles.measuring.measure_config import ProfileConfig, SweepConfig
 from pruning.errors import NirvanaError
 from pruning.tasks.data_config import DataConfig
 from pruning.write_aside import write_json, write_text

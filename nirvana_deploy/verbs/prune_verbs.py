@@ -16,10 +16,9 @@ from nirvana_deploy.verbs.verb import Verb, add_out
 from profiles.latency.latency_config import LatencyConfig, TableConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
-from pruning.oneshot.oneshot_config import OneShotConfig
-from pruning.scoring.scoring_config import ScoringConfig
+from pruning.oneshot.oneshot_config import OneShotConfig, ScoringConfig
 from pruning.tasks.data_config import DataConfig
-from pruning.training.baseline_config import BaselineConfig
+from pruning.training.training_configs import BaselineConfig
 
 _LATENCY_FLAGS = {
     "latency": "at_most",

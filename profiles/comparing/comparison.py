@@ -7,12 +7,17 @@ import numpy as np
 
 from exporters.io_names import is_past
 from profiles.comparing.judgement import judge_case
-from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileCase, ProfileResult
 from profiles.measuring.environment import capture_environment, count_allowed_cpus
-from profiles.measuring.measurement import Call, Clock, describe_failure, measure_in_turns
+from profiles.measuring.measure_config import ProfileConfig
+from profiles.measuring.measurement import (
+    Call,
+    Clock,
+    OnProgress,
+    describe_failure,
+    measure_in_turns,
+)
 from profiles.measuring.nvml import EnergyReading, measure_energy, open_gpu
-from profiles.measuring.progress import OnProgress
 from profiles.measuring.statistics import NUM_RESAMPLES, find_sample_floor
 from profiles.measuring.throttling import (
     find_other_fraction,

@@ -13,14 +13,14 @@ import numpy as np
 
 from profiles.comparing.generation_result import GenerationCase, GenerationTiming, TokenTiming
 from profiles.comparing.judgement import estimate_ratio, judge_case
-from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.measurement import (
     Clock,
     Measurement,
+    OnProgress,
     describe_failure,
     measure_in_turns,
 )
-from profiles.measuring.progress import OnProgress
 from profiles.measuring.statistics import Samples
 from profiles.measuring.throttling import find_other_fraction, read_cpu_time
 from profiles.runners.runner import Ids, Runner, Stepper, Tensors, open_stepper

@@ -1,7 +1,7 @@
 """Turns samples into a case's figures, with notes on all that should make a reader doubt them."""
 
-from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileCase, Timing
+from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.measurement import Measurement
 from profiles.measuring.nvml import EnergyReading
 from profiles.measuring.statistics import (

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring.load import LoadResult, measure_open_loop
+from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.measurement import describe_failure
 from profiles.measuring.statistics import NotNegative, Positive
 from profiles.measuring.sweep import sweep_callers

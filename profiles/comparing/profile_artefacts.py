@@ -12,10 +12,10 @@ from exporters.compare.open_artefact import find_kind
 from profiles.comparing.comparison import compare_latency
 from profiles.comparing.generation import compare_generation
 from profiles.comparing.load_points import measure_loads
-from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileResult
+from profiles.measuring.measure_config import ProfileConfig
+from profiles.measuring.measurement import OnProgress, draw_progress
 from profiles.measuring.memory import MemoryFigures, watch_memory
-from profiles.measuring.progress import OnProgress, draw_progress
 from profiles.runners.open_runner import check_positions, find_graph, open_runner
 from profiles.runners.runner import Runner, open_stepper
 from profiles.runners.token_inputs import make_call_inputs

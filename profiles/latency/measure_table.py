@@ -37,9 +37,7 @@ from profiles.measuring.environment import (
     find_version,
     read_cpu_name,
 )
-from profiles.measuring.measurement import Clock
-from profiles.measuring.progress import OnProgress
-from profiles.measuring.rotation import RotatingTimer
+from profiles.measuring.measurement import Clock, OnProgress, RotatingTimer
 from profiles.measuring.statistics import Samples, find_drift
 from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError

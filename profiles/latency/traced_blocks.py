@@ -26,8 +26,7 @@ from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.graph_part import GraphPart, GraphTensor
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import trace_graph
-from profiles.latency.block_graphs import cut_blocks
-from profiles.latency.sample_blocks import SampleBlock, make_sample_model
+from profiles.latency.sample_blocks import SampleBlock, cut_blocks, make_sample_model
 from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 from profiles.runners.runner import Tensors
 from profiles.targets.block_work import CallShape

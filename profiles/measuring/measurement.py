@@ -5,17 +5,55 @@ within a block a linear drift then falls on both alike, and the draw, so that no
 machine can favour one of the two.
 """
 
+from __future__ import annotations
+
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.statistics import MIN_SAMPLES_FOR_DRIFT, Samples, find_drift
 from profiles.runners.runner import Tensors, read_parts
 from pruning.errors import NirvanaError
+
+# (what is measured, fraction done)
+OnProgress = Callable[[str, float], None]
+
+_MIN_SECONDS_BETWEEN_DRAWS = 0.2
+
+
+@contextlib.contextmanager
+def draw_progress() -> Iterator[OnProgress]:
+    """Give a callback that draws bars on the standard error when that is a terminal.
+
+    It draws in the caller's thread, between samples; one of its own would run during them.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    tasks: dict[str, Any] = {}
+    last_draw = 0.0
+    with Progress(
+        console=console, transient=True, auto_refresh=False, disable=not console.is_terminal
+    ) as bar:
+
+        def watch(label: str, done: float) -> None:
+            nonlocal last_draw
+            if label not in tasks:
+                tasks[label] = bar.add_task(f"profile {label}", total=1.0)
+            bar.update(tasks[label], completed=done)
+            if done >= 1 or time.monotonic() - last_draw > _MIN_SECONDS_BETWEEN_DRAWS:
+                bar.refresh()
+                last_draw = time.monotonic()
+
+        yield watch
+
 
 Call = Callable[[], Tensors]
 Clock = Callable[[], float]
@@ -210,3 +248,50 @@ def no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+class RotatingTimer:
+    """Holds the calls, and the milliseconds of each round so far."""
+
+    def __init__(
+        self,
+        calls: Mapping[str, Call],
+        *,
+        seed: int = 0,
+        clock: Clock = time.perf_counter,
+        samples_ms: Mapping[str, list[float]] | None = None,
+    ) -> None:
+        """`samples_ms` of earlier rounds are gone on from; `clock` gives seconds."""
+        self._calls = dict(calls)
+        self._names = list(calls)
+        self._clock = clock
+        self.samples_ms = {name: list((samples_ms or {}).get(name, [])) for name in calls}
+        # An interrupted run that goes on draws other orders than those it had.
+        self._draw = np.random.default_rng([seed, self.num_rounds])
+
+    @property
+    def num_rounds(self) -> int:
+        """Whole rounds so far."""
+        return min(map(len, self.samples_ms.values()), default=0)
+
+    def warm_up(self, num_rounds: int) -> None:
+        """Run every call some times, untimed."""
+        for _ in range(num_rounds):
+            for call in self._calls.values():
+                call()
+
+    def measure(
+        self, num_rounds: int, after_round: Callable[[int], None] | None = None
+    ) -> dict[str, Samples]:
+        """Go on until there are `num_rounds`; return the samples of each call, in ms."""
+        with no_garbage_collection():
+            while self.num_rounds < num_rounds:
+                for number in self._draw.permutation(len(self._names)):
+                    name = self._names[number]
+                    call = self._calls[name]
+                    started = self._clock()
+                    call()
+                    self.samples_ms[name].append((self._clock() - started) * 1000)
+                if after_round is not None:
+                    after_round(self.num_rounds)
+        return {name: np.array(values) for name, values in self.samples_ms.items()}

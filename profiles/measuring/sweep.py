@@ -16,9 +16,8 @@ from profiles.measuring.environment import (
     count_allowed_cpus,
 )
 from profiles.measuring.load import LoadResult, measure_closed_loop
-from profiles.measuring.measurement import Clock
-from profiles.measuring.rotation import RotatingTimer
-from profiles.measuring.sweep_config import SweepConfig
+from profiles.measuring.measure_config import SweepConfig
+from profiles.measuring.measurement import Clock, RotatingTimer
 from profiles.runners.runner import Runner, Tensors
 from profiles.runners.token_inputs import make_call_inputs
 from pruning.errors import NirvanaError
@@ -92,6 +91,22 @@ def sweep_callers(
         measure_closed_loop(calls[:count], num_requests=num_requests, clock=clock)
         for count in counts
     )
+
+
+def find_best_batch(points: Sequence[BatchPoint], max_latency_ms: float) -> BatchPoint:
+    """Return the point with the most rows per second within a latency.
+
+    Raises:
+        NirvanaError: none is fast enough; the message has the fastest.
+    """
+    allowed = [point for point in points if point.median_ms <= max_latency_ms]
+    if not allowed:
+        fastest = min(points, key=lambda point: point.median_ms)
+        raise NirvanaError(
+            f"No batch size takes at most {max_latency_ms:g} ms; the fastest, {fastest.batch}, "
+            f"takes {fastest.median_ms:.4g} ms. Raise the limit, or prune further."
+        )
+    return max(allowed, key=lambda point: point.rows_per_s)
 
 
 def _check(counts: Sequence[int], what: str) -> None:

@@ -6,16 +6,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pruning.allocation.constraints import Constraints
-from pruning.allocation.global_threshold import allocate_by_threshold, check_gamma
 from pruning.allocation.kl_knapsack import Curves, allocate_knapsack
 from pruning.allocation.levels import Scores
-from pruning.allocation.uniform import allocate_uniform
+from pruning.allocation.threshold_allocations import (
+    allocate_by_threshold,
+    allocate_uniform,
+    check_gamma,
+)
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
 from pruning.plans.cost import CostModel
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan
-from pruning.training.baseline_config import require_positive
+from pruning.training.training_configs import require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.sub_block import SubBlock, count_units
-from pruning.training.baseline_config import require_positive
+from pruning.training.training_configs import require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,37 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from pruning.checkpoints.model_fingerprint import list_fingerprints
-from pruning.checkpoints.prunable_model import refuse_absent_weights
+from pruning.checkpoints.model_skeleton import build_skeleton
+from pruning.checkpoints.model_source import resolve_model
+from pruning.checkpoints.prunable_model import PrunableModel, is_whole, refuse_absent_weights
 from pruning.cutting.smaller_model import make_smaller
 from pruning.cutting.wiring_inference import read_model
+from pruning.errors import NirvanaError
 from pruning.plans.plan import LayerPlan, PruningPlan
 from pruning.plans.plan_composition import compose
 from pruning.plans.weight_fingerprint import check_weights
 from pruning.wirings.wiring import Wiring
+
+
+def read_dense(model: PreTrainedModel) -> PrunableModel:
+    """Read and check a model.
+
+    Raises:
+        NirvanaError: the model cannot be pruned, or was pruned before.
+    """
+    source = read_model(model)
+    if not is_whole(source.current):
+        raise NirvanaError(
+            f"Expected a dense model to learn gates on, this {type(model).__name__} was pruned "
+            "before. Start from the dense model, or cut this one further with a plan: "
+            "`nirvana prune MODEL --plan FILE`."
+        )
+    return source
+
+
+def check_source(source: str) -> None:
+    """Raise NirvanaError for a model that gates cannot be learned on; its weights are not read."""
+    read_dense(build_skeleton(resolve_model(source)))
 
 
 def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: Any) -> PruningPlan:

@@ -14,15 +14,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pruning.checkpoints.model_source import quiet_transformers
-from pruning.checkpoints.prunable_model import (
-    PrunableModel,
-    find_stock_class,
-    is_whole,
-    read_wired_model,
-)
+from pruning.checkpoints.prunable_model import PrunableModel, find_stock_class, read_wired_model
 from pruning.checkpoints.pruned_config import keep_layers
-from pruning.cutting.probe_inputs import draw_inputs
 from pruning.cutting.proof import Proof, prove_source
+from pruning.cutting.proof_checks import draw_inputs
 from pruning.errors import NirvanaError
 from pruning.plans.plan import hash_config
 from pruning.wirings.known_wirings import WIRINGS, explain_unwired, refuse_unsupported
@@ -63,22 +58,6 @@ def read_model(model: PreTrainedModel, wiring: Wiring | None = None) -> Prunable
         NirvanaError: its type cannot be pruned, or its modules are not as its type's.
     """
     return read_wired_model(model, find_or_infer_wiring if wiring is None else lambda _: wiring)
-
-
-def read_dense(model: PreTrainedModel) -> PrunableModel:
-    """Read and check a model.
-
-    Raises:
-        NirvanaError: the model cannot be pruned, or was pruned before.
-    """
-    source = read_model(model)
-    if not is_whole(source.current):
-        raise NirvanaError(
-            f"Expected a dense model to learn gates on, this {type(model).__name__} was pruned "
-            "before. Start from the dense model, or cut this one further with a plan: "
-            "`nirvana prune MODEL --plan FILE`."
-        )
-    return source
 
 
 def prove(

@@ -10,18 +10,21 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning.checkpoints.model_fingerprint import list_fingerprints
-from pruning.cutting.repack import plan_for
-from pruning.cutting.wiring_inference import read_dense
+from pruning.cutting.repack import plan_for, read_dense
 from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import HardConcrete, SoftSigmoid
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.gated_projection import PrunableHeadAttention
-from pruning.gates.one_shot_start import find_one_shot_start, start_at_budget
+from pruning.gates.one_shot_start import (
+    find_one_shot_start,
+    make_start_task,
+    score_query_heads,
+    start_at_budget,
+)
 from pruning.gates.projection import check_projectable
 from pruning.gates.prune_config import BudgetConstraint, PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
-from pruning.gates.start_scores import make_start_task, score_query_heads
-from pruning.oneshot.pricing import Pricing
+from pruning.oneshot.oneshot_config import Pricing
 from pruning.plans.cost import CostModel, make_cost_model
 from pruning.plans.plan import PruningPlan
 from pruning.plans.sub_block import SubBlock
@@ -29,7 +32,7 @@ from pruning.scoring.block_walk import Batch
 from pruning.scoring.known_saliencies import find_saliency, score_units
 from pruning.scoring.model_passes import leave_as_found
 from pruning.tasks.data_config import DataConfig
-from pruning.training.loss_scale import settle_loss_scale
+from pruning.training.loss_watch import settle_loss_scale
 
 
 @torch.no_grad()

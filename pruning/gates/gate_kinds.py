@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
-from pruning.training.baseline_config import require_positive
+from pruning.training.training_configs import require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

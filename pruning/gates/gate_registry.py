@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from pruning.cutting.wiring_inference import read_dense
+from pruning.cutting.repack import read_dense
 from pruning.errors import NirvanaError
 from pruning.gates.expected_cost import PriceList
 from pruning.gates.gate_function import (

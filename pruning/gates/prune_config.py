@@ -8,8 +8,8 @@ from pruning.errors import NirvanaError
 from pruning.gates.gate_kinds import GateKind, GateUnits, StraightThrough
 from pruning.number_ranges import check_numbers
 from pruning.plans.cost import CostName
-from pruning.training.baseline_config import require_one_of, require_positive
-from pruning.training.distillation_config import DistillationConfig as DistillationConfig
+from pruning.training.training_configs import DistillationConfig as DistillationConfig
+from pruning.training.training_configs import require_one_of, require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

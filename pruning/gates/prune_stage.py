@@ -12,16 +12,15 @@ from transformers import AutoTokenizer, PreTrainedModel, Trainer, set_seed
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
 from pruning.checkpoints.model_skeleton import build_skeleton
 from pruning.checkpoints.model_source import load_model, load_stock_model
-from pruning.cutting.repack import repack
-from pruning.cutting.wiring_inference import read_dense
+from pruning.cutting.repack import read_dense, repack
 from pruning.gates.attach_gates import attach_gates, cost_of, finish_gates
+from pruning.gates.one_shot_start import draw_start_batches
 from pruning.gates.projection import find_unit_cost
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
-from pruning.gates.start_scores import draw_start_batches
 from pruning.oneshot.fidelity import prove_equal
+from pruning.oneshot.oneshot_config import Pricing
 from pruning.oneshot.oneshot_figures import describe_latency
-from pruning.oneshot.pricing import Pricing
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_budget, describe_layers, describe_size
 from pruning.tasks.data_config import DataConfig

@@ -29,7 +29,6 @@ from pruning.gates.canary import (
     restore_weights,
 )
 from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.objective import ascend_multiplier, penalise
 from pruning.gates.processes import (
     average_gradients,
     keep_gates_whole,
@@ -37,8 +36,8 @@ from pruning.gates.processes import (
 )
 from pruning.gates.projection import project
 from pruning.gates.prune_config import PruneConfig
-from pruning.gates.pruning_scheduler import PruningScheduler
-from pruning.oneshot.pricing import Pricing
+from pruning.gates.pruning_scheduler import PruningScheduler, ascend_multiplier, penalise
+from pruning.oneshot.oneshot_config import Pricing
 from pruning.plans.plan import PruningPlan
 from pruning.plans.weight_fingerprint import WeightFingerprint
 from pruning.strict_json import read_object

@@ -2,19 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from pruning.allocation.allocation_config import Allocation
+from pruning.allocation.allocation_config import Allocation, KlKnapsack
 from pruning.allocation.constraints import Constraints
+from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
 from pruning.plans.cost import CostModel, make_cost_model
-from pruning.repair.repair_config import LeastSquares, Repair
-from pruning.scoring.scoring_config import ScoringConfig
-from pruning.training.baseline_config import require_one_of, require_positive
-from pruning.training.recovery_config import RecoveryConfig
+from pruning.training.training_configs import RecoveryConfig, require_one_of, require_positive
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringConfig:
+    """Set what a scoring run measures."""
+
+    saliency: str = field(
+        default="obs",
+        metadata={
+            "help": "Saliency: obs, nirvana, fisher, taylor, flap, magnitude, or your own by its "
+            "import path, package.module:Name."
+        },
+    )
+    allocation: Allocation = field(
+        default_factory=KlKnapsack,
+        metadata={"help": "How a budget is shared between the sub-blocks."},
+    )
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto",
+        metadata={
+            "help": "Data type of the weights while scoring and pruning; auto: as they are stored."
+        },
+    )
+    damping: float = field(
+        default=1e-2,
+        metadata={"help": "Damping of the repair at each point of a damage curve (see repair)."},
+    )
+    draw_budget: float = field(
+        default=0.5,
+        metadata={
+            "help": "Kept fraction of the parameters at which calibration draws are compared."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if not self.saliency.strip():
+            raise NirvanaError("saliency must name one, such as obs, got nothing.")
+        require_one_of(self, "dtype", DTYPES)
+        require_positive(self, "damping")
+        if not 0 < self.draw_budget < 1:
+            raise NirvanaError(
+                f"draw_budget must be a fraction above 0 and below 1, got {self.draw_budget}."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeastSquares:
+    """Fit the kept columns of each output projection anew, block after block."""
+
+    damping: float = field(
+        default=1e-2,
+        metadata={
+            "help": "Pull towards the dense weights, as a fraction of the inputs' mean square."
+        },
+    )
+    corrects_residual: bool = field(
+        default=True,
+        metadata={
+            "help": "Also correct the error of the preceding blocks, in models whose blocks add "
+            "to a residual stream."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if not self.damping > 0:
+            raise NirvanaError(f"damping must be above 0, got {self.damping}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanShift:
+    """Add what the removed units give on average to the output projection's bias (FLAP)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoRepair:
+    """Leave the weights that stay as they are."""
+
+
+Repair = LeastSquares | MeanShift | NoRepair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,3 +159,21 @@ def check_budgets(budgets: Sequence[float]) -> None:
     twice = [budget for number, budget in enumerate(budgets) if budget in budgets[:number]]
     if twice:
         raise NirvanaError(f"Each budget makes a folder; {twice[0]} was given twice. Give it once.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pricing:
+    """What a budget counts instead of the cost that a config names.
+
+    Attributes:
+        about: what was asked in its terms, and where the prices are from: plain data, kept with
+            the plan and the figures.
+    """
+
+    cost: CostModel
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def cost_of(config: OneShotConfig, pricing: Pricing | None) -> CostModel:
+    """Return what counts the cost of a budget."""
+    return config.cost_model if pricing is None else pricing.cost

@@ -7,8 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from pruning.allocation.levels import list_items
-from pruning.oneshot.oneshot_config import OneShotConfig
-from pruning.oneshot.pricing import Pricing, cost_of
+from pruning.oneshot.oneshot_config import OneShotConfig, Pricing, cost_of
 from pruning.plans.cost import CostModel, dense_cost, plan_cost
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_budget

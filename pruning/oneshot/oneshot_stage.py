@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pruning.oneshot.oneshot_config import OneShotConfig
-from pruning.oneshot.pricing import Pricing
+from pruning.oneshot.oneshot_config import OneShotConfig, Pricing
 from pruning.oneshot.prune_with_scores import (
     check_model,
     check_run,

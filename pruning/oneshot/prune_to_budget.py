@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pruning.allocation.allocation_config import allocate
-from pruning.oneshot.oneshot_config import OneShotConfig
-from pruning.oneshot.pricing import Pricing, cost_of
+from pruning.oneshot.oneshot_config import OneShotConfig, Pricing, cost_of
 from pruning.plans.plan import LayerPlan
 from pruning.progress import CountProgress
 from pruning.repair.repair import ResidualStyle, prune_in_place

@@ -25,16 +25,20 @@ from pruning.cutting.repack import plan_for, repack
 from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
 from pruning.oneshot.fidelity import compare_with_dense, predict, prove_equal
-from pruning.oneshot.oneshot_config import OneShotConfig, check_budgets
+from pruning.oneshot.oneshot_config import (
+    OneShotConfig,
+    Pricing,
+    ScoringConfig,
+    check_budgets,
+    cost_of,
+)
 from pruning.oneshot.oneshot_figures import describe_latency, describe_spare
-from pruning.oneshot.pricing import Pricing, cost_of
 from pruning.oneshot.prune_to_budget import allocate_budget, prune_to_budget
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_layers, describe_size
 from pruning.progress import CountProgress, Progress
 from pruning.scoring.saliency import ScoringTask
 from pruning.scoring.score_model import DenseModel, load_dense
-from pruning.scoring.scoring_config import ScoringConfig
 from pruning.scoring.scoring_run import ScoringRun
 from pruning.scoring.scoring_settings import describe_scoring, refuse_difference
 from pruning.tasks.data_config import DataConfig

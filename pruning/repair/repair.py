@@ -10,14 +10,13 @@ from typing import Literal
 import torch
 
 from pruning.errors import NirvanaError
+from pruning.oneshot.oneshot_config import LeastSquares, MeanShift, NoRepair, Repair
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import Part, kept_units
 from pruning.progress import CountProgress
-from pruning.repair.repair_config import LeastSquares, MeanShift, NoRepair, Repair
 from pruning.scoring.block_walk import BlockWalk
-from pruning.scoring.gram import Gram
 from pruning.scoring.saliency import ScoringTask
-from pruning.scoring.watch import Seen, flatten, watch
+from pruning.scoring.watch import Gram, Seen, flatten, watch
 from pruning.wirings.sites import Site
 
 # T tokens, O hidden size.

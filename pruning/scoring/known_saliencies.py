@@ -13,11 +13,11 @@ from pruning.own_code import import_own
 from pruning.plans.sub_block import SubBlock
 from pruning.scoring.fisher import Fisher, Taylor
 from pruning.scoring.flap import Flap
-from pruning.scoring.magnitude import Magnitude
 from pruning.scoring.model_passes import leave_as_found
 from pruning.scoring.nirvana import Nirvana
 from pruning.scoring.obs import Obs
 from pruning.scoring.saliency import Saliency, Scores, ScoringTask
+from pruning.scoring.unit_weights import Magnitude
 
 SALIENCIES: dict[str, type[Saliency]] = {
     "obs": Obs,

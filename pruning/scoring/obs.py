@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from pruning.scoring.block_walk import BlockWalk
-from pruning.scoring.gram import Gram
 from pruning.scoring.saliency import Scores, ScoringTask
-from pruning.scoring.watch import watch
+from pruning.scoring.watch import Gram, watch
 from pruning.wirings.sites import Site
 
 # C channels, O outputs, U units, W channels of one unit, N units left.

@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from pruning.allocation.damage_curve import DamageCurve
 from pruning.checkpoints.file_hash import check_inside, hash_file
 from pruning.errors import NirvanaError
+from pruning.oneshot.oneshot_config import ScoringConfig
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.sub_block import SubBlock, count_units, list_sub_blocks
-from pruning.scoring.scoring_config import ScoringConfig
 from pruning.scoring.scoring_settings import read_scoring
 from pruning.strict_json import convert_json, read_json, read_value
 from pruning.write_aside import write_aside, write_json
@@ -100,15 +100,9 @@ class ScoringRun:
                 f"{told['num_sequences']:,} sequences, {told['num_tokens']:,} tokens, draw "
                 f"{told['draw'] + 1} of {draws}",
             ),
-            ("held-out text", self._describe_held_out()),
             ("damage curves", "none" if self.curves is None else f"{len(self.curves)}"),
             ("time", f"{told['seconds']:.1f} s"),
         ]
-
-    def _describe_held_out(self) -> str:
-        if self.held_out is not None:
-            return f"{self.held_out.num_sequences:,} sequences"
-        return f"none. {self.figures.get('not_held_out') or ''}".rstrip()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data of where the run is and how it went; the scores are in its files."""

@@ -9,7 +9,7 @@ from typing import Any, TypedDict, get_args
 from pruning.allocation.allocation_config import Allocation
 from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.errors import NirvanaError
-from pruning.scoring.scoring_config import ScoringConfig
+from pruning.oneshot.oneshot_config import ScoringConfig
 from pruning.strict_json import convert_json, flatten
 
 _ALLOCATIONS = {kind.__name__: kind for kind in get_args(Allocation)}

@@ -6,14 +6,17 @@ Biases are left out, as in the papers whose scores are sums over weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import nn
 
 from pruning.cutting.cuts import rows_of_units
+from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import StackDims
+from pruning.scoring.saliency import Scores, ScoringTask
 from pruning.wirings.sites import Site
 from pruning.wirings.wiring import Projection
 
@@ -49,3 +52,33 @@ def _list_owners(projection: Projection, num_units: int, dims: StackDims) -> tup
         row: unit for unit in range(num_units) for row in rows_of_units(projection, (unit,), dims)
     }
     return tuple(owners[row] for row in range(len(owners)))
+
+
+Norm = Literal["l1", "l2"]
+
+
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """Score a unit by the L1 or L2 norm of all its weights together."""
+
+    norm: Norm = "l2"
+
+    def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm):
+            known = " or ".join(repr(norm) for norm in get_args(Norm))
+            raise NirvanaError(f"Magnitude: norm is {self.norm!r}. Expected {known}.")
+
+    @torch.no_grad()
+    def score(self, task: ScoringTask) -> Scores:
+        """Return norms; calibration batches are not looked at."""
+        if self.norm == "l1":
+            return {s: sum_over_units(site, _absolute) for s, site in task.sites.items()}
+        return {s: sum_over_units(site, _square).sqrt() for s, site in task.sites.items()}
+
+
+def _absolute(weight: torch.Tensor) -> torch.Tensor:
+    return weight.float().abs()
+
+
+def _square(weight: torch.Tensor) -> torch.Tensor:
+    return weight.float().square()

@@ -7,10 +7,10 @@ from typing import Any
 from datasets import Dataset
 
 from pruning.errors import NirvanaError
+from pruning.tasks.class_rows import require_offsets
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.data_splits import Splits, require_text
 from pruning.tasks.encoded_rows import EncodedRows
-from pruning.tasks.tag_rows import require_offsets
 
 NO_ANSWER = 0  # the token that stands for "not here", as in SQuAD 2
 

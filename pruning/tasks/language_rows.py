@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset
 
 from pruning.errors import NirvanaError
+from pruning.tasks.collation import hide_tokens
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.data_splits import Splits, require_text
 from pruning.tasks.encoded_rows import EncodedRows
-from pruning.tasks.token_masking import hide_tokens
 
 
 def encode_targets(splits: Splits, tokenizer: Any, config: DataConfig) -> EncodedRows:

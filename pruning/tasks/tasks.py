@@ -19,11 +19,10 @@ from transformers import (
 from pruning.checkpoints.prunable_model import find_stock_class
 from pruning.errors import NirvanaError
 from pruning.tasks.answer_rows import encode_answers
-from pruning.tasks.class_rows import encode_classes
+from pruning.tasks.class_rows import encode_classes, encode_tags
 from pruning.tasks.data_config import DataConfig, find_column
 from pruning.tasks.language_rows import encode_targets, mask_texts, pack_texts
 from pruning.tasks.metrics import score_classes, score_spans, score_tags
-from pruning.tasks.tag_rows import encode_tags
 from pruning.tasks.task import Outputs, Task
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from pruning.errors import NirvanaError
 from pruning.tasks.class_names import ClassNames, are_unnamed, list_first
-from pruning.tasks.class_rows import read_classes
+from pruning.tasks.class_rows import read_classes, read_tags
 from pruning.tasks.collation import collate
 from pruning.tasks.data_config import DataConfig, find_columns
 from pruning.tasks.data_splits import (
@@ -22,8 +22,7 @@ from pruning.tasks.data_splits import (
     require_text,
     take_splits,
 )
-from pruning.tasks.own_metric import Metric, load_metric
-from pruning.tasks.tag_rows import read_tags
+from pruning.tasks.metrics import Metric, load_metric
 from pruning.tasks.task import Task
 from pruning.tasks.tasks import TASKS, choose_task
 

@@ -16,14 +16,14 @@ from pruning.checkpoints.model_source import (
     name_first,
     resolve_model,
 )
-from pruning.cutting.wiring_inference import read_dense
+from pruning.cutting.repack import read_dense
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.evaluation import evaluate_text
 from pruning.tasks.position_limit import check_length
 from pruning.tasks.tasks import check_head, recognise_task, settle_padding
 from pruning.tasks.text_data import LabelledText, load_text
-from pruning.training.baseline_config import BaselineConfig
 from pruning.training.resumable_training import make_trainer, train_resumably
+from pruning.training.training_configs import BaselineConfig
 
 
 def run_baseline(

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from pruning.tasks.encoded_rows import IGNORED
 from pruning.tasks.tasks import recognise_task
-from pruning.training.distillation_config import DistillationConfig
 from pruning.training.hidden_states import HiddenStateMatch
+from pruning.training.training_configs import DistillationConfig
 
 # B batch, S sequence, C classes or words, P what is predicted: rows or tokens.
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from pruning.errors import NirvanaError
 from pruning.tasks.encoded_rows import IGNORED
-from pruning.training.distillation_config import DistillationConfig
+from pruning.training.training_configs import DistillationConfig
 
 # B batch, S sequence, D hidden size of the student, E of the teacher; T and L layers of each.
 

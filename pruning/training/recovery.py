@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, set_seed
 from pruning.errors import MissingExtraError
 from pruning.tasks.text_data import LabelledText
 from pruning.training.distillation import Distillation
-from pruning.training.recovery_config import LoraConfig, RecoveryConfig
 from pruning.training.resumable_training import make_trainer, train_resumably
+from pruning.training.training_configs import LoraConfig, RecoveryConfig
 
 
 def recover(

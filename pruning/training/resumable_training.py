@@ -22,8 +22,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.tasks.task import Task
 from pruning.tasks.text_data import LabelledText, collate
-from pruning.training.loss_scale import settle_loss_scale
-from pruning.training.loss_watch import ROW_COLUMN, LossWatch, RowCollator
+from pruning.training.loss_watch import ROW_COLUMN, LossWatch, RowCollator, settle_loss_scale
 from pruning.training.recipe_guard import checkpoint_folder, log_before_save
 from pruning.training.training_progress import TrainingProgress
 

@@ -67,7 +67,7 @@ def test_a_hash_covers_what_is_imported_and_nothing_else() -> None:
     from method_cells import ROOT, _list_imports
 
     found = {path.name for path in _list_imports(ROOT / "benchmarks" / "mask_tuning.py")}
-    assert {"gram.py", "block_walk.py", "plan.py"} <= found
+    assert {"watch.py", "block_walk.py", "plan.py"} <= found
     assert "method_ours.py" not in found
 
 

@@ -12,7 +12,7 @@ from nirvana_deploy.cli import main
 from pruning.errors import NirvanaError
 from pruning.own_code import import_own
 from pruning.scoring.known_saliencies import find_saliency
-from pruning.tasks.own_metric import load_metric
+from pruning.tasks.metrics import load_metric
 from tests.pruning.tiny_models import make_tiny
 
 ROOT = Path(__file__).parents[2]

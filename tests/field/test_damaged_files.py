@@ -24,7 +24,7 @@ from exporters.graphs.read_onnx import read_onnx
 from exporters.inspect_export import inspect_export
 from nirvana_deploy.cli import main
 from nirvana_deploy.runs.stage_folder import StageFolder
-from nirvana_deploy.serving.loaded.load_export import load_export
+from nirvana_deploy.serving.loaded.open_model import load_export
 from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.triton.triton_package import package_triton

@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from pruning.errors import NirvanaError
-from pruning.training.baseline_config import BaselineConfig
 from pruning.training.baseline_stage import run_baseline
+from pruning.training.training_configs import BaselineConfig
 from tests.pruning.training.tiny_tasks import write_headed, write_rows
 
 QUICK = BaselineConfig(num_epochs=1, batch_size=4)

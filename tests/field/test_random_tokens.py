@@ -12,7 +12,7 @@ from exporters.compare.artefact import Artefact
 from exporters.compare.cases import Case, CaseTokens, make_tokens
 from exporters.compare.compare_config import CompareConfig
 from exporters.compare.onnx_artefact import make_facts
-from pruning.cutting.probe_inputs import draw_inputs
+from pruning.cutting.proof_checks import draw_inputs
 from pruning.errors import NirvanaError
 from pruning.token_ids import list_steering, list_usable
 from tests.pruning.tiny_models import SIZES

@@ -8,7 +8,7 @@ from nirvana_deploy.cli import main
 from nirvana_deploy.runs.recipe import load_recipe
 from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.errors import NirvanaError
-from pruning.training.baseline_config import BaselineConfig
+from pruning.training.training_configs import BaselineConfig
 
 _LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
 _MERGES = "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 10))

@@ -23,7 +23,7 @@ from nirvana_deploy.cli import main
 from pruning.checkpoints.model_source import load_stock_model
 from pruning.cutting.inspection import inspect_model, read_current_plan
 from pruning.errors import NirvanaError
-from pruning.repair.repair_config import NoRepair
+from pruning.oneshot.oneshot_config import NoRepair
 from tests.pruning.oneshot.tiny_runs import oneshot, scoring, write_model, write_text
 from tests.pruning.tiny_models import make_tiny
 from tests.pruning.tiny_text import write_tiny_model

@@ -11,8 +11,8 @@ from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_callback import PruningCallback
 from pruning.plans.cost import MacCost
 from pruning.tasks.text_data import collate, load_text
-from pruning.training.baseline_config import BaselineConfig
 from pruning.training.resumable_training import make_trainer, train_resumably
+from pruning.training.training_configs import BaselineConfig
 from tests.pruning.training.tiny_tasks import make_headed, make_tokenizer, write_rows
 
 # Logs come every 5 steps; checkpoints between them.

@@ -18,10 +18,10 @@ from pruning.errors import NirvanaError
 from pruning.gates.attach_gates import describe_making, warm_start
 from pruning.gates.gate_kinds import GateUnits, HardConcrete, SoftSigmoid, StraightThrough
 from pruning.gates.gate_registry import GateRegistry
+from pruning.gates.one_shot_start import make_start_task, score_query_heads
 from pruning.gates.projection import check_projectable, project
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.prune_stage import run_prune
-from pruning.gates.start_scores import make_start_task, score_query_heads
 from pruning.plans.cost import MacCost, ParameterCost, dense_cost, plan_cost
 from pruning.plans.plan import PruningPlan, kept_groups
 from pruning.scoring.fisher import Fisher

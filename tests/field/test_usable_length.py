@@ -21,8 +21,7 @@ from nirvana_deploy.serving.genai import package_genai
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.text_model_file import find_length_step
 from nirvana_deploy.serving.text_parts import read_text_parts
-from profiles.comparing.profile_config import ProfileConfig
-from profiles.measuring.sweep_config import SweepConfig
+from profiles.measuring.measure_config import ProfileConfig, SweepConfig
 from pruning.errors import NirvanaError
 from pruning.tasks.position_limit import (
     count_config_positions,

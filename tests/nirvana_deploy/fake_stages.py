@@ -18,7 +18,7 @@ from nirvana_deploy.runs.pipeline import RunOutcome, run_stages
 from nirvana_deploy.runs.recipe import Recipe
 from nirvana_deploy.runs.stage import Stage, StageInputs
 from pruning.gates.prune_config import PruneConfig
-from pruning.training.baseline_config import BaselineConfig
+from pruning.training.training_configs import BaselineConfig
 
 NUM_STEPS = 10
 

@@ -12,11 +12,11 @@ from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy.runs.recipe import Recipe
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
-from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.measure_config import ProfileConfig
 from pruning.errors import MissingExtraError
 from pruning.gates.prune_config import PruneConfig
 from pruning.tasks.data_config import DataConfig
-from pruning.training.baseline_config import BaselineConfig
+from pruning.training.training_configs import BaselineConfig
 from pruning.write_aside import refuse_used_folder
 
 calls: list[str] = []

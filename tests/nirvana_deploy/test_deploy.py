@@ -13,7 +13,7 @@ from nirvana_deploy.cli import main
 from nirvana_deploy.runs.deploy_stages import LEFT_OUT
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.tasks.data_config import DataConfig
-from pruning.training.baseline_config import BaselineConfig
+from pruning.training.training_configs import BaselineConfig
 from tests.nirvana_deploy import fake_work as fakes
 
 every_stage = ["baseline", "prune", "export", "build", "profile", "package", "report"]

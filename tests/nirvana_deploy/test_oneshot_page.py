@@ -9,8 +9,7 @@ import torch
 
 from nirvana_deploy.config_reader import read_config
 from pruning.allocation.allocation_config import GlobalThreshold, Uniform
-from pruning.oneshot.oneshot_config import OneShotConfig
-from pruning.repair.repair_config import MeanShift
+from pruning.oneshot.oneshot_config import MeanShift, OneShotConfig
 from pruning.scoring.score_model import load_dense, score_model
 from tests.pruning.oneshot.tiny_runs import scoring, write_model, write_text
 

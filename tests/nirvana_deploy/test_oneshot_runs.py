@@ -14,8 +14,7 @@ from nirvana_deploy.report import write_report
 from nirvana_deploy.runs.deploy_stages import list_stages
 from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.checkpoints.model_source import resolve_model
-from pruning.repair.repair_config import MeanShift
-from pruning.scoring.scoring_config import ScoringConfig
+from pruning.oneshot.oneshot_config import MeanShift, ScoringConfig
 from tests.pruning.oneshot.tiny_runs import oneshot, scoring, write_text
 from tests.pruning.training.tiny_tasks import write_headed, write_rows
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from pruning.tasks.data_config import DataConfig
-from pruning.training.baseline_config import BaselineConfig
 from pruning.training.baseline_stage import run_baseline
+from pruning.training.training_configs import BaselineConfig
 from tests.pruning.tiny_text import write_tiny_data, write_tiny_model
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from nirvana_deploy.serving.vllm.layer_sizes import LayerSize
+from nirvana_deploy.serving.vllm.layer_sizes import LayerSize, read_sizes
+from nirvana_deploy.serving.vllm.served_form import ServedForm, ask_config_class, make_plain
 from pruning.errors import NirvanaError
 
 Accepts = Callable[[int, int], bool]  # query heads, KV heads
@@ -97,3 +99,32 @@ def _find_kv_heads(layer: LayerSize, heads: int, must_stay: bool, accepts: Accep
 
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
+
+
+def make_padded(
+    document: dict[str, Any], neuron_multiple: int = 1, *, ties_head_width: bool = False
+) -> ServedForm:
+    """Return a checkpoint's form in which every layer is as large as the largest.
+
+    With `ties_head_width`, there are as many heads as fill the hidden size.
+
+    Raises:
+        NirvanaError: the type cannot be padded, or its config class takes no fitting numbers.
+    """
+    sizes = read_sizes(document)
+    keys = sizes.stack.config
+    takes = ask_config_class(document, keys)
+    filling = document["hidden_size"] // sizes.head_dim
+
+    def accepts(heads: int, kv_heads: int) -> bool:
+        return (heads == filling or not ties_head_width) and takes(heads, kv_heads)
+
+    most = filling if ties_head_width else sizes.dense_heads
+    held = hold_alike(sizes.layers, accepts, most, neuron_multiple)
+    counts = {
+        keys.heads: held[0].num_heads,
+        keys.kv_heads: held[0].num_kv_heads,
+        keys.neurons: held[0].num_neurons,
+        keys.head_dim: sizes.head_dim,
+    }
+    return ServedForm(document={**make_plain(document), **counts}, sizes=sizes, held=held)

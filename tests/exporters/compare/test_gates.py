@@ -2,8 +2,7 @@ from typing import get_args
 
 import pytest
 
-from exporters.compare.compare_config import CompareConfig
-from exporters.compare.gates import choose_gates
+from exporters.compare.compare_config import CompareConfig, choose_gates
 from exporters.export_config import GraphPrecision
 from pruning.errors import NirvanaError
 

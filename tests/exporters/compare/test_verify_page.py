@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters.compare.compare_config import CompareConfig
-from exporters.compare.gates import choose_gates
+from exporters.compare.compare_config import CompareConfig, choose_gates
 from exporters.precision.convert_precision import convert_precision
 from nirvana_deploy.cli import main
 from tests.exporters.conftest import Exported

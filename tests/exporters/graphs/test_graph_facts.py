@@ -10,8 +10,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from exporters.graphs.free_dims import size_inputs
 from exporters.graphs.graph_facts import GraphFacts
+from exporters.graphs.graph_structure import size_inputs
 from exporters.graphs.op_values import VALUE_OPS
 from tests.exporters.surgeon.dense_graphs import export_torchscript
 from tests.pruning.tiny_models import make_tiny

@@ -2,13 +2,12 @@ import re
 
 import pytest
 
-from exporters.passes.additive_masks import AdditiveMasks
 from exporters.passes.attention_site import AttentionSite, find_attentions
 from exporters.passes.fuse_group_query_attention import FuseGroupQueryAttention
 from exporters.passes.fuse_multi_head_attention import FuseMultiHeadAttention
 from exporters.passes.merge_projections import MergeProjections
 from exporters.passes.scatter_cache import ScatterCache
-from exporters.passes.write_attention_operator import WriteAttentionOperator
+from exporters.passes.write_attention_operator import AdditiveMasks, WriteAttentionOperator
 from pruning.errors import NirvanaError
 from tests.exporters.passes.graphs import (
     ATTENTION,

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from exporters.trace.write_graph import write_graph
+from exporters.trace.trace_part import write_graph
 
 
 @pytest.fixture

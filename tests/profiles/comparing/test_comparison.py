@@ -9,7 +9,7 @@ import pytest
 
 from profiles.comparing.comparison import compare_latency
 from profiles.comparing.profile_artefacts import profile_artefacts
-from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.throttling import ThrottleVerdict
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import (

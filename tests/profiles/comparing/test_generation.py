@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from profiles.comparing.generation import GenerationCall, compare_generation
-from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.measure_config import ProfileConfig
 from profiles.runners.runner import TensorSpec
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import FakeClock

@@ -13,10 +13,9 @@ from nirvana_deploy import sweep
 from nirvana_deploy.cli import main
 from nirvana_deploy.profile_summary import describe_profile
 from profiles.comparing.profile_artefacts import profile_artefacts
-from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileResult
 from profiles.comparing.result_tables import to_csv, to_markdown
-from profiles.measuring.sweep_config import SweepConfig
+from profiles.measuring.measure_config import ProfileConfig, SweepConfig
 from pruning.checkpoints.checkpoint import save_pruned
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError

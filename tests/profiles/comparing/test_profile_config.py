@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.measure_config import ProfileConfig
 from pruning.errors import NirvanaError
 
 
@@ -41,7 +41,7 @@ def test_defaults_are_those_of_the_report() -> None:
 
 def test_importing_the_config_loads_nothing_heavy() -> None:
     code = (
-        "import json, sys, profiles.comparing.profile_config; heavy = 'numpy', 'onnx', 'rich'; "
+        "import json, sys, profiles.measuring.measure_config; heavy = 'numpy', 'onnx', 'rich'; "
         "print(json.dumps([name for name in heavy if name in sys.modules]))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from profiles.comparing.comparison import compare_latency
-from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileResult, describe_schema
+from profiles.measuring.measure_config import ProfileConfig
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import FakeClock, FakeRunner, noisy
 

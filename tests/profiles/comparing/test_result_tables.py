@@ -4,9 +4,9 @@ import io
 import pytest
 
 from profiles.comparing.comparison import compare_latency
-from profiles.comparing.profile_config import ProfileConfig
 from profiles.comparing.profile_result import ProfileResult
 from profiles.comparing.result_tables import to_csv, to_markdown
+from profiles.measuring.measure_config import ProfileConfig
 from tests.profiles.fake_runners import FakeClock, FakeRunner, noisy
 
 

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from profiles.latency.block_graphs import BlockGraph, cut_blocks
+from profiles.latency.sample_blocks import BlockGraph, cut_blocks
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import make_encoder
 

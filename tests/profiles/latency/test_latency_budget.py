@@ -2,8 +2,12 @@
 
 import pytest
 
-from profiles.latency.latency_budget import LatencyBudget, find_fraction, parse_latency
-from profiles.latency.latency_config import LatencyConfig
+from profiles.latency.latency_config import (
+    LatencyBudget,
+    LatencyConfig,
+    find_fraction,
+    parse_latency,
+)
 from pruning.allocation.allocation_config import GlobalThreshold, Uniform, allocate
 from pruning.allocation.constraints import Constraints
 from pruning.errors import NirvanaError

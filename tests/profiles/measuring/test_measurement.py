@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from profiles.comparing.profile_config import ProfileConfig
 from profiles.measuring import measurement
+from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.measurement import Measurement, measure_in_turns
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import FakeClock, FakeRunner, noisy

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from profiles.measuring.rotation import RotatingTimer
+from profiles.measuring.measurement import RotatingTimer
 from tests.profiles.fake_runners import FakeClock, FakeRunner
 
 

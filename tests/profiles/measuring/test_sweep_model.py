@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from nirvana_deploy.cli import main
+from profiles.measuring.measure_config import SweepConfig
 from profiles.measuring.sweep import sweep_model
-from profiles.measuring.sweep_config import SweepConfig
 from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import VOCAB, save_encoder

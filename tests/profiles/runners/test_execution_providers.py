@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.measure_config import ProfileConfig
 from profiles.runners.execution_providers import EXECUTION_PROVIDERS, find_provider, parse_options
 from profiles.runners.onnx_session import SessionSettings, open_measured_session
 from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner

@@ -8,7 +8,7 @@ from exporters.export_config import ExportConfig
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.list_parts import list_parts
 from profiles.comparing.comparison import compare_latency
-from profiles.comparing.profile_config import ProfileConfig
+from profiles.measuring.measure_config import ProfileConfig
 from profiles.runners.torch_runner import TorchRunner
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError

@@ -17,10 +17,10 @@ from pruning.allocation.constraints import Constraints, allowed_counts
 from pruning.allocation.levels import least_cost, list_items, sub_block_cost
 from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
+from pruning.oneshot.oneshot_config import ScoringConfig
 from pruning.plans.cost import MacCost, dense_cost
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import count_units, kept_units, list_sub_blocks
-from pruning.scoring.scoring_config import ScoringConfig
 from tests.pruning.allocation.small_dims import (
     PAIR,
     PLAIN,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pruning.allocation.constraints import Constraints
-from pruning.allocation.global_threshold import allocate_by_threshold
+from pruning.allocation.threshold_allocations import allocate_by_threshold
 from pruning.plans.cost import MacCost, ParameterCost, group_cost
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.sub_block import count_units, kept_units, list_sub_blocks

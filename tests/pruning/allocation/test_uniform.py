@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from pruning.allocation.constraints import Constraints, allowed_counts
-from pruning.allocation.uniform import allocate_uniform
+from pruning.allocation.threshold_allocations import allocate_uniform
 from pruning.plans.cost import ParameterCost, dense_cost
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from pruning.cutting import proof_checks
+from pruning.cutting.proof import KINDS, draw_plans
 from pruning.cutting.repack import repack
 from pruning.cutting.wiring_inference import prove, read_model
 from pruning.errors import NirvanaError
-from pruning.plans.random_plans import KINDS, draw_plans
 from pruning.wirings.known_wirings import WIRINGS
 from pruning.wirings.wiring import Wiring
 from tests.pruning.tiny_models import TINY, make_tiny, uneven_plan

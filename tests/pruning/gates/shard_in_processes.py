@@ -17,9 +17,9 @@ from torch.distributed.tensor import DTensor, init_device_mesh
 from transformers.models.bert.modeling_bert import BertLayer
 
 from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.objective import penalise
 from pruning.gates.processes import average_gradients
 from pruning.gates.prune_config import BudgetConstraint
+from pruning.gates.pruning_scheduler import penalise
 from pruning.plans.cost import MacCost
 from tests.pruning.tiny_models import make_tiny
 

@@ -13,8 +13,8 @@ from pruning.gates.attach_gates import warm_start
 from pruning.gates.expected_cost import count_distribution, find_convex_below, make_prices
 from pruning.gates.gate_kinds import GateUnits, HardConcrete
 from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.objective import ascend_multiplier, penalise
 from pruning.gates.prune_config import BudgetConstraint
+from pruning.gates.pruning_scheduler import ascend_multiplier, penalise
 from pruning.plans.cost import attention_cost, dense_cost
 from pruning.plans.dense_dims import DenseDims, StackDims
 from pruning.plans.sub_block import SubBlock

@@ -5,8 +5,8 @@ import torch
 
 from pruning.gates.gate_kinds import HardConcrete
 from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.objective import ascend_multiplier, penalise
 from pruning.gates.prune_config import BudgetConstraint, FixedPenalty
+from pruning.gates.pruning_scheduler import ascend_multiplier, penalise
 from pruning.plans.cost import MacCost, dense_cost
 from tests.pruning.gates.test_gate_registry import randomise
 from tests.pruning.tiny_models import make_tiny

@@ -16,10 +16,10 @@ from pruning.gates.gate_kinds import GateUnits, HardConcrete
 from pruning.gates.gate_registry import GateRegistry
 from pruning.gates.one_shot_start import OneShotStart, find_one_shot_start
 from pruning.gates.prune_config import PruneConfig, ScheduleConfig
+from pruning.oneshot.oneshot_config import LeastSquares
 from pruning.plans.cost import ParameterCost, dense_cost, plan_cost
 from pruning.plans.sub_block import SubBlock, kept_units
 from pruning.repair.repair import prune_in_place
-from pruning.repair.repair_config import LeastSquares
 from pruning.scoring.known_saliencies import find_saliency, score_units
 from pruning.scoring.saliency import ScoringTask
 from tests.pruning.oneshot.tiny_tasks import logits_of, make_task, task_for

@@ -20,9 +20,9 @@ from pruning.gates.prune_stage import run_prune
 from pruning.plans.cost import MacCost, dense_cost, plan_cost
 from pruning.plans.plan import LayerPlan
 from pruning.plans.plan_figures import describe_layers
-from pruning.training.baseline_config import BaselineConfig
 from pruning.training.baseline_stage import run_baseline
 from pruning.training.resumable_training import COMPLETE_FILE, find_whole_checkpoint
+from pruning.training.training_configs import BaselineConfig
 from tests.pruning.tiny_models import make_tiny, uneven_plan
 from tests.pruning.tiny_text import write_tiny_model
 

@@ -6,7 +6,7 @@ from pruning.errors import NirvanaError
 from pruning.gates.attach_gates import warm_start
 from pruning.gates.gate_kinds import GateUnits, HardConcrete, SoftSigmoid, StraightThrough
 from pruning.gates.gate_registry import GateRegistry
-from pruning.gates.start_scores import draw_start_batches, make_start_task
+from pruning.gates.one_shot_start import draw_start_batches, make_start_task
 from pruning.plans.cost import MacCost, dense_cost, group_cost
 from pruning.plans.sub_block import SubBlock
 from pruning.scoring.fisher import Fisher

@@ -15,16 +15,20 @@ from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
 from pruning.oneshot import prune_with_scores as module
 from pruning.oneshot.fidelity import prove_equal
-from pruning.oneshot.oneshot_config import OneShotConfig
+from pruning.oneshot.oneshot_config import (
+    LeastSquares,
+    MeanShift,
+    NoRepair,
+    OneShotConfig,
+    ScoringConfig,
+)
 from pruning.oneshot.oneshot_figures import summarise
 from pruning.oneshot.prune_with_scores import check_run, prune_with_scores
 from pruning.plans.cost import make_cost_model, plan_cost
 from pruning.plans.plan import PruningPlan
-from pruning.repair.repair_config import LeastSquares, MeanShift, NoRepair
 from pruning.scoring.score_model import load_dense, score_model
-from pruning.scoring.scoring_config import ScoringConfig
 from pruning.scoring.scoring_run import ScoringRun
-from pruning.training.recovery_config import RecoveryConfig
+from pruning.training.training_configs import RecoveryConfig
 from tests.pruning.oneshot.tiny_runs import oneshot, placed_in, scoring, write_model, write_text
 from tests.pruning.training.tiny_tasks import write_rows
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from pruning.allocation.constraints import Constraints
 from pruning.calibration.calibration_config import CalibrationConfig
-from pruning.oneshot.oneshot_config import OneShotConfig
-from pruning.scoring.scoring_config import ScoringConfig
+from pruning.oneshot.oneshot_config import OneShotConfig, ScoringConfig
 from tests.pruning.training.tiny_tasks import WORDS, write_headed
 
 

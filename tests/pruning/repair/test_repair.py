@@ -9,10 +9,10 @@ from pruning.cutting.masking import masked
 from pruning.cutting.repack import plan_for, repack
 from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
+from pruning.oneshot.oneshot_config import LeastSquares, MeanShift, NoRepair
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock, make_layer
 from pruning.repair.repair import prune_in_place
-from pruning.repair.repair_config import LeastSquares, MeanShift, NoRepair
 from pruning.scoring.saliency import ScoringTask
 from tests.pruning.oneshot.tiny_tasks import FAMILIES, logits_of, make_task
 

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from pruning.cutting.output_difference import divergence
 from pruning.cutting.wiring_inference import read_model
+from pruning.oneshot.oneshot_config import LeastSquares
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock, list_sub_blocks
 from pruning.repair.repair import prune_in_place
-from pruning.repair.repair_config import LeastSquares
 from pruning.scoring.kl_curves import measure_curves, pick_levels
 from pruning.scoring.obs import Obs
 from pruning.scoring.saliency import ScoringTask

@@ -9,8 +9,8 @@ from pruning.errors import NirvanaError
 from pruning.plans.sub_block import SubBlock
 from pruning.scoring.fisher import Taylor
 from pruning.scoring.known_saliencies import SALIENCIES, find_saliency, score_units
-from pruning.scoring.magnitude import Magnitude
 from pruning.scoring.saliency import Scores, ScoringTask
+from pruning.scoring.unit_weights import Magnitude
 from tests.pruning.oneshot.tiny_tasks import make_task
 
 HERE = "tests.pruning.scoring.test_known_saliencies"

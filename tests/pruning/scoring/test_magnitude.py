@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
-from pruning.scoring.magnitude import Magnitude
+from pruning.scoring.unit_weights import Magnitude
 from tests.pruning.oneshot.tiny_tasks import make_task
 from tests.pruning.scoring.unit_oracle import FAMILIES, plan_without, some_units
 

@@ -11,12 +11,12 @@ import torch
 from pruning.allocation.allocation_config import GlobalThreshold, KlKnapsack, Uniform
 from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
+from pruning.oneshot.oneshot_config import ScoringConfig
 from pruning.plans.sub_block import list_sub_blocks
 from pruning.scoring import score_model as module
-from pruning.scoring.calibration_choice import measure_draw, pool_batches
+from pruning.scoring.kl_curves import measure_draw, pool_batches
 from pruning.scoring.known_saliencies import find_saliency, score_units
 from pruning.scoring.score_model import load_dense, score_model
-from pruning.scoring.scoring_config import ScoringConfig
 from pruning.scoring.scoring_run import load_run
 from pruning.scoring.scoring_settings import describe_scoring, read_scoring
 from tests.pruning.oneshot.tiny_runs import scoring, write_model, write_text
@@ -189,8 +189,6 @@ def test_without_a_validation_split_nothing_is_held_out(tmp_path: Path, model: s
     config = scoring(text, allocation=Uniform())
     run = score_model(model, config, tmp_path / "run")
     assert run.held_out is None
-    assert "sequence" in run.figures["not_held_out"]
-    assert ("held-out text", f"none. {run.figures['not_held_out']}") in run.headline()
     assert run.curves is None
     assert not (run.folder / "curves.json").exists()
 

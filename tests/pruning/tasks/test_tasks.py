@@ -13,8 +13,8 @@ from pruning.gates.prune_config import DistillationConfig, PruneConfig, Schedule
 from pruning.gates.prune_stage import run_prune
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.tasks import TASKS, choose_task, find_task, recognise_task
-from pruning.training.baseline_config import BaselineConfig
 from pruning.training.baseline_stage import run_baseline
+from pruning.training.training_configs import BaselineConfig
 from tests.pruning.tiny_models import TINY, make_tiny, uneven_plan
 from tests.pruning.training.tiny_tasks import make_headed, write_headed, write_rows
 

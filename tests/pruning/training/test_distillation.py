@@ -1,7 +1,7 @@
 import torch
 
 from pruning.training.distillation import Distillation, distillation_loss
-from pruning.training.distillation_config import DistillationConfig
+from pruning.training.training_configs import DistillationConfig
 from tests.pruning.tiny_models import make_tiny, padded_batch
 from tests.pruning.training.tiny_tasks import make_headed
 

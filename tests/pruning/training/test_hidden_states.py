@@ -6,8 +6,8 @@ import torch
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
 from pruning.training.distillation import Distillation
-from pruning.training.distillation_config import DistillationConfig
 from pruning.training.hidden_states import HiddenStateMatch, match_layers
+from pruning.training.training_configs import DistillationConfig
 from tests.pruning.tiny_models import block_plan, make_tiny, padded_batch
 
 CONFIG = DistillationConfig(weight=0.0, hidden_weight=1.0, num_hidden_layers=2)

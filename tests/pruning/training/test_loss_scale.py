@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pruning.training.loss_scale import passes_count, settle_loss_scale
+from pruning.training.loss_watch import passes_count, settle_loss_scale
 from tests.pruning.tiny_models import ENCODERS, GENERATORS, make_tiny, padded_batch
 
 

@@ -9,13 +9,13 @@ from sklearn.metrics import accuracy_score, f1_score
 from pruning.errors import NirvanaError
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.metrics import (
+    load_metric,
     longest_common,
     score_language,
     score_rouge_l,
     score_spans,
     score_tags,
 )
-from pruning.tasks.own_metric import load_metric
 
 
 def test_tags_are_scored_without_those_that_do_not_count() -> None:

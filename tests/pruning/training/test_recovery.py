@@ -10,9 +10,8 @@ from pruning.cutting.repack import repack
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.tasks.text_data import collate, load_text
 from pruning.training.distillation import distillation_loss
-from pruning.training.distillation_config import DistillationConfig
 from pruning.training.recovery import recover
-from pruning.training.recovery_config import LoraConfig, RecoveryConfig
+from pruning.training.training_configs import DistillationConfig, LoraConfig, RecoveryConfig
 from tests.pruning.tiny_models import uneven_plan
 from tests.pruning.training.tiny_tasks import make_headed, make_tokenizer, write_rows
 

@@ -8,12 +8,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from pruning.errors import NirvanaError
-from pruning.tasks.collation import collate
+from pruning.tasks.collation import collate, hide_tokens
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.encoded_rows import IGNORED
 from pruning.tasks.tasks import TASKS
 from pruning.tasks.text_data import load_text
-from pruning.tasks.token_masking import hide_tokens
 from tests.pruning.training.tiny_tasks import WORDS, make_tokenizer, write_rows
 
 

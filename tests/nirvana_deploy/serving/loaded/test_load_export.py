@@ -12,7 +12,7 @@ import torch
 
 import nirvana_deploy
 from nirvana_deploy.serving.loaded.generating_model import CACHE_NAME
-from nirvana_deploy.serving.loaded.load_export import load_export
+from nirvana_deploy.serving.loaded.open_model import load_export
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.loaded.export_file import describe_export
 from tests.nirvana_deploy.serving.tiny_classifier import save_checkpoint, save_classifier
