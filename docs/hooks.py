@@ -10,18 +10,18 @@ import argparse
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from nirvana_deploy.recipe import Recipe
 
 import nirvana_deploy
 from nirvana_deploy import cli
 from nirvana_deploy.config_reader import (
     config_types,
+    describe_fields,
     describe_type,
     find_default,
     join_key,
@@ -29,6 +29,7 @@ from nirvana_deploy.config_reader import (
     name_members,
     to_plain,
 )
+from nirvana_deploy.runs.recipe import Recipe
 from nirvana_deploy.verbs.verb import VERB_NAMES, load_verb
 
 ROOT = Path(__file__).parent.parent
@@ -100,12 +101,14 @@ def write_recipe_page() -> str:
     hints = get_type_hints(Recipe)
     top = [f for f in dataclasses.fields(Recipe) if not config_types(hints[f.name])]
     lines += ["\n## The recipe itself", *_HEAD]
-    lines += [_write_row(f.name, f, hints[f.name], find_default(f)) for f in top]
+    told = describe_fields(Recipe)
+    lines += [_write_row(f.name, told, hints[f.name], find_default(f)) for f in top]
     for field in dataclasses.fields(Recipe):
         for kind in config_types(hints[field.name]):
             several = len(config_types(hints[field.name])) > 1
             title = f"{field.name}: {kind.__name__}" if several else field.name
-            lines += [f"\n## {title}", inspect.getdoc(kind) or "", *_HEAD]
+            about = (inspect.getdoc(kind) or "").partition("\nAttributes:\n")[0]
+            lines += [f"\n## {title}", about.rstrip(), *_HEAD]
             lines += list(_write_rows(kind, field.name))
     return "\n".join(lines) + "\n"
 
@@ -114,26 +117,26 @@ _HEAD = ("", "| key | type | default | meaning |", "|---|---|---|---|")
 
 
 def _write_rows(kind: type[Any], prefix: str) -> Iterator[str]:
-    hints = get_type_hints(kind)
+    hints, told = get_type_hints(kind), describe_fields(kind)
     for field in dataclasses.fields(kind):
         key, hint, default = join_key(prefix, field.name), hints[field.name], find_default(field)
         members = config_types(hint)
         if not members:
-            yield _write_row(key, field, hint, default)
+            yield _write_row(key, told, hint, default)
             continue
         named = name_members(hint)
         if len(named) > 1:
             kinds = ", ".join(f"`{name}`" for name in named)
             chosen = "none" if default is None else f"`{member_name(type(default))}`"
-            text = _escape(str(field.metadata.get("help") or "Which kind."))
+            text = _escape(told.get(field.name, "Which kind."))
             yield f"| `{key}` | {kinds} | {chosen} | {text} |"
         for member in members:
             yield from _write_rows(member, key)
 
 
-def _write_row(key: str, field: dataclasses.Field[Any], hint: Any, default: Any) -> str:
+def _write_row(key: str, told: Mapping[str, str], hint: Any, default: Any) -> str:
     shown = "required" if default is dataclasses.MISSING else f"`{to_plain(default)}`"
-    text = _escape(str(field.metadata.get("help") or ""))
+    text = _escape(told.get(key.rpartition(".")[2], ""))
     return f"| `{key}` | {_escape(describe_type(hint))} | {_escape(shown)} | {text} |"
 
 

@@ -1,6 +1,6 @@
 """How a checkpoint becomes ONNX. No torch, no onnx here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pruning.calibration.calibration_config import CalibrationConfig
@@ -24,48 +24,33 @@ DEFAULT_OPSETS: dict[Form, int] = {"portable": 18, "ort-cpu": 18, "ort-cuda": 18
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig:
-    """Set the graph and its verification."""
+    """Set the graph and its verification.
 
-    form: Form = field(
-        default="portable",
-        metadata={"help": "Form: the runtime that the graph's operators are chosen for."},
-    )
-    precision: GraphPrecision = field(
-        default="fp32", metadata={"help": "Number format of the weights and of most operators."}
-    )
-    opset: int | None = field(
-        default=None,
-        metadata={"help": "ONNX opset: 18, 20, 23 or 24; by default that of the form."},
-    )
-    tolerance: float | None = field(
-        default=None,
-        metadata={
-            "help": "Largest difference from torch, relative to the largest value if that is "
-            "above 1; by default that of the precision."
-        },
-    )
-    graphs: Graphs = field(
-        default="merged",
-        metadata={
-            "help": "For decoders: one graph for the prompt and the tokens after it, or one for "
-            "each."
-        },
-    )
-    cache_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "For decoders in the form tensorrt: size of each cache in tokens, which the "
-            "engine then writes in place. By default caches grow and are copied."
-        },
-    )
+        export:
+          form: ort-cpu
+          precision: int8
 
-    calibration: CalibrationConfig | None = field(
-        default=None,
-        metadata={
-            "help": "For int8-static: the text on which the ranges of activations are measured, "
-            "in one draw. By default random inputs are used."
-        },
-    )
+    Attributes:
+        form: Form: the runtime that the graph's operators are chosen for.
+        precision: Number format of the weights and of most operators.
+        opset: ONNX opset: 18, 20, 23 or 24; by default that of the form.
+        tolerance: Largest difference from torch, relative to the largest value if that is above 1;
+            by default that of the precision.
+        graphs: For decoders: one graph for the prompt and the tokens after it, or one for each.
+        cache_length: For decoders in the form tensorrt: size of each cache in tokens, which the
+            engine then writes in place. By default caches grow and are copied.
+        calibration: For int8-static: the text on which the ranges of activations are measured, in
+            one draw. By default random inputs are used.
+    """
+
+    form: Form = "portable"
+    precision: GraphPrecision = "fp32"
+    opset: int | None = None
+    tolerance: float | None = None
+    graphs: Graphs = "merged"
+    cache_length: int | None = None
+
+    calibration: CalibrationConfig | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self)

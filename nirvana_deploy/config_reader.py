@@ -7,18 +7,21 @@ Why not jsonargparse: 4.53 cannot take a slotted dataclass as the default of a u
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pruning.errors import NirvanaError
 
 T = TypeVar("T")
 
+# A field in a docstring, and what is said of it, in further lines that are indented more.
+_ENTRY = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 _SCALAR_NAMES = {
     bool: "true or false",
     int: "a whole number",
@@ -137,6 +140,16 @@ def name_members(hint: Any) -> dict[str, type[Any]]:
     """Return the members of a union of dataclasses that a name is enough for, by name."""
     configs = config_types(hint)
     return {member_name(c): c for c in configs if len(configs) > 1 and not _required_keys(c)}
+
+
+def describe_fields(config_type: type[Any]) -> Mapping[str, str]:
+    """Return what a config's docstring says of each field: its `Attributes`, and those of bases."""
+    found: dict[str, str] = {}
+    for base in reversed(config_type.__mro__):
+        text = inspect.cleandoc(vars(base).get("__doc__") or "")
+        entries = _ENTRY.findall(text.partition("\nAttributes:\n")[2])
+        found.update({name: " ".join(about.split()) for name, about in entries})
+    return found
 
 
 def describe_type(hint: Any) -> str:
@@ -288,6 +301,5 @@ def _place_message(message: str, hints: Mapping[str, Any], key: str, origin: Ori
 
 
 def _describe_field(config_type: type[Any], name: str) -> str:
-    field = next(f for f in dataclasses.fields(config_type) if f.name == name)
     hint = typing.get_type_hints(config_type)[name]
-    return cast(str, field.metadata.get("help") or describe_type(hint)).removesuffix(".")
+    return (describe_fields(config_type).get(name) or describe_type(hint)).removesuffix(".")

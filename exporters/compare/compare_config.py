@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from exporters.export_config import GRAPH_PRECISIONS, GraphPrecision
@@ -13,36 +13,29 @@ from pruning.number_ranges import check_numbers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareConfig:
-    """Set the gates, and how long a cache is followed."""
+    """Set the gates, and how long a cache is followed.
 
-    precision: GraphPrecision | None = field(
-        default=None,
-        metadata={
-            "help": "Precision whose tolerances apply. By default the coarser of the two "
-            "artifacts' precisions."
-        },
-    )
-    tolerance: float | None = field(
-        default=None,
-        metadata={"help": "Largest difference of each output, over the output's own scale."},
-    )
-    max_kl: float | None = field(
-        default=None,
-        metadata={"help": "Largest mean KL divergence of the logits of a case, in nats."},
-    )
-    min_agreement: float | None = field(
-        default=None, metadata={"help": "Smallest fraction of equal predictions."}
-    )
-    num_steps: int = field(
-        default=3, metadata={"help": "Decode steps with a cache; each side uses its own cache."}
-    )
-    max_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Largest number of tokens per row. By default that of the model's config."
-        },
-    )
-    seed: int = field(default=0, metadata={"help": "Random seed of the inputs."})
+        precision: fp16     # flags of `nirvana verify`: --precision fp16 --max-kl 0.01
+        max_kl: 0.01
+
+    Attributes:
+        precision: Precision whose tolerances apply. By default the coarser of the two artifacts'
+            precisions.
+        tolerance: Largest difference of each output, over the output's own scale.
+        max_kl: Largest mean KL divergence of the logits of a case, in nats.
+        min_agreement: Smallest fraction of equal predictions.
+        num_steps: Decode steps with a cache; each side uses its own cache.
+        max_length: Largest number of tokens per row. By default that of the model's config.
+        seed: Random seed of the inputs.
+    """
+
+    precision: GraphPrecision | None = None
+    tolerance: float | None = None
+    max_kl: float | None = None
+    min_agreement: float | None = None
+    num_steps: int = 3
+    max_length: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_numbers(self)

@@ -1,7 +1,7 @@
 """How an engine is built. No onnx, no TensorRT here."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pruning.errors import NirvanaError
@@ -20,11 +20,20 @@ GivenProfile = dict[str, tuple[tuple[int, ...], ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeRange:
-    """Give the sizes of one dynamic dimension: what must run, and what to tune for."""
+    """Give the sizes of one dynamic dimension: what must run, and what to tune for.
 
-    min: int = field(metadata={"help": "Smallest size that the engine accepts."})
-    opt: int = field(metadata={"help": "Size that the engine is tuned for."})
-    max: int = field(metadata={"help": "Largest size that the engine accepts."})
+        build:
+          length: {min: 16, opt: 128, max: 512}
+
+    Attributes:
+        min: Smallest size that the engine accepts.
+        opt: Size that the engine is tuned for.
+        max: Largest size that the engine accepts.
+    """
+
+    min: int
+    opt: int
+    max: int
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -38,91 +47,53 @@ class ShapeRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Set flavor, precision, target GPUs and shapes of an engine."""
+    """Set flavor, precision, target GPUs and shapes of an engine.
 
-    flavour: Flavour = field(
-        default="auto",
-        metadata={
-            "help": "TensorRT flavor; auto takes tensorrt_rtx if it is installed, otherwise "
-            "tensorrt."
-        },
-    )
-    precision: Precision = field(
-        default="fp16",
-        metadata={
-            "help": "Type of weights and activations, to which an fp32 graph is converted "
-            "(attention in fp32 is never fused). graph: the types of the graph, including int8 "
-            "and fp8."
-        },
-    )
-    compute_capabilities: tuple[str, ...] = field(
-        default=("8.9",),
-        metadata={
-            "help": "GPU generations to build for, such as 8.9. Leave it out if the flavor "
-            "builds for this machine's GPU only."
-        },
-    )
-    batch: ShapeRange = field(
-        default=ShapeRange(min=1, opt=8, max=32),
-        metadata={"help": "Batch size (rows per request)."},
-    )
-    length: ShapeRange = field(
-        default=ShapeRange(min=16, opt=128, max=512),
-        metadata={
-            "help": "Tokens per row; for a decoder, of its prompt. By default at most the "
-            "model's positions."
-        },
-    )
-    past: ShapeRange = field(
-        default=ShapeRange(min=1, opt=128, max=512),
-        metadata={
-            "help": "For decoders with a cache: tokens in the cache before a step, with limits "
-            "as for length."
-        },
-    )
-    profiles: tuple[GivenProfile, ...] = field(
-        default=(),
-        metadata={
-            "help": "Optimization profiles: for each input name the shapes [min, opt, max]. By "
-            "default those of the task, from batch, length and past."
-        },
-    )
-    workspace_mib: int | None = field(
-        default=None, metadata={"help": "Scratch memory per layer in MiB; none: no limit."}
-    )
-    optimisation_level: int | None = field(
-        default=None,
-        metadata={
-            "help": "Builder optimization level, 0 to 5: the higher, the longer it searches for "
-            "fast kernels; none: the flavor's default."
-        },
-    )
-    timing_cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder for the timing cache: kernel timings by flavor, version and device."
-        },
-    )
-    version_compatible: bool = field(
-        default=False, metadata={"help": "Let newer versions of the flavor load the engine."}
-    )
-    hardware_compatible: Hardware = field(
-        default="none",
-        metadata={"help": "GPUs other than the one at build time that the engine is for."},
-    )
-    weight_streaming: bool = field(
-        default=False,
-        metadata={"help": "Allow part of the weights to stay in host memory at run time."},
-    )
-    refittable: bool = field(
-        default=False,
-        metadata={
-            "help": "Allow retrained weights to be put in later, with `nirvana build --refit`."
-        },
-    )
-    require_fused_attention: bool = field(
-        default=False, metadata={"help": "Fail if an attention is not one fused kernel."}
-    )
+        build:
+          precision: fp16
+          compute_capabilities: ["8.9"]                # L4, L40S, RTX 40
+          batch: {min: 1, opt: 8, max: 32}
+          length: {min: 16, opt: 128, max: 256}
+
+    Attributes:
+        flavour: TensorRT flavor; auto takes tensorrt_rtx if it is installed, otherwise tensorrt.
+        precision: Type of weights and activations, to which an fp32 graph is converted (attention
+            in fp32 is never fused). graph: the types of the graph, including int8 and fp8.
+        compute_capabilities: GPU generations to build for, such as 8.9. Leave it out if the flavor
+            builds for this machine's GPU only.
+        batch: Batch size (rows per request).
+        length: Tokens per row; for a decoder, of its prompt. By default at most the model's
+            positions.
+        past: For decoders with a cache: tokens in the cache before a step, with limits as for
+            length.
+        profiles: Optimization profiles: for each input name the shapes [min, opt, max]. By default
+            those of the task, from batch, length and past.
+        workspace_mib: Scratch memory per layer in MiB; none: no limit.
+        optimisation_level: Builder optimization level, 0 to 5: the higher, the longer it searches
+            for fast kernels; none: the flavor's default.
+        timing_cache: Folder for the timing cache: kernel timings by flavor, version and device.
+        version_compatible: Let newer versions of the flavor load the engine.
+        hardware_compatible: GPUs other than the one at build time that the engine is for.
+        weight_streaming: Allow part of the weights to stay in host memory at run time.
+        refittable: Allow retrained weights to be put in later, with `nirvana build --refit`.
+        require_fused_attention: Fail if an attention is not one fused kernel.
+    """
+
+    flavour: Flavour = "auto"
+    precision: Precision = "fp16"
+    compute_capabilities: tuple[str, ...] = ("8.9",)
+    batch: ShapeRange = ShapeRange(min=1, opt=8, max=32)
+    length: ShapeRange = ShapeRange(min=16, opt=128, max=512)
+    past: ShapeRange = ShapeRange(min=1, opt=128, max=512)
+    profiles: tuple[GivenProfile, ...] = ()
+    workspace_mib: int | None = None
+    optimisation_level: int | None = None
+    timing_cache: str | None = None
+    version_compatible: bool = False
+    hardware_compatible: Hardware = "none"
+    weight_streaming: bool = False
+    refittable: bool = False
+    require_fused_attention: bool = False
 
     def __post_init__(self) -> None:
         check_numbers(self)

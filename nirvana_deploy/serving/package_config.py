@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -53,82 +53,57 @@ FORMS = ("uniform", "padded", "per-layer", "deci")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageConfig:
-    """Set the model's name in the server, its batching and its instances."""
+    """Set the model's name in the server, its batching and its instances.
 
-    to: Stack = field(
-        default="triton",
-        metadata={"help": "Server to package for."},
-    )
-    backend: Backend = field(
-        default="onnxruntime",
-        metadata={"help": "Triton backend: onnxruntime, or python, which every Triton has."},
-    )
-    model_name: str = field(
-        default="model", metadata={"help": "Name of the model in the server, and of its folder."}
-    )
-    max_batch_size: int = field(
-        default=32, metadata={"help": "Largest number of rows that run together."}
-    )
-    preferred_batch_sizes: tuple[int, ...] = field(
-        default=(8, 16, 32),
-        metadata={"help": "Batch sizes at which waiting requests run at once; none: as they come."},
-    )
-    max_queue_delay_us: int = field(
-        default=500, metadata={"help": "Longest wait for a larger batch, in microseconds."}
-    )
-    instance_kind: InstanceKind = field(
-        default="auto", metadata={"help": "Where the model runs; auto takes a GPU if there is one."}
-    )
-    instance_count: int = field(
-        default=1,
-        metadata={"help": "Number of instances that run at the same time; on GPUs, per GPU."},
-    )
-    profiles: tuple[int, ...] = field(
-        default=(),
-        metadata={"help": "Optimization profiles of an engine to serve; by default all."},
-    )
-    ab: bool = field(
-        default=False,
-        metadata={"help": "Add a script that compares two endpoints, and requests to replay."},
-    )
-    ray: bool = field(
-        default=False, metadata={"help": "Add an application of Ray Serve, ray_app.py."}
-    )
-    kubernetes: bool = field(
-        default=False, metadata={"help": "Add manifests for Kubernetes and KServe."}
-    )
-    form: Form = field(
-        default="uniform",
-        metadata={
-            "help": "Form of a checkpoint for vllm or tensorrt-llm: layers that are alike "
-            "(uniform), padded with zeros to the same size (padded), each as it is (per-layer, "
-            "vllm only), or as DeciLM's block_configs (deci)."
-        },
-    )
-    remote_code: bool = field(
-        default=False,
-        metadata={
-            "help": "Put code into a per-layer or deci package, which the server runs if it is "
-            "told to trust remote code. Without it, vLLM uses nirvana-deploy's plugin."
-        },
-    )
-    gpu_resource: str = field(
-        default="nvidia.com/gpu",
-        metadata={
-            "help": "GPU resource in the manifests; a MIG slice is, for example, "
-            "nvidia.com/mig-1g.10gb."
-        },
-    )
-    target: str = field(
-        default="",
-        metadata={"help": "GPU that the manifests request, by its name in `nirvana targets`."},
-    )
-    canary_percent: int = field(
-        default=10,
-        metadata={
-            "help": "Percentage of the requests that the canary manifest sends to the pruned model."
-        },
-    )
+        package:
+          to: triton
+          model_name: sections
+          max_batch_size: 32
+          preferred_batch_sizes: [8, 16]
+
+    Attributes:
+        to: Server to package for.
+        backend: Triton backend: onnxruntime, or python, which every Triton has.
+        model_name: Name of the model in the server, and of its folder.
+        max_batch_size: Largest number of rows that run together.
+        preferred_batch_sizes: Batch sizes at which waiting requests run at once; none: as they
+            come.
+        max_queue_delay_us: Longest wait for a larger batch, in microseconds.
+        instance_kind: Where the model runs; auto takes a GPU if there is one.
+        instance_count: Number of instances that run at the same time; on GPUs, per GPU.
+        profiles: Optimization profiles of an engine to serve; by default all.
+        ab: Add a script that compares two endpoints, and requests to replay.
+        ray: Add an application of Ray Serve, ray_app.py.
+        kubernetes: Add manifests for Kubernetes and KServe.
+        form: Form of a checkpoint for vllm or tensorrt-llm: layers that are alike (uniform), padded
+            with zeros to the same size (padded), each as it is (per-layer, vllm only), or as
+            DeciLM's block_configs (deci).
+        remote_code: Put code into a per-layer or deci package, which the server runs if it is told
+            to trust remote code. Without it, vLLM uses nirvana-deploy's plugin.
+        gpu_resource: GPU resource in the manifests; a MIG slice is, for example,
+            nvidia.com/mig-1g.10gb.
+        target: GPU that the manifests request, by its name in `nirvana targets`.
+        canary_percent: Percentage of the requests that the canary manifest sends to the pruned
+            model.
+    """
+
+    to: Stack = "triton"
+    backend: Backend = "onnxruntime"
+    model_name: str = "model"
+    max_batch_size: int = 32
+    preferred_batch_sizes: tuple[int, ...] = (8, 16, 32)
+    max_queue_delay_us: int = 500
+    instance_kind: InstanceKind = "auto"
+    instance_count: int = 1
+    profiles: tuple[int, ...] = ()
+    ab: bool = False
+    ray: bool = False
+    kubernetes: bool = False
+    form: Form = "uniform"
+    remote_code: bool = False
+    gpu_resource: str = "nvidia.com/gpu"
+    target: str = ""
+    canary_percent: int = 10
 
     @property
     def takes_checkpoint(self) -> bool:

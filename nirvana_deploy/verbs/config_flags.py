@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from nirvana_deploy.config_reader import config_types as list_configs
 from nirvana_deploy.config_reader import (
     convert_value,
+    describe_fields,
     describe_type,
     find_default,
     join_key,
@@ -123,7 +124,7 @@ def _add_fields(
     default: Any,
     about: str,
 ) -> None:
-    hints = get_type_hints(config_type)
+    hints, told = get_type_hints(config_type), describe_fields(config_type)
     for field in dataclasses.fields(config_type):
         key, hint = join_key(prefix, field.name), hints[field.name]
         # Members of a union may share a field's name: the first one's flag serves both.
@@ -132,7 +133,7 @@ def _add_fields(
         given = type(default) is config_type
         own_default = getattr(default, field.name) if given else find_default(field)
         nested = list_configs(hint)
-        text = about + str(field.metadata.get("help") or ("" if nested else describe_type(hint)))
+        text = about + (told.get(field.name) or ("" if nested else describe_type(hint)))
         named = name_members(hint)
         if len(named) > 1 and key not in seen:
             seen.add(key)

@@ -97,23 +97,29 @@ ClockName = Literal["wall", "cpu"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableConfig:
-    """Set the shape of the call that is measured, and how."""
+    """Set the shape of the call that is measured, and how.
 
-    batch: int = field(default=1, metadata={"help": "Rows per call."})
-    length: int = field(default=128, metadata={"help": "Tokens per row; 1 for a decoding step."})
-    past: int = field(default=0, metadata={"help": "Tokens in the cache before the call."})
-    num_points: int = field(
-        default=7, metadata={"help": "Number of widths at which each sub-block is measured."}
-    )
-    num_rounds: int = field(default=64, metadata={"help": "Samples per width."})
-    num_threads: int | None = field(
-        default=None,
-        metadata={"help": "Threads per operator; by default the CPUs that this process may use."},
-    )
-    clock: ClockName = field(
-        default="wall",
-        metadata={"help": "Clock: wall time, or, with one thread, the CPU time of this process."},
-    )
+        latency:
+          speedup: 2.0
+          table: {batch: 1, length: 128, num_rounds: 64}
+
+    Attributes:
+        batch: Rows per call.
+        length: Tokens per row; 1 for a decoding step.
+        past: Tokens in the cache before the call.
+        num_points: Number of widths at which each sub-block is measured.
+        num_rounds: Samples per width.
+        num_threads: Threads per operator; by default the CPUs that this process may use.
+        clock: Clock: wall time, or, with one thread, the CPU time of this process.
+    """
+
+    batch: int = 1
+    length: int = 128
+    past: int = 0
+    num_points: int = 7
+    num_rounds: int = 64
+    num_threads: int | None = None
+    clock: ClockName = "wall"
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -141,25 +147,24 @@ CPU = "cpu"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyConfig:
-    """Set what the whole model may take on a target, in place of a fraction to keep."""
+    """Set what the whole model may take on a target, in place of a fraction to keep.
 
-    at_most: str | None = field(
-        default=None, metadata={"help": "Largest latency, with its unit: 12.5ms, 800us, 0.2s."}
-    )
-    speedup: float | None = field(
-        default=None, metadata={"help": "Smallest ratio of the dense over the pruned latency."}
-    )
-    target: str = field(
-        default=CPU,
-        metadata={
-            "help": "Target: cpu (this machine, measured on exported blocks in ONNX Runtime), or "
-            "a name of `nirvana targets` (estimated, nothing is run)."
-        },
-    )
-    precision: str | None = field(
-        default=None,
-        metadata={"help": "Precision of an estimate: fp32, tf32, fp16 (its default), bf16, int8."},
-    )
+        latency:
+          at_most: 12.5ms   # or speedup: 2.0; in place of prune.budget
+          target: cpu
+
+    Attributes:
+        at_most: Largest latency, with its unit: 12.5ms, 800us, 0.2s.
+        speedup: Smallest ratio of the dense over the pruned latency.
+        target: Target: cpu (this machine, measured on exported blocks in ONNX Runtime), or a name
+            of `nirvana targets` (estimated, nothing is run).
+        precision: Precision of an estimate: fp32, tf32, fp16 (its default), bf16, int8.
+    """
+
+    at_most: str | None = None
+    speedup: float | None = None
+    target: str = CPU
+    precision: str | None = None
     table: TableConfig = field(default_factory=TableConfig)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """How latency is measured. No numpy and no run-time here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from profiles.runners.run_config import RunConfig
 from pruning.errors import NirvanaError
@@ -9,20 +9,22 @@ from pruning.number_ranges import check_numbers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepConfig(RunConfig):
-    """Set the batch sizes, the callers at a time, and how often each is measured."""
+    """Set the batch sizes, the callers at a time, and how often each is measured.
 
-    batch_sizes: tuple[int, ...] = field(
-        default=(1, 2, 4, 8, 16),
-        metadata={"help": "Batch sizes to measure (rows per request), in turns."},
-    )
-    callers: tuple[int, ...] = field(
-        default=(1, 2, 4),
-        metadata={
-            "help": "Numbers of concurrent callers to measure, one row per request; []: none."
-        },
-    )
-    num_rounds: int = field(default=32, metadata={"help": "Samples per batch size."})
-    num_requests: int = field(default=32, metadata={"help": "Requests per caller."})
+        batch_sizes: [1, 4, 16]     # flags of `nirvana sweep`: --batch-sizes 1,4,16
+        callers: [1, 8]
+
+    Attributes:
+        batch_sizes: Batch sizes to measure (rows per request), in turns.
+        callers: Numbers of concurrent callers to measure, one row per request; []: none.
+        num_rounds: Samples per batch size.
+        num_requests: Requests per caller.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
+    callers: tuple[int, ...] = (1, 2, 4)
+    num_rounds: int = 32
+    num_requests: int = 32
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -35,40 +37,34 @@ class SweepConfig(RunConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileConfig(RunConfig):
-    """Set the batch shapes, how long to measure, and with how many threads."""
+    """Set the batch shapes, how long to measure, and with how many threads.
 
-    batch_sizes: tuple[int, ...] = field(
-        default=(1, 8), metadata={"help": "Batch sizes to measure (rows per request)."}
-    )
-    warmup_seconds: float = field(
-        default=1.0,
-        metadata={"help": "Shortest warm-up per case; it continues until the latency is steady."},
-    )
-    min_samples: int = field(
-        default=64, metadata={"help": "Samples per model and case; p90 is withheld below 64."}
-    )
-    min_seconds: float = field(default=3.0, metadata={"help": "Shortest measurement per case."})
-    max_seconds: float = field(
-        default=120.0, metadata={"help": "Longest time per case, including the warm-up."}
-    )
-    generate: int = field(
-        default=0,
-        metadata={
-            "help": "Tokens to generate after a prompt of `length` tokens, to measure the time "
-            "to the first token and between tokens; 0: none."
-        },
-    )
-    callers: tuple[int, ...] = field(
-        default=(),
-        metadata={
-            "help": "Loads to measure: numbers of concurrent callers that each wait for an "
-            "answer; []: none."
-        },
-    )
-    rates_per_s: tuple[float, ...] = field(
-        default=(),
-        metadata={"help": "Loads to measure: requests per second at random times; []: none."},
-    )
+        profile:
+          batch_sizes: [1, 8]
+          length: 128
+          generate: 32      # decoders: the time to the first token, and between tokens
+
+    Attributes:
+        batch_sizes: Batch sizes to measure (rows per request).
+        warmup_seconds: Shortest warm-up per case; it continues until the latency is steady.
+        min_samples: Samples per model and case; p90 is withheld below 64.
+        min_seconds: Shortest measurement per case.
+        max_seconds: Longest time per case, including the warm-up.
+        generate: Tokens to generate after a prompt of `length` tokens, to measure the time to the
+            first token and between tokens; 0: none.
+        callers: Loads to measure: numbers of concurrent callers that each wait for an answer; []:
+            none.
+        rates_per_s: Loads to measure: requests per second at random times; []: none.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 8)
+    warmup_seconds: float = 1.0
+    min_samples: int = 64
+    min_seconds: float = 3.0
+    max_seconds: float = 120.0
+    generate: int = 0
+    callers: tuple[int, ...] = ()
+    rates_per_s: tuple[float, ...] = ()
 
     @property
     def num_positions(self) -> int:

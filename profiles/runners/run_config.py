@@ -1,6 +1,6 @@
 """How a model is run, and on what call. No numpy and no run-time here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pruning.errors import NirvanaError
@@ -10,51 +10,38 @@ TorchMode = Literal["eager", "sdpa", "compile"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """Set the call, and the run-time of each kind of artifact."""
+    """Set the call, and the run-time of each kind of artifact.
 
-    length: int = field(default=128, metadata={"help": "Tokens per row; 1 for a decoding step."})
-    past: int = field(default=0, metadata={"help": "Tokens in a decoder's cache before the call."})
-    num_threads: int | None = field(
-        default=None,
-        metadata={"help": "Threads per operator; by default the CPUs that this process may use."},
-    )
-    vocab_size: int = field(
-        default=1000,
-        metadata={
-            "help": "Token ids are drawn below this number; at most the model's vocabulary is used."
-        },
-    )
-    torch_mode: TorchMode = field(
-        default="sdpa",
-        metadata={"help": "How a checkpoint is run: its attention implementation, or compiled."},
-    )
-    provider: str = field(
-        default="cpu",
-        metadata={
-            "help": "Execution provider of ONNX Runtime: cpu, cuda, tensorrt, tensorrt-rtx, or a "
-            "full name."
-        },
-    )
-    provider_options: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Options of the execution provider as name=value; unknown ones are refused."
-        },
-    )
-    provider_cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder in which the execution provider keeps what it compiles; by default "
-            "nothing is kept."
-        },
-    )
-    cuda_graph: bool = field(
-        default=False,
-        metadata={"help": "For engines: capture a run as a CUDA graph and launch that."},
-    )
-    seed: int = field(
-        default=0, metadata={"help": "Random seed of token ids, order of runs and resampling."}
-    )
+        profile:
+          length: 1         # a decoding step
+          past: 512
+          provider: cuda
+
+    Attributes:
+        length: Tokens per row; 1 for a decoding step.
+        past: Tokens in a decoder's cache before the call.
+        num_threads: Threads per operator; by default the CPUs that this process may use.
+        vocab_size: Token ids are drawn below this number; at most the model's vocabulary is used.
+        torch_mode: How a checkpoint is run: its attention implementation, or compiled.
+        provider: Execution provider of ONNX Runtime: cpu, cuda, tensorrt, tensorrt-rtx, or a full
+            name.
+        provider_options: Options of the execution provider as name=value; unknown ones are refused.
+        provider_cache: Folder in which the execution provider keeps what it compiles; by default
+            nothing is kept.
+        cuda_graph: For engines: capture a run as a CUDA graph and launch that.
+        seed: Random seed of token ids, order of runs and resampling.
+    """
+
+    length: int = 128
+    past: int = 0
+    num_threads: int | None = None
+    vocab_size: int = 1000
+    torch_mode: TorchMode = "sdpa"
+    provider: str = "cpu"
+    provider_options: tuple[str, ...] = ()
+    provider_cache: str | None = None
+    cuda_graph: bool = False
+    seed: int = 0
 
     @property
     def num_positions(self) -> int:

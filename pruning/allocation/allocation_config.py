@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from pruning.allocation.constraints import Constraints
@@ -28,15 +28,17 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlobalThreshold:
-    """Cut the units with the lowest scores of all layers (NIRVANA)."""
+    """Cut the units with the lowest scores of all layers (NIRVANA).
 
-    gamma: float | Literal["auto"] | None = field(
-        default="auto",
-        metadata={
-            "help": "Fraction cut of the MLPs over that of the attentions. auto: the ratio of "
-            "their costs; null: one threshold on the score per cost."
-        },
-    )
+        prune:
+          scoring: {saliency: magnitude, allocation: {gamma: auto}}
+
+    Attributes:
+        gamma: Fraction cut of the MLPs over that of the attentions. auto: the ratio of their costs;
+            null: one threshold on the score per cost.
+    """
+
+    gamma: float | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
@@ -45,17 +47,18 @@ class GlobalThreshold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KlKnapsack:
-    """Measure what pruning each sub-block alone does to the predictions, and minimize the sum."""
+    """Measure what pruning each sub-block alone does to the predictions, and minimize the sum.
 
-    num_levels: int = field(
-        default=12,
-        metadata={
-            "help": "Number of counts at which each sub-block is measured, including 0 and all."
-        },
-    )
-    num_measured: int | None = field(
-        default=4, metadata={"help": "Number of calibration batches to measure on; null: all."}
-    )
+        prune:
+          scoring: {allocation: {num_levels: 12, num_measured: 4}}
+
+    Attributes:
+        num_levels: Number of counts at which each sub-block is measured, including 0 and all.
+        num_measured: Number of calibration batches to measure on; null: all.
+    """
+
+    num_levels: int = 12
+    num_measured: int | None = 4
 
     def __post_init__(self) -> None:
         check_numbers(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import lcm
 
 from pruning.errors import NirvanaError
@@ -14,37 +14,29 @@ from pruning.training.training_configs import require_positive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraints:
-    """Limit how many units (KV groups with their query heads, neurons) a sub-block keeps."""
+    """Limit how many units (KV groups with their query heads, neurons) a sub-block keeps.
 
-    neuron_multiple: int = field(
-        default=64,
-        metadata={
-            "help": "Kept MLP neurons are a multiple of this number, or all of them. Less than 8 "
-            "is of no use to hardware."
-        },
-    )
-    min_groups: int = field(
-        default=1, metadata={"help": "Smallest number of KV groups in an attention that is kept."}
-    )
-    min_neurons: int = field(
-        default=0, metadata={"help": "Smallest number of neurons in an MLP that is kept."}
-    )
-    may_drop: bool = field(
-        default=True, metadata={"help": "Allow whole attentions and MLPs to be removed."}
-    )
-    avoid_one_head: bool = field(
-        default=False, metadata={"help": "Leave no attention with a single query head."}
-    )
-    tensor_parallel: int = field(
-        default=1,
-        metadata={"help": "Number of devices over which KV groups and neurons must split equally."},
-    )
-    uniform: bool = field(
-        default=False,
-        metadata={
-            "help": "Keep the same counts in every layer, so that any server loads the result."
-        },
-    )
+        prune:
+          constraints: {neuron_multiple: 64, min_groups: 1}
+
+    Attributes:
+        neuron_multiple: Kept MLP neurons are a multiple of this number, or all of them. Less than 8
+            is of no use to hardware.
+        min_groups: Smallest number of KV groups in an attention that is kept.
+        min_neurons: Smallest number of neurons in an MLP that is kept.
+        may_drop: Allow whole attentions and MLPs to be removed.
+        avoid_one_head: Leave no attention with a single query head.
+        tensor_parallel: Number of devices over which KV groups and neurons must split equally.
+        uniform: Keep the same counts in every layer, so that any server loads the result.
+    """
+
+    neuron_multiple: int = 64
+    min_groups: int = 1
+    min_neurons: int = 0
+    may_drop: bool = True
+    avoid_one_head: bool = False
+    tensor_parallel: int = 1
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         check_numbers(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from pruning.errors import NirvanaError, NirvanaWarning
 from pruning.number_ranges import check_numbers
@@ -14,56 +14,45 @@ _SHORTEST = 8  # tokens; below it, a row is little more than special tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationConfig:
-    """Name the text to calibrate on, and how much of it is drawn."""
+    """Name the text to calibrate on, and how much of it is drawn.
 
-    source: str = field(
-        default="",
-        metadata={
-            "help": "Calibration text: 'debian-sections' (inside the package), a local csv, tsv, "
-            "json, jsonl or parquet file, a txt file (per line: a document; with label_column: "
-            "class, tab, document; with target_column: document, tab, target), a folder with "
-            "train.* and validation.*, or a name that `datasets` can load. The tenth of a single "
-            "file that fine-tuning validates on is left out. By default the recipe's training "
-            "rows, otherwise debian-sections with a warning."
-        },
-    )
-    subset: str | None = field(
-        default=None, metadata={"help": "Configuration name of a `datasets` data set."}
-    )
-    split: str = field(default="train", metadata={"help": "Split to take documents from."})
-    text_column: str = field(
-        default="",
-        metadata={
-            "help": "Column with the text or with a list of its words; by default found by its "
-            "usual names, such as `text`."
-        },
-    )
-    target_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column with the text to generate (seq2seq). By default the first half of "
-            "each document is the input and the rest the target."
-        },
-    )
-    label_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column with the class (classification). By default that of the embedded "
-            "data set; for other data the model's own predictions are the labels."
-        },
-    )
-    num_sequences: int = field(default=128, metadata={"help": "Number of sequences per draw."})
-    sequence_length: int = field(
-        default=128,
-        metadata={
-            "help": "Tokens per sequence; for models that are not causal, at most this many."
-        },
-    )
-    batch_size: int = field(default=8, metadata={"help": "Largest number of sequences per batch."})
-    num_draws: int = field(
-        default=3, metadata={"help": "Number of random draws, of which the best one is kept."}
-    )
-    seed: int = field(default=0, metadata={"help": "Random seed of the draws."})
+        prune:
+          scoring:
+            calibration: {source: texts.txt, num_sequences: 128, sequence_length: 128}
+
+    Attributes:
+        source: Calibration text: 'debian-sections' (inside the package), a local csv, tsv, json,
+            jsonl or parquet file, a txt file (per line: a document; with label_column: class, tab,
+            document; with target_column: document, tab, target), a folder with train.* and
+            validation.*, or a name that `datasets` can load. The tenth of a single file that
+            fine-tuning validates on is left out. By default the recipe's training rows, otherwise
+            debian-sections with a warning.
+        subset: Configuration name of a `datasets` data set.
+        split: Split to take documents from.
+        text_column: Column with the text or with a list of its words; by default found by its usual
+            names, such as `text`.
+        target_column: Column with the text to generate (seq2seq). By default the first half of each
+            document is the input and the rest the target.
+        label_column: Column with the class (classification). By default that of the embedded data
+            set; for other data the model's own predictions are the labels.
+        num_sequences: Number of sequences per draw.
+        sequence_length: Tokens per sequence; for models that are not causal, at most this many.
+        batch_size: Largest number of sequences per batch.
+        num_draws: Number of random draws, of which the best one is kept.
+        seed: Random seed of the draws.
+    """
+
+    source: str = ""
+    subset: str | None = None
+    split: str = "train"
+    text_column: str = ""
+    target_column: str | None = None
+    label_column: str | None = None
+    num_sequences: int = 128
+    sequence_length: int = 128
+    batch_size: int = 8
+    num_draws: int = 3
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_numbers(self)

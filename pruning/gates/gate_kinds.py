@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
@@ -16,18 +16,18 @@ class StraightThrough:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardConcrete:
-    """Masks drawn at random between 0 and 1, both included (CoFi, arXiv 2204.00408)."""
+    """Masks drawn at random between 0 and 1, both included (CoFi, arXiv 2204.00408).
 
-    temperature: float = field(
-        default=2 / 3,
-        metadata={"help": "Temperature b: the lower it is, the closer draws are to 0 and 1."},
-    )
-    stretch: float = field(
-        default=0.1,
-        metadata={
-            "help": "Draws lie in (-stretch, 1 + stretch) before they are clamped to [0, 1]."
-        },
-    )
+        prune:
+          gate_kind: hard_concrete
+
+    Attributes:
+        temperature: Temperature b: the lower it is, the closer draws are to 0 and 1.
+        stretch: Draws lie in (-stretch, 1 + stretch) before they are clamped to [0, 1].
+    """
+
+    temperature: float = 2 / 3
+    stretch: float = 0.1
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -40,12 +40,15 @@ class SoftSigmoid:
 
     Its density is the sum of the masks. What survives goes on being scaled by its mask, which is
     worked into the weights at the end.
+
+        prune:
+          gate_kind: soft_sigmoid
+
+    Attributes:
+        start_logit: Logit at which gates start without a ranking; 4 scales by 0.98.
     """
 
-    start_logit: float = field(
-        default=4.0,
-        metadata={"help": "Logit at which gates start without a ranking; 4 scales by 0.98."},
-    )
+    start_logit: float = 4.0
 
     def __post_init__(self) -> None:
         require_positive(self, "start_logit")
@@ -58,25 +61,25 @@ GateKind = StraightThrough | HardConcrete | SoftSigmoid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateUnits:
-    """Choose what gets gates; what gets none stays whole."""
+    """Choose what gets gates; what gets none stays whole.
 
-    heads: bool = field(
-        default=True,
-        metadata={"help": "A gate for each head; with grouped queries, for each KV group."},
-    )
-    neurons: bool = field(default=True, metadata={"help": "A gate for each MLP neuron."})
-    mlp_blocks: bool = field(default=True, metadata={"help": "A gate for each MLP as a whole."})
-    attention_blocks: bool = field(
-        default=True,
-        metadata={"help": "A gate for each attention as a whole, including cross-attentions."},
-    )
-    query_heads: bool = field(
-        default=False,
-        metadata={
-            "help": "With grouped queries, also a gate for each query head. Every group of an "
-            "attention then keeps the same number of them."
-        },
-    )
+        prune:
+          units: {heads: true, neurons: true, attention_blocks: false, mlp_blocks: false}
+
+    Attributes:
+        heads: A gate for each head; with grouped queries, for each KV group.
+        neurons: A gate for each MLP neuron.
+        mlp_blocks: A gate for each MLP as a whole.
+        attention_blocks: A gate for each attention as a whole, including cross-attentions.
+        query_heads: With grouped queries, also a gate for each query head. Every group of an
+            attention then keeps the same number of them.
+    """
+
+    heads: bool = True
+    neurons: bool = True
+    mlp_blocks: bool = True
+    attention_blocks: bool = True
+    query_heads: bool = False
 
     def __post_init__(self) -> None:
         names = [f.name for f in fields(self)]

@@ -18,16 +18,17 @@ class CanaryConfig:
 
     The loss that it is compared with is that of the last good stage; before the first, of the first
     step. A loss that is no number is always too much.
+
+        prune:
+          canary: {max_loss_factor: 4.0, max_loss_rise: 2.0}
+
+    Attributes:
+        max_loss_factor: Largest factor by which the held-out loss may rise in a stage.
+        max_loss_rise: Rise of the held-out loss that is always accepted.
     """
 
-    max_loss_factor: float = field(
-        default=4.0,
-        metadata={"help": "Largest factor by which the held-out loss may rise in a stage."},
-    )
-    max_loss_rise: float = field(
-        default=2.0,
-        metadata={"help": "Rise of the held-out loss that is always accepted."},
-    )
+    max_loss_factor: float = 4.0
+    max_loss_rise: float = 2.0
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -39,13 +40,18 @@ class CanaryConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetConstraint:
-    """Steer the hard density to the target by an augmented Lagrangian (CoFi, arXiv 2204.00408)."""
+    """Steer the hard density to the target by an augmented Lagrangian (CoFi, arXiv 2204.00408).
 
-    multiplier_lr: float = field(
-        default=10.0,
-        metadata={"help": "Step size of the gradient ascent on lambda 1 (linear term)."},
-    )
-    quadratic: float = field(default=100.0, metadata={"help": "Lambda 2 (quadratic term)."})
+        prune:
+          objective: {multiplier_lr: 10.0, quadratic: 100.0}
+
+    Attributes:
+        multiplier_lr: Step size of the gradient ascent on lambda 1 (linear term).
+        quadratic: Lambda 2 (quadratic term).
+    """
+
+    multiplier_lr: float = 10.0
+    quadratic: float = 100.0
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -54,10 +60,18 @@ class BudgetConstraint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedPenalty:
-    """Add `alpha * sum(head gates) + beta * sum(mlp gates)` to the task loss."""
+    """Add `alpha * sum(head gates) + beta * sum(mlp gates)` to the task loss.
 
-    alpha: float = field(metadata={"help": "Weight of the sum of all head gates."})
-    beta: float = field(metadata={"help": "Weight of the sum of all MLP gates."})
+        prune:
+          objective: {alpha: 0.01, beta: 0.001}
+
+    Attributes:
+        alpha: Weight of the sum of all head gates.
+        beta: Weight of the sum of all MLP gates.
+    """
+
+    alpha: float
+    beta: float
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -69,25 +83,21 @@ class FixedPenalty:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
-    """Shape the way from dense to the budget."""
+    """Shape the way from dense to the budget.
 
-    kind: Literal["stepwise", "linear", "cubic", "at_budget"] = field(
-        default="stepwise",
-        metadata={
-            "help": "How the target falls from 1 to the budget. With at_budget it is the budget "
-            "from the first step, and gates start where one-shot pruning by warm_start ends, with "
-            "its repair."
-        },
-    )
-    num_stages: int = field(
-        default=4, metadata={"help": "Number of pruning stages; each ends with a validation."}
-    )
-    prune_fraction: float = field(
-        default=0.4,
-        metadata={
-            "help": "Fraction of the steps in which gates learn; the masks are frozen afterwards."
-        },
-    )
+        prune:
+          schedule: {kind: stepwise, num_stages: 4, prune_fraction: 0.4}
+
+    Attributes:
+        kind: How the target falls from 1 to the budget. With at_budget it is the budget from the
+            first step, and gates start where one-shot pruning by warm_start ends, with its repair.
+        num_stages: Number of pruning stages; each ends with a validation.
+        prune_fraction: Fraction of the steps in which gates learn; the masks are frozen afterwards.
+    """
+
+    kind: Literal["stepwise", "linear", "cubic", "at_budget"] = "stepwise"
+    num_stages: int = 4
+    prune_fraction: float = 0.4
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -101,54 +111,51 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneConfig:
-    """Set the budget and the training of the gates."""
+    """Set the budget and the training of the gates.
 
-    budget: float = field(
-        default=0.5, metadata={"help": "Fraction of the blocks' cost to keep, in (0, 1]."}
-    )
-    cost: CostName = field(
-        default="macs", metadata={"help": "What the budget counts; bytes are those of float16."}
-    )
-    sequence_length: int = field(
-        default=128,
-        metadata={"help": "Sequence length at which the MACs of attentions are counted."},
-    )
+        prune:
+          budget: 0.5       # half of the blocks' multiply-accumulates
+          num_epochs: 2
+          learning_rate: 3.0e-4
+          schedule: {kind: stepwise, num_stages: 4}
+
+    Attributes:
+        budget: Fraction of the blocks' cost to keep, in (0, 1].
+        cost: What the budget counts; bytes are those of float16.
+        sequence_length: Sequence length at which the MACs of attentions are counted.
+        canary: Stop and roll back if the held-out loss rises too far; null: never.
+        warm_start: Saliency that ranks the units at the start, or the import path of your own.
+        warm_start_rows: Training rows for that ranking; 0 turns the warm start off.
+        gate_learning_rate: Learning rate of the gates (Adam).
+        num_epochs: Passes over the training rows.
+        learning_rate: Peak learning rate for the model weights.
+        batch_size: Rows per step.
+        seed: Random seed of row order and dropout.
+        bf16: Train in bf16; by default if the hardware supports it.
+        save_steps: Steps between resumable checkpoints.
+        report_to: Where losses are also logged: none, tensorboard, ...
+    """
+
+    budget: float = 0.5
+    cost: CostName = "macs"
+    sequence_length: int = 128
     constraints: Constraints = field(default_factory=lambda: Constraints(neuron_multiple=8))
     gate_kind: GateKind = field(default_factory=StraightThrough)
     units: GateUnits = field(default_factory=GateUnits)
     objective: BudgetConstraint | FixedPenalty = field(default_factory=BudgetConstraint)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    canary: CanaryConfig | None = field(
-        default_factory=CanaryConfig,
-        metadata={"help": "Stop and roll back if the held-out loss rises too far; null: never."},
-    )
-    warm_start: str | None = field(
-        default="fisher",
-        metadata={
-            "help": "Saliency that ranks the units at the start, or the import path of your own."
-        },
-    )
-    warm_start_rows: int = field(
-        default=512,
-        metadata={"help": "Training rows for that ranking; 0 turns the warm start off."},
-    )
-    gate_learning_rate: float = field(
-        default=0.1, metadata={"help": "Learning rate of the gates (Adam)."}
-    )
-    num_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
-    learning_rate: float = field(
-        default=2e-4, metadata={"help": "Peak learning rate for the model weights."}
-    )
-    batch_size: int = field(default=32, metadata={"help": "Rows per step."})
-    seed: int = field(default=0, metadata={"help": "Random seed of row order and dropout."})
-    bf16: bool | None = field(
-        default=None, metadata={"help": "Train in bf16; by default if the hardware supports it."}
-    )
-    save_steps: int = field(default=40, metadata={"help": "Steps between resumable checkpoints."})
-    report_to: str = field(
-        default="none", metadata={"help": "Where losses are also logged: none, tensorboard, ..."}
-    )
+    canary: CanaryConfig | None = field(default_factory=CanaryConfig)
+    warm_start: str | None = "fisher"
+    warm_start_rows: int = 512
+    gate_learning_rate: float = 0.1
+    num_epochs: float = 3.0
+    learning_rate: float = 2e-4
+    batch_size: int = 32
+    seed: int = 0
+    bf16: bool | None = None
+    save_steps: int = 40
+    report_to: str = "none"
 
     @property
     def starts_from_data(self) -> bool:

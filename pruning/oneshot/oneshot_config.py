@@ -19,36 +19,28 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringConfig:
-    """Set what a scoring run measures."""
+    """Set what a scoring run measures.
 
-    saliency: str = field(
-        default="obs",
-        metadata={
-            "help": "Saliency: obs, nirvana, fisher, taylor, flap, magnitude, or your own by its "
-            "import path, package.module:Name."
-        },
-    )
-    allocation: Allocation = field(
-        default_factory=KlKnapsack,
-        metadata={"help": "How a budget is shared between the sub-blocks."},
-    )
+        prune:
+          scoring:
+            saliency: obs
+            allocation: {num_levels: 12, num_measured: 4}
+
+    Attributes:
+        saliency: Saliency: obs, nirvana, fisher, taylor, flap, magnitude, or your own by its import
+            path, package.module:Name.
+        allocation: How a budget is shared between the sub-blocks.
+        dtype: Data type of the weights while scoring and pruning; auto: as they are stored.
+        damping: Damping of the repair at each point of a damage curve (see repair).
+        draw_budget: Kept fraction of the parameters at which calibration draws are compared.
+    """
+
+    saliency: str = "obs"
+    allocation: Allocation = field(default_factory=KlKnapsack)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="auto",
-        metadata={
-            "help": "Data type of the weights while scoring and pruning; auto: as they are stored."
-        },
-    )
-    damping: float = field(
-        default=1e-2,
-        metadata={"help": "Damping of the repair at each point of a damage curve (see repair)."},
-    )
-    draw_budget: float = field(
-        default=0.5,
-        metadata={
-            "help": "Kept fraction of the parameters at which calibration draws are compared."
-        },
-    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    damping: float = 1e-2
+    draw_budget: float = 0.5
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -64,21 +56,20 @@ class ScoringConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeastSquares:
-    """Fit the kept columns of each output projection anew, block after block."""
+    """Fit the kept columns of each output projection anew, block after block.
 
-    damping: float = field(
-        default=1e-2,
-        metadata={
-            "help": "Pull towards the dense weights, as a fraction of the inputs' mean square."
-        },
-    )
-    corrects_residual: bool = field(
-        default=True,
-        metadata={
-            "help": "Also correct the error of the preceding blocks, in models whose blocks add "
-            "to a residual stream."
-        },
-    )
+        prune:
+          scoring: {saliency: obs}
+          repair: {damping: 0.01}
+
+    Attributes:
+        damping: Pull towards the dense weights, as a fraction of the inputs' mean square.
+        corrects_residual: Also correct the error of the preceding blocks, in models whose blocks
+            add to a residual stream.
+    """
+
+    damping: float = 1e-2
+    corrects_residual: bool = True
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -101,38 +92,34 @@ Repair = LeastSquares | MeanShift | NoRepair
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneShotConfig:
-    """Set the budget, its constraints and the repair of pruning without training."""
+    """Set the budget, its constraints and the repair of pruning without training.
 
-    budget: float = field(
-        default=0.5, metadata={"help": "Fraction of the blocks' cost to keep, in (0, 1]."}
-    )
-    cost: Literal["macs", "parameters", "bytes"] = field(
-        default="macs", metadata={"help": "What the budget counts."}
-    )
-    sequence_length: int = field(
-        default=128,
-        metadata={"help": "Sequence length at which the MACs of attentions are counted."},
-    )
-    bytes_dtype: Literal["float32", "float16", "bfloat16", "int8"] = field(
-        default="float16",
-        metadata={"help": "Data type in which the bytes of the weights are counted."},
-    )
+        prune:
+          budget: 0.5
+          scoring: {saliency: obs}                     # tells it from a section of gates
+          constraints: {neuron_multiple: 64}
+          repair: least_squares
+
+    Attributes:
+        budget: Fraction of the blocks' cost to keep, in (0, 1].
+        cost: What the budget counts.
+        sequence_length: Sequence length at which the MACs of attentions are counted.
+        bytes_dtype: Data type in which the bytes of the weights are counted.
+        allocation: How the budget is shared between the sub-blocks; by default as in the scoring
+            run.
+        repair: Repair of the units that are kept.
+        recovery: Training of the pruned model with the dense one as its teacher.
+    """
+
+    budget: float = 0.5
+    cost: Literal["macs", "parameters", "bytes"] = "macs"
+    sequence_length: int = 128
+    bytes_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
-    allocation: Allocation | None = field(
-        default=None,
-        metadata={
-            "help": "How the budget is shared between the sub-blocks; by default as in the "
-            "scoring run."
-        },
-    )
+    allocation: Allocation | None = None
     constraints: Constraints = field(default_factory=Constraints)
-    repair: Repair = field(
-        default_factory=LeastSquares, metadata={"help": "Repair of the units that are kept."}
-    )
-    recovery: RecoveryConfig | None = field(
-        default=None,
-        metadata={"help": "Training of the pruned model with the dense one as its teacher."},
-    )
+    repair: Repair = field(default_factory=LeastSquares)
+    recovery: RecoveryConfig | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self)

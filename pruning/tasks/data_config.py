@@ -1,7 +1,7 @@
 """Which text to fine-tune and validate on, and for which task. No torch, no datasets here."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,77 +30,57 @@ TaskName = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """Name a data set, its task and its columns."""
+    """Name a data set, its task and its columns.
 
-    dataset: str = field(
-        default=EMBEDDED_DATASET,
-        metadata={
-            "help": "Data set: 'debian-sections' (inside the package), a local csv, tsv, json, "
-            "jsonl or parquet file, a txt file (per line: class, tab, text; for seq2seq: text, "
-            "tab, target; for language models: a text), a folder with train.* and validation.*, "
-            "or a name that `datasets` can load."
-        },
-    )
-    task: TaskName | None = field(
-        default=None,
-        metadata={
-            "help": "Task. By default classification if the data has a label column, otherwise "
-            "the task of the model's head."
-        },
-    )
-    subset: str | None = field(
-        default=None, metadata={"help": "Configuration name of a `datasets` data set."}
-    )
-    train_split: str = field(default="train", metadata={"help": "Split to fine-tune on."})
-    validation_split: str = field(default="validation", metadata={"help": "Split to validate on."})
-    text_column: str = field(
-        default="",
-        metadata={
-            "help": "Column with the text; by default found by its usual names, such as `text`."
-        },
-    )
-    label_column: str = field(
-        default="",
-        metadata={
-            "help": "Column with the class (name or integer); by default found by its usual "
-            "names, such as `label`."
-        },
-    )
-    target_column: str = field(
-        default="target", metadata={"help": "Column with the text to generate (seq2seq)."}
-    )
-    tokens_column: str = field(
-        default="tokens", metadata={"help": "Column with a list of words (token-classification)."}
-    )
-    tags_column: str = field(
-        default="ner_tags",
-        metadata={"help": "Column with a tag for each word (token-classification)."},
-    )
-    question_column: str = field(
-        default="question", metadata={"help": "Column with the question (question-answering)."}
-    )
-    context_column: str = field(
-        default="context", metadata={"help": "Column with the text to search (question-answering)."}
-    )
-    answers_column: str = field(
-        default="answers",
-        metadata={"help": "Column with {text, answer_start}, as in SQuAD (question-answering)."},
-    )
-    max_length: int = field(default=64, metadata={"help": "Longest input in tokens."})
-    max_train_rows: int | None = field(
-        default=None, metadata={"help": "Use only the first N training rows."}
-    )
-    max_validation_rows: int | None = field(
-        default=None, metadata={"help": "Use only the first N validation rows."}
-    )
-    metric: str | None = field(
-        default=None,
-        metadata={
-            "help": "A metric of your own as package.module:function. It is called with "
-            "predictions and labels and returns names and numbers, which are added to the "
-            "results."
-        },
-    )
+        data:
+          dataset: rows.csv
+          text_column: text
+          label_column: label
+          max_length: 128
+
+    Attributes:
+        dataset: Data set: 'debian-sections' (inside the package), a local csv, tsv, json, jsonl or
+            parquet file, a txt file (per line: class, tab, text; for seq2seq: text, tab, target;
+            for language models: a text), a folder with train.* and validation.*, or a name that
+            `datasets` can load.
+        task: Task. By default classification if the data has a label column, otherwise the task of
+            the model's head.
+        subset: Configuration name of a `datasets` data set.
+        train_split: Split to fine-tune on.
+        validation_split: Split to validate on.
+        text_column: Column with the text; by default found by its usual names, such as `text`.
+        label_column: Column with the class (name or integer); by default found by its usual names,
+            such as `label`.
+        target_column: Column with the text to generate (seq2seq).
+        tokens_column: Column with a list of words (token-classification).
+        tags_column: Column with a tag for each word (token-classification).
+        question_column: Column with the question (question-answering).
+        context_column: Column with the text to search (question-answering).
+        answers_column: Column with {text, answer_start}, as in SQuAD (question-answering).
+        max_length: Longest input in tokens.
+        max_train_rows: Use only the first N training rows.
+        max_validation_rows: Use only the first N validation rows.
+        metric: A metric of your own as package.module:function. It is called with predictions and
+            labels and returns names and numbers, which are added to the results.
+    """
+
+    dataset: str = EMBEDDED_DATASET
+    task: TaskName | None = None
+    subset: str | None = None
+    train_split: str = "train"
+    validation_split: str = "validation"
+    text_column: str = ""
+    label_column: str = ""
+    target_column: str = "target"
+    tokens_column: str = "tokens"
+    tags_column: str = "ner_tags"
+    question_column: str = "question"
+    context_column: str = "context"
+    answers_column: str = "answers"
+    max_length: int = 64
+    max_train_rows: int | None = None
+    max_validation_rows: int | None = None
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self)

@@ -9,23 +9,29 @@ from pruning.number_ranges import check_numbers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineConfig:
-    """Set the fine-tuning of the dense model."""
+    """Set the fine-tuning of the dense model.
 
-    num_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
-    learning_rate: float = field(
-        default=2e-4, metadata={"help": "Peak learning rate, followed by linear decay."}
-    )
-    batch_size: int = field(default=32, metadata={"help": "Rows per step."})
-    seed: int = field(
-        default=0, metadata={"help": "Random seed of the classification head and of the row order."}
-    )
-    bf16: bool | None = field(
-        default=None, metadata={"help": "Train in bf16; by default if the hardware supports it."}
-    )
-    save_steps: int = field(default=40, metadata={"help": "Steps between resumable checkpoints."})
-    report_to: str = field(
-        default="none", metadata={"help": "Where losses are also logged: none, tensorboard, ..."}
-    )
+        baseline:
+          num_epochs: 2.5
+          learning_rate: 5.0e-4
+
+    Attributes:
+        num_epochs: Passes over the training rows.
+        learning_rate: Peak learning rate, followed by linear decay.
+        batch_size: Rows per step.
+        seed: Random seed of the classification head and of the row order.
+        bf16: Train in bf16; by default if the hardware supports it.
+        save_steps: Steps between resumable checkpoints.
+        report_to: Where losses are also logged: none, tensorboard, ...
+    """
+
+    num_epochs: float = 3.0
+    learning_rate: float = 2e-4
+    batch_size: int = 32
+    seed: int = 0
+    bf16: bool | None = None
+    save_steps: int = 40
+    report_to: str = "none"
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -55,29 +61,24 @@ def require_positive(config: object, *names: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationConfig:
-    """Teach the pruned model with the fine-tuned dense one."""
+    """Teach the pruned model with the fine-tuned dense one.
 
-    weight: float = field(
-        default=0.9,
-        metadata={
-            "help": "Weight of the distillation loss in the sum of both losses; 0 turns it off."
-        },
-    )
-    temperature: float = field(
-        default=2.0, metadata={"help": "Temperature that softens both distributions."}
-    )
-    hidden_weight: float = field(
-        default=0.0,
-        metadata={"help": "Weight of the hidden states' relative error; 0 turns it off."},
-    )
-    num_hidden_layers: int = field(
-        default=4,
-        metadata={"help": "Number of layers of the teacher whose hidden states are matched."},
-    )
-    hidden_projection: Literal["identity", "learned"] = field(
-        default="identity",
-        metadata={"help": "Map from the pruned model's hidden states to the teacher's."},
-    )
+        prune:
+          distillation: {weight: 0.9, temperature: 2.0}
+
+    Attributes:
+        weight: Weight of the distillation loss in the sum of both losses; 0 turns it off.
+        temperature: Temperature that softens both distributions.
+        hidden_weight: Weight of the hidden states' relative error; 0 turns it off.
+        num_hidden_layers: Number of layers of the teacher whose hidden states are matched.
+        hidden_projection: Map from the pruned model's hidden states to the teacher's.
+    """
+
+    weight: float = 0.9
+    temperature: float = 2.0
+    hidden_weight: float = 0.0
+    num_hidden_layers: int = 4
+    hidden_projection: Literal["identity", "learned"] = "identity"
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -91,11 +92,22 @@ class DistillationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraConfig:
-    """Train low-rank additions to the linear maps instead of the weights (Hu et al. 2021)."""
+    """Train low-rank additions to the linear maps instead of the weights (Hu et al. 2021).
 
-    rank: int = field(default=8, metadata={"help": "Rank of each adapter."})
-    alpha: float = field(default=16.0, metadata={"help": "Each adapter is scaled by alpha / rank."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout of an adapter's input."})
+        prune:
+          scoring: {saliency: obs}
+          recovery:
+            lora: {rank: 8, alpha: 16.0}
+
+    Attributes:
+        rank: Rank of each adapter.
+        alpha: Each adapter is scaled by alpha / rank.
+        dropout: Dropout of an adapter's input.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -106,33 +118,35 @@ class LoraConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryConfig:
-    """Set the training of a model after it was cut."""
+    """Set the training of a model after it was cut.
 
-    num_epochs: float = field(default=1.0, metadata={"help": "Passes over the training rows."})
-    max_steps: int | None = field(
-        default=None, metadata={"help": "Number of steps, in place of num_epochs."}
-    )
-    learning_rate: float = field(
-        default=2e-4,
-        metadata={
-            "help": "Peak learning rate, followed by linear decay. LoRA needs about ten times as "
-            "much."
-        },
-    )
-    batch_size: int = field(default=32, metadata={"help": "Rows per step."})
+        prune:
+          scoring: {saliency: obs}
+          recovery: {num_epochs: 1, learning_rate: 2.0e-4}
+
+    Attributes:
+        num_epochs: Passes over the training rows.
+        max_steps: Number of steps, in place of num_epochs.
+        learning_rate: Peak learning rate, followed by linear decay. LoRA needs about ten times as
+            much.
+        batch_size: Rows per step.
+        lora: Train low-rank adapters (LoRA); by default all weights are trained.
+        seed: Random seed of row order and dropout.
+        bf16: Train in bf16; by default if the hardware supports it.
+        save_steps: Steps between resumable checkpoints.
+        report_to: Where losses are also logged: none, tensorboard, ...
+    """
+
+    num_epochs: float = 1.0
+    max_steps: int | None = None
+    learning_rate: float = 2e-4
+    batch_size: int = 32
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    lora: LoraConfig | None = field(
-        default=None,
-        metadata={"help": "Train low-rank adapters (LoRA); by default all weights are trained."},
-    )
-    seed: int = field(default=0, metadata={"help": "Random seed of row order and dropout."})
-    bf16: bool | None = field(
-        default=None, metadata={"help": "Train in bf16; by default if the hardware supports it."}
-    )
-    save_steps: int = field(default=40, metadata={"help": "Steps between resumable checkpoints."})
-    report_to: str = field(
-        default="none", metadata={"help": "Where losses are also logged: none, tensorboard, ..."}
-    )
+    lora: LoraConfig | None = None
+    seed: int = 0
+    bf16: bool | None = None
+    save_steps: int = 40
+    report_to: str = "none"
 
     def __post_init__(self) -> None:
         check_numbers(self)

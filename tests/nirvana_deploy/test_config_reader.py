@@ -17,9 +17,13 @@ from pruning.errors import NirvanaError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ascent:
-    """Climb."""
+    """Climb.
 
-    rate: float = field(default=10.0, metadata={"help": "step"})
+    Attributes:
+        rate: step
+    """
+
+    rate: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +48,18 @@ class Range:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Set all kinds of things."""
+    """Set all kinds of things.
 
-    budget: float = field(default=0.5, metadata={"help": "share to keep, 100% is all"})
+    Attributes:
+        budget: share to keep,
+            100% is all
+        batch: rows
+    """
+
+    budget: float = 0.5
     cost: Literal["macs", "parameters"] = "macs"
     objective: Ascent | Penalty = field(default_factory=Ascent)
-    batch: Range = field(default=Range(low=1, high=32), metadata={"help": "rows"})
+    batch: Range = Range(low=1, high=32)
     max_rows: int | None = None
     label: str | None = None
     text: str = "none"
@@ -67,9 +77,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """Hold a name that is required, and the settings."""
+    """Hold a name that is required, and the settings.
 
-    model: str = field(metadata={"help": "folder or id"})
+    Attributes:
+        model: folder or id
+    """
+
+    model: str
     prune: Settings = field(default_factory=Settings)
 
 
