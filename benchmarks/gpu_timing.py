@@ -60,7 +60,7 @@ def compare_runs(
 
 def _measure(dense: Call, pruned: Call, config: ProfileConfig, clock: Clock) -> Measurement:
     draw = np.random.default_rng(_SEED)
-    return measure_in_turns(dense, pruned, config, draw=draw, clock=clock, watch=lambda _: None)
+    return measure_in_turns(dense, pruned, config, draw=draw, clock=clock, progress=lambda *_: None)
 
 
 def _describe(measured: Measurement) -> dict[str, Any]:

@@ -73,7 +73,7 @@ if num_sequences:
         allocation=KlKnapsack(num_levels=2, num_measured=1),
     )
 started = time.monotonic()
-run = score_model(model, config, out, say=say)
+run = score_model(model, config, out, progress=say)
 scored = time.monotonic()
 for budget in (0.8, 0.65, 0.5, 0.35):
     allocate_budget(run, OneShotConfig(), budget)

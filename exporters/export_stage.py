@@ -35,7 +35,7 @@ from exporters.trace.trace_part import trace_graph, write_graph
 from pruning.checkpoints.model_source import fetch_model
 from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.errors import NirvanaError
-from pruning.progress import Progress, show_nothing
+from pruning.progress import Progress, name_progress, show_nothing
 
 if TYPE_CHECKING:
     import onnx
@@ -129,8 +129,8 @@ def export_checkpoint(
         calibrated = calibrate(source, model, folder, config.calibration)
         facts = replace(source.facts, text=calibrated.held_out)
         source = replace(source, facts=facts)
-    watch = progress or show_nothing
-    made = _write_graphs(parts, calibrated.feeds, out_dir, config, watch)
+    progress = progress or show_nothing
+    made = _write_graphs(parts, calibrated.feeds, out_dir, config, progress)
     graphs = {  # read before the comparison holds the weights, too
         part.name: {
             **describe_graph(out_dir / f"{part.name}.onnx", part.max_length),
@@ -143,7 +143,7 @@ def export_checkpoint(
         source,
         open_onnx(out_dir, name="the export"),
         asked,
-        progress=lambda done, whole: watch("compare with torch", done, whole),
+        progress=name_progress(progress, "compare with torch"),
     )
     described = {
         "task": task,
@@ -174,12 +174,12 @@ def _write_graphs(
     calibration: Mapping[str, Sequence[Feeds]],
     out_dir: Path,
     config: ExportConfig,
-    watch: Progress,
+    progress: Progress,
 ) -> dict[str, dict[str, Any]]:
     """Write each part in its form and precision, with its own inputs; say what the passes did."""
     made: dict[str, dict[str, Any]] = {}
     for number, part in enumerate(parts):
-        watch("trace", number, len(parts))
+        progress("trace", number, len(parts))
         path = out_dir / f"{part.name}.onnx"
         graph = trace_graph(part, config.chosen_opset)
         outcomes = apply_form(graph, config.form, cache_length=config.cache_length)
@@ -203,7 +203,7 @@ def _write_graphs(
         made[part.name] |= {"kept_float": outcome.kept_float}
         for file in out_dir.glob(f"{whole.name}*"):
             file.unlink()
-    watch("trace", len(parts), len(parts))
+    progress("trace", len(parts), len(parts))
     for part in _promise_parts(parts, config):
         check_promised(out_dir / f"{part.name}.onnx", part)
     return made

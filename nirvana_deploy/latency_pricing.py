@@ -10,11 +10,11 @@ from profiles.latency.latency_config import LatencyConfig
 
 if TYPE_CHECKING:
     from profiles.latency.latency_table import LatencyTable
-    from profiles.measuring.measurement import OnProgress
     from profiles.targets.roofline import RooflineCost
     from pruning.allocation.constraints import Constraints
     from pruning.oneshot.oneshot_config import Pricing
     from pruning.plans.dense_dims import DenseDims
+    from pruning.progress import Progress
 
 
 def price_latency(
@@ -24,7 +24,7 @@ def price_latency(
     *,
     model: str,
     cache: Path | None = None,
-    on_progress: OnProgress | None = None,
+    progress: Progress | None = None,
 ) -> tuple[float, Pricing]:
     """Return what fraction of the blocks' latency meets a budget, and the prices behind it.
 
@@ -37,7 +37,7 @@ def price_latency(
     """
     table = None
     if config.is_measured:
-        table = measure_latency_table(model, config, cache=cache, on_progress=on_progress)
+        table = measure_latency_table(model, config, cache=cache, progress=progress)
     return price_by_table(dims, config, constraints, table)
 
 
@@ -79,7 +79,7 @@ def measure_latency_table(
     config: LatencyConfig,
     *,
     cache: Path | None = None,
-    on_progress: OnProgress | None = None,
+    progress: Progress | None = None,
 ) -> LatencyTable:
     """Return the table of a dense model on this machine, from the cache where it is there."""
     from transformers import AutoConfig
@@ -92,7 +92,7 @@ def measure_latency_table(
     # Only its speed counts: a head that is yet to be trained may be missing.
     model, _ = load_with_head(architecture, source, fresh=True, attn_implementation="eager")
     model = model.float().eval()
-    return measure_table(model, config.table, cache=cache, on_progress=on_progress)
+    return measure_table(model, config.table, cache=cache, progress=progress)
 
 
 def _estimate(config: LatencyConfig) -> RooflineCost:

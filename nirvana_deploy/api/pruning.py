@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nirvana_deploy.runs.deploy_result import OneShotResult, PruneResult
-from nirvana_deploy.runs.pipeline import Say, run_stages, say_on_stderr
+from nirvana_deploy.runs.pipeline import run_stages, say_on_stderr
 from nirvana_deploy.runs.recipe import Recipe
 from nirvana_deploy.runs.run_folder import free_folder
 from profiles.latency.latency_config import LatencyConfig
@@ -16,7 +16,7 @@ from pruning.gates.prune_config import PruneConfig
 from pruning.machine_limits import explain_limits, explained
 from pruning.oneshot.oneshot_config import OneShotConfig, ScoringConfig, check_budgets
 from pruning.plans.plan import PruningPlan
-from pruning.progress import CountProgress, Progress
+from pruning.progress import CountProgress, Progress, Say
 from pruning.tasks.data_config import DataConfig, require_data
 from pruning.training.training_configs import BaselineConfig
 from pruning.write_aside import write_new_folder
@@ -135,7 +135,7 @@ def score(
     from pruning.scoring.score_model import score_model
 
     with explain_limits("score", Path(out), resumes=True):
-        return score_model(str(model), config, out, say=progress)
+        return score_model(str(model), config, out, progress=progress)
 
 
 @explained("prune")
@@ -189,8 +189,8 @@ def prune_from_scores(
         lambda budget: write_new_folder(folders[budget], "prune"),
         model=None if model is None else str(model),
         data=data,
-        say=progress,
-        tell=say or say_on_stderr,
+        progress=progress,
+        say=say or say_on_stderr,
         pricing=pricing,
     )
     return tuple(
@@ -213,13 +213,11 @@ def _price_latency(
 ) -> tuple[tuple[float], Pricing]:
     from nirvana_deploy.latency_pricing import price_latency
 
-    def say(what: str, done: float) -> None:
-        if progress is not None:
-            progress(what, round(100 * done), 100)
-
     constraints = (config or OneShotConfig()).constraints
     source = run.source if model is None else str(model)
-    fraction, pricing = price_latency(run.dims, latency, constraints, model=source, on_progress=say)
+    fraction, pricing = price_latency(
+        run.dims, latency, constraints, model=source, progress=progress
+    )
     return (fraction,), pricing
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nirvana_deploy.runs.deploy_result import DeployResult
-from nirvana_deploy.runs.pipeline import Say, run_stages, say_on_stderr
+from nirvana_deploy.runs.pipeline import run_stages, say_on_stderr
 from nirvana_deploy.runs.recipe import Recipe, load_recipe
 from pruning.checkpoints.model_source import require_weights
 from pruning.checkpoints.remote_code import allow_remote_code, is_remote_code_allowed
 from pruning.errors import MissingExtraError
 from pruning.machine_limits import explained
+from pruning.progress import Say
 from pruning.tasks.data_config import require_data
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.compare.open_artefact import require_onnx
-from nirvana_deploy.runs.pipeline import Say, say_on_stderr
+from nirvana_deploy.runs.pipeline import say_on_stderr
 from nirvana_deploy.runs.run_folder import free_folder
 from nirvana_deploy.serving.package_config import PackageConfig
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from pruning.checkpoints.model_source import require_weights
 from pruning.machine_limits import explained
+from pruning.progress import Say
 from pruning.write_aside import write_new_folder
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.engines.engine_config import EngineConfig
 from nirvana_deploy.runs.deploy_stages import LEFT_OUT
-from nirvana_deploy.runs.pipeline import Say
 from nirvana_deploy.runs.recipe import Recipe
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_scheduler import check_num_rows
 from pruning.oneshot.oneshot_config import OneShotConfig
+from pruning.progress import Say
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -25,10 +25,9 @@ from nirvana_deploy.runs.stage_folder import StageFolder
 from nirvana_deploy.yaml_text import dump_yaml
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limits
-from pruning.progress import Progress
+from pruning.progress import Progress, Say
 from pruning.write_aside import write_text
 
-Say = Callable[[str], None]
 WriteReport = Callable[[Path], Path]
 
 
@@ -56,13 +55,13 @@ def say_tenths(say: Say, show: Callable[[int], str] = str) -> Progress:
     """
     said: dict[str, int] = {}
 
-    def watch(what: str, done: int, whole: int) -> None:
+    def progress(what: str, done: int, whole: int) -> None:
         tenth = done * 10 // max(whole, 1)
         if tenth > said.get(what, 0):
             said[what] = tenth
             say(f"{what}: {show(done)} of {show(whole)}")
 
-    return watch
+    return progress
 
 
 def run_stages(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nirvana_deploy.runs.recipe import Recipe
-from pruning.progress import Progress, show_nothing
+from pruning.progress import Progress, Say, show_nothing
 from pruning.strict_json import flatten
 
 
@@ -26,7 +26,7 @@ class StageInputs:
     recipe: Recipe
     folders: Mapping[str, Path]
     results: Mapping[str, Mapping[str, Any]]
-    say: Callable[[str], None] = lambda _: None
+    say: Say = lambda _: None
     progress: Progress = show_nothing
 
 

@@ -13,7 +13,6 @@ from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.measurement import (
     Call,
     Clock,
-    OnProgress,
     describe_failure,
     measure_in_turns,
 )
@@ -28,6 +27,7 @@ from profiles.measuring.throttling import (
 from profiles.runners.runner import Runner
 from profiles.runners.token_inputs import make_call_inputs
 from pruning.errors import NirvanaError
+from pruning.progress import Progress, name_progress
 
 
 def compare_latency(
@@ -36,7 +36,7 @@ def compare_latency(
     config: ProfileConfig,
     *,
     clock: Clock = time.perf_counter,
-    on_progress: OnProgress | None = None,
+    progress: Progress | None = None,
 ) -> ProfileResult:
     """Compare two loaded models on the same inputs, in turns. `clock` gives seconds.
 
@@ -50,7 +50,7 @@ def compare_latency(
     for batch in config.batch_sizes:
         label = f"batch {batch} x {config.length}"
         try:
-            case, failure = _compare_case(dense, pruned, batch, config, clock, on_progress)
+            case, failure = _compare_case(dense, pruned, batch, config, clock, progress)
         except Exception as error:  # each run-time has errors of its own for a device
             if not cases:
                 raise
@@ -79,7 +79,7 @@ def _compare_case(
     batch: int,
     config: ProfileConfig,
     clock: Clock,
-    on_progress: OnProgress | None,
+    progress: Progress | None,
 ) -> tuple[ProfileCase, str | None]:
     """Return the case, and what ended it early in words."""
     label = f"batch {batch} x {config.length}"
@@ -94,7 +94,7 @@ def _compare_case(
         config,
         draw=np.random.default_rng([config.seed, batch, config.length]),
         clock=clock,
-        watch=lambda done: on_progress(label, done) if on_progress else None,
+        progress=name_progress(progress, label),
     )
     other_fraction = find_other_fraction(before, read_cpu_time())
     energies: tuple[EnergyReading | None, EnergyReading | None] = (None, None)

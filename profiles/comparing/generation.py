@@ -17,13 +17,13 @@ from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.measurement import (
     Clock,
     Measurement,
-    OnProgress,
     describe_failure,
     measure_in_turns,
 )
 from profiles.measuring.statistics import Samples
 from profiles.measuring.throttling import find_other_fraction, read_cpu_time
 from profiles.runners.runner import Ids, Runner, Stepper, Tensors, open_stepper
+from pruning.progress import Progress, name_progress
 
 FIRST, BETWEEN, SLOWEST = "first_token_ms", "inter_token_ms", "slowest_gap_ms"
 _MS_DIGITS = 4
@@ -62,7 +62,7 @@ def compare_generation(
     config: ProfileConfig,
     *,
     clock: Clock = time.perf_counter,
-    on_progress: OnProgress | None = None,
+    progress: Progress | None = None,
 ) -> tuple[tuple[GenerationCase, ...], str | None]:
     """Let both generate `config.generate` tokens; return the cases, and what ended them early.
 
@@ -73,7 +73,7 @@ def compare_generation(
     for batch in config.batch_sizes:
         label = f"generate {config.generate}, batch {batch} x {config.length}"
         try:
-            case, failure = _compare_case(steppers, batch, config, clock, label, on_progress)
+            case, failure = _compare_case(steppers, batch, config, clock, label, progress)
         except Exception as error:  # each run-time has errors of its own for a device
             if not cases:
                 raise
@@ -90,7 +90,7 @@ def _compare_case(
     config: ProfileConfig,
     clock: Clock,
     label: str,
-    on_progress: OnProgress | None,
+    progress: Progress | None,
 ) -> tuple[GenerationCase, str | None]:
     draw = np.random.default_rng([config.seed, batch, config.length])
     prompt_BS = draw.integers(0, config.vocab_size, (batch, config.length))
@@ -104,7 +104,7 @@ def _compare_case(
         config,
         draw=draw,
         clock=clock,
-        watch=lambda done: on_progress(label, done) if on_progress else None,
+        progress=name_progress(progress, label),
     )
     other_fraction = find_other_fraction(before, read_cpu_time())
     return _judge(measured, batch, config, other_fraction), measured.failure

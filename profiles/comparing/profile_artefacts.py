@@ -14,12 +14,13 @@ from profiles.comparing.generation import compare_generation
 from profiles.comparing.load_points import measure_loads
 from profiles.comparing.profile_result import ProfileResult
 from profiles.measuring.measure_config import ProfileConfig
-from profiles.measuring.measurement import OnProgress, draw_progress
+from profiles.measuring.measurement import draw_progress
 from profiles.measuring.memory import MemoryFigures, watch_memory
 from profiles.runners.open_runner import check_positions, find_graph, open_runner
 from profiles.runners.runner import Runner, open_stepper
 from profiles.runners.token_inputs import make_call_inputs
 from pruning.errors import NirvanaError
+from pruning.progress import Progress
 
 if TYPE_CHECKING:
     import onnx
@@ -105,12 +106,12 @@ def profile_artefacts(
     dense: str,
     pruned: str,
     config: ProfileConfig,
-    on_progress: OnProgress | None = None,
+    progress: Progress | None = None,
 ) -> ProfileResult:
     """Compare what two paths name: `dense` is what is compared with, `pruned` what is compared.
 
     With `config.generate`, text is generated too (see `compare_generation`). Without
-    `on_progress`, a bar is drawn on the standard error when that is a terminal.
+    `progress`, a bar is drawn on the standard error when that is a terminal.
 
     Raises:
         MissingExtraError: what runs one of them is not installed.
@@ -133,10 +134,10 @@ def profile_artefacts(
     if config.generate:  # refused now, not after the calls are measured
         for runner in runners:
             open_stepper(runner)
-    with contextlib.nullcontext(on_progress) if on_progress else draw_progress() as watch:
-        result = compare_latency(*runners, config, on_progress=watch)
+    with contextlib.nullcontext(progress) if progress else draw_progress() as shown:
+        result = compare_latency(*runners, config, progress=shown)
         if config.generate and result.partial is None:
-            generations, partial = compare_generation(*runners, config, on_progress=watch)
+            generations, partial = compare_generation(*runners, config, progress=shown)
             result = replace(result, generations=generations, partial=partial)
         if (config.callers or config.rates_per_s) and result.partial is None:
             loads, partial = measure_loads(runners, config)

@@ -37,10 +37,11 @@ from profiles.measuring.environment import (
     find_version,
     read_cpu_name,
 )
-from profiles.measuring.measurement import Clock, OnProgress, RotatingTimer
+from profiles.measuring.measurement import Clock, RotatingTimer
 from profiles.measuring.statistics import Samples, find_drift
 from pruning.cutting.wiring_inference import read_model
 from pruning.errors import NirvanaError
+from pruning.progress import Progress
 from pruning.strict_json import read_json
 from pruning.write_aside import write_json
 
@@ -56,7 +57,7 @@ def measure_table(
     *,
     cache: Path | None = None,
     export: ExportConfig | None = None,
-    on_progress: OnProgress | None = None,
+    progress: Progress | None = None,
 ) -> LatencyTable:
     """Return the table of a dense model on this machine's CPU, from the cache where it is there.
 
@@ -77,7 +78,7 @@ def measure_table(
         return LatencyTable.load(folder / TABLE_FILE)
     if not (folder / SAMPLE_FILE).is_file():
         trace_blocks(model, config.call, export, config.num_points, folder)
-    samples = _measure(folder, config, on_progress)
+    samples = _measure(folder, config, progress)
     table = make_table(
         read_model(model).dims.stacks[0],
         list_traced(folder),
@@ -156,9 +157,7 @@ def find_typical(samples_ms: Samples) -> float:
     return float(np.quantile(samples_ms, 0.25))
 
 
-def _measure(
-    folder: Path, config: TableConfig, on_progress: OnProgress | None
-) -> dict[str, Samples]:
+def _measure(folder: Path, config: TableConfig, progress: Progress | None) -> dict[str, Samples]:
     path = folder / SAMPLES_FILE
     earlier = _read_samples(path) if path.is_file() else None
     timer = RotatingTimer(
@@ -170,8 +169,8 @@ def _measure(
 
     def after_round(num_rounds: int) -> None:
         nonlocal last_save
-        if on_progress is not None:
-            on_progress("latency table", num_rounds / config.num_rounds)
+        if progress is not None:
+            progress("latency table", num_rounds, config.num_rounds)
         if time.monotonic() - last_save > _SECONDS_BETWEEN_SAVES:
             _save_samples(path, timer.samples_ms)
             last_save = time.monotonic()

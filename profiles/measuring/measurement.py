@@ -20,44 +20,41 @@ from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.statistics import MIN_SAMPLES_FOR_DRIFT, Samples, find_drift
 from profiles.runners.runner import Tensors, read_parts
 from pruning.errors import NirvanaError
-
-# (what is measured, fraction done)
-OnProgress = Callable[[str, float], None]
+from pruning.progress import CountProgress, Progress
 
 _MIN_SECONDS_BETWEEN_DRAWS = 0.2
 
 
 @contextlib.contextmanager
-def draw_progress() -> Iterator[OnProgress]:
+def draw_progress() -> Iterator[Progress]:
     """Give a callback that draws bars on the standard error when that is a terminal.
 
     It draws in the caller's thread, between samples; one of its own would run during them.
     """
+    from rich import progress
     from rich.console import Console
-    from rich.progress import Progress
 
     console = Console(stderr=True)
     tasks: dict[str, Any] = {}
     last_draw = 0.0
-    with Progress(
+    with progress.Progress(
         console=console, transient=True, auto_refresh=False, disable=not console.is_terminal
     ) as bar:
 
-        def watch(label: str, done: float) -> None:
+        def draw(what: str, done: int, whole: int) -> None:
             nonlocal last_draw
-            if label not in tasks:
-                tasks[label] = bar.add_task(f"profile {label}", total=1.0)
-            bar.update(tasks[label], completed=done)
-            if done >= 1 or time.monotonic() - last_draw > _MIN_SECONDS_BETWEEN_DRAWS:
+            if what not in tasks:
+                tasks[what] = bar.add_task(f"profile {what}", total=whole)
+            bar.update(tasks[what], completed=done)
+            if done >= whole or time.monotonic() - last_draw > _MIN_SECONDS_BETWEEN_DRAWS:
                 bar.refresh()
                 last_draw = time.monotonic()
 
-        yield watch
+        yield draw
 
 
 Call = Callable[[], Tensors]
 Clock = Callable[[], float]
-Watch = Callable[[float], None]
 
 _DENSE, _PRUNED = 0, 1
 _ORDERS = ((_DENSE, _PRUNED, _PRUNED, _DENSE), (_PRUNED, _DENSE, _DENSE, _PRUNED))
@@ -100,9 +97,9 @@ def measure_in_turns(
     *,
     draw: np.random.Generator,
     clock: Clock,
-    watch: Watch,
+    progress: CountProgress,
 ) -> Measurement:
-    """Warm both up and time them; `clock` gives seconds, `watch` gets the fraction done.
+    """Warm both up and time them; `clock` gives seconds, `progress` gets the percent done, of 100.
 
     A call that fails, as when a GPU is lost, ends the measurement: what was measured is kept.
     Raises what it raised where there is nothing to keep, NirvanaError for a clock that goes back.
@@ -128,7 +125,8 @@ def measure_in_turns(
             complete = _is_enough(config, len(blocks) * _SAMPLES_A_BLOCK, now - warm)
             mean_block_seconds = (now - warm) / len(blocks)
             late = now - started + mean_block_seconds > config.max_seconds
-            watch(1.0 if complete or late else _find_progress(config, blocks, now - warm))
+            done = 1.0 if complete or late else _find_progress(config, blocks, now - warm)
+            progress(round(100 * done), 100)
             if complete or late:
                 break
     samples_ms = np.array(blocks) * 1000

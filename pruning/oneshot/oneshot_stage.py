@@ -33,7 +33,7 @@ def run_score(
     Raises:
         NirvanaError: see `score_model`.
     """
-    run = score_model(str(model), config.scoring, out_dir / UNFINISHED_FOLDER, say=progress)
+    run = score_model(str(model), config.scoring, out_dir / UNFINISHED_FOLDER, progress=progress)
     (out_dir / UNFINISHED_FOLDER).rename(out_dir / RUN_FOLDER)
     return {"saliency": config.scoring.saliency, **run.figures}
 
@@ -63,7 +63,7 @@ def run_oneshot(
     dense = load_dense(str(model), run.config.dtype)
     text = load_task_text(dense, data)
     figures, pruned = prune_once(
-        dense, run, config, config.budget, out_dir, text=text, say=progress, pricing=pricing
+        dense, run, config, config.budget, out_dir, text=text, progress=progress, pricing=pricing
     )
     before = evaluate_text(dense.model, text, dense.tokenizer)
     after = evaluate_text(pruned, text, dense.tokenizer)

@@ -35,7 +35,7 @@ def prune_to_budget(
     run: ScoringRun,
     config: OneShotConfig,
     budget: float,
-    say: CountProgress | None = None,
+    progress: CountProgress | None = None,
     pricing: Pricing | None = None,
 ) -> tuple[tuple[LayerPlan, ...], dict[int, ResidualStyle]]:
     """Zero what a budget does not keep, and repair what it keeps, in place.
@@ -45,4 +45,4 @@ def prune_to_budget(
         `prune_in_place`).
     """
     layers = allocate_budget(run, config, budget, pricing)
-    return layers, prune_in_place(task, layers, config.repair, say=say)
+    return layers, prune_in_place(task, layers, config.repair, progress=progress)

@@ -36,7 +36,7 @@ from pruning.oneshot.oneshot_figures import describe_latency, describe_spare
 from pruning.oneshot.prune_to_budget import allocate_budget, prune_to_budget
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_layers, describe_size
-from pruning.progress import CountProgress, Progress
+from pruning.progress import Progress, Say, name_progress
 from pruning.scoring.saliency import ScoringTask
 from pruning.scoring.score_model import DenseModel, load_dense
 from pruning.scoring.scoring_run import ScoringRun
@@ -61,8 +61,8 @@ def prune_with_scores(
     *,
     model: str | None = None,
     data: DataConfig | None = None,
-    say: Progress | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
+    say: Say = lambda _: None,
     pricing: Pricing | None = None,
 ) -> dict[float, dict[str, Any]]:
     """Prune the model of a scoring run to each budget, and return the figures of each.
@@ -91,12 +91,12 @@ def prune_with_scores(
     )
     text = None if config.recovery is None else load_task_text(dense, data or DataConfig())
     for line in () if text is None else text.told:
-        tell(line)
+        say(line)
     figures = {}
     for budget in budgets:
         with place(budget) as folder:
             figures[budget], _ = prune_once(
-                dense, run, config, budget, folder, text=text, say=say, pricing=pricing
+                dense, run, config, budget, folder, text=text, progress=progress, pricing=pricing
             )
             shutil.rmtree(folder / RECOVERY_FOLDER, ignore_errors=True)
     return figures
@@ -145,7 +145,7 @@ def prune_once(
     folder: Path,
     *,
     text: LabelledText | None = None,
-    say: Progress | None = None,
+    progress: Progress | None = None,
     pricing: Pricing | None = None,
 ) -> tuple[dict[str, Any], PreTrainedModel]:
     """Prune to one budget into `folder`; the dense model is as it was afterwards.
@@ -159,7 +159,7 @@ def prune_once(
     weights = list_fingerprints(dense.model, read_model(dense.model))  # before repair changes them
     with restored_outputs(task):
         layers, styles = prune_to_budget(
-            task, run, config, budget, _name(say, f"prune to {budget:g}"), pricing
+            task, run, config, budget, name_progress(progress, f"prune to {budget:g}"), pricing
         )
         masked_logits = predict(dense.model, batch)
         plan = plan_for(dense.model, layers, **_describe_making(run, config, budget, pricing))
@@ -250,7 +250,3 @@ def _describe_making(
         "calibration_sha256": run.calibration.sha256,
         "seed": run.config.calibration.seed,
     }
-
-
-def _name(say: Progress | None, what: str) -> CountProgress | None:
-    return None if say is None else lambda done, whole: say(what, done, whole)

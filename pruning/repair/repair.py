@@ -89,7 +89,7 @@ def prune_in_place(
     layers: Sequence[LayerPlan],
     repair: Repair,
     *,
-    say: CountProgress | None = None,
+    progress: CountProgress | None = None,
 ) -> dict[int, ResidualStyle]:
     """Zero what `layers` do not keep, and repair what they keep, in place.
 
@@ -99,7 +99,7 @@ def prune_in_place(
     `W0 x_dense(h) + (h - h')`; for `MeanShift` the bias becomes `b0 + W_removed E[x_removed]`.
 
     Args:
-        say: gets the blocks done, and of all.
+        progress: gets the blocks done, and of all.
 
     Returns:
         how each block adds to its residual stream; "other": its residual was not corrected.
@@ -121,8 +121,8 @@ def prune_in_place(
             walker = _BlockRepair(dense_walk, pruned_walk, layer, repair)
             dense, pruned = walker.repair(layers[layer], dense, pruned)
             styles[layer] = walker.style
-            if say is not None:
-                say(layer + 1, len(dense_walk.blocks))
+            if progress is not None:
+                progress(layer + 1, len(dense_walk.blocks))
     return styles
 
 

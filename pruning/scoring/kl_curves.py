@@ -75,7 +75,7 @@ def measure_curves(
     num_levels: int,
     damping: float,
     num_measured: int | None = None,
-    say: CountProgress | None = None,
+    progress: CountProgress | None = None,
     known: Mapping[SubBlock, DamageCurve] | None = None,
     keep: Callable[[Mapping[SubBlock, DamageCurve]], None] | None = None,
 ) -> dict[SubBlock, DamageCurve]:
@@ -86,7 +86,7 @@ def measure_curves(
 
     Args:
         num_measured: batches on which the divergence is measured; all are used for the repair.
-        say: gets the sub-blocks done, and of all.
+        progress: gets the sub-blocks done, and of all.
         known: curves that were measured before; they are not measured again.
         keep: gets all curves so far after each sub-block, for another time.
     """
@@ -115,8 +115,8 @@ def measure_curves(
             curves[site.sub_block] = DamageCurve(tuple(counts), (*damage, 0.0))
             if keep is not None:
                 keep(curves)
-            if say is not None:
-                say(len(curves), len(task.sites))
+            if progress is not None:
+                progress(len(curves), len(task.sites))
         hidden = following
     return curves
 

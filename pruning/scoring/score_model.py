@@ -31,7 +31,7 @@ from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.cutting.repack import read_dense
 from pruning.errors import NirvanaError
 from pruning.oneshot.oneshot_config import ScoringConfig
-from pruning.progress import Progress, show_nothing
+from pruning.progress import Progress, name_progress, show_nothing
 from pruning.scoring.kl_curves import measure_curves, measure_draw, pool_batches
 from pruning.scoring.known_saliencies import find_saliency, score_units
 from pruning.scoring.saliency import Scores, ScoringTask
@@ -79,7 +79,7 @@ class DenseModel:
 
 
 def score_model(
-    source: str, config: ScoringConfig, out_dir: Path | str, *, say: Progress | None = None
+    source: str, config: ScoringConfig, out_dir: Path | str, *, progress: Progress | None = None
 ) -> ScoringRun:
     """Score the units of a dense model into the folder `out_dir`.
 
@@ -91,7 +91,7 @@ def score_model(
             little text; the saliency is unknown or its scores are malformed; `out_dir` holds
             something else, or a run of another model or with other settings.
     """
-    folder, say = Path(out_dir), say or show_nothing
+    folder, progress = Path(out_dir), progress or show_nothing
     config = dataclasses.replace(config, calibration=name_source(config.calibration))
     saliency = find_saliency(config.saliency)
     started = time.monotonic()
@@ -115,7 +115,7 @@ def score_model(
         for number in range(config.calibration.num_draws)
     ]
     scores = [
-        _score_draw(folder, number, draw, dense, saliency, say, len(draws))
+        _score_draw(folder, number, draw, dense, saliency, progress, len(draws))
         for number, draw in enumerate(draws)
     ]
     best, divergences = _choose(dense, draws, scores, config)
@@ -123,7 +123,7 @@ def score_model(
     save_scores(folder / SCORES_FILE, scores[best])
     _hold_out(folder, dense, config)
     if isinstance(config.allocation, KlKnapsack):
-        _measure(folder, dense.task(draws[best]), scores[best], config, say)
+        _measure(folder, dense.task(draws[best]), scores[best], config, progress)
     for path in folder.glob("draw-*"):
         path.unlink()
     figures = {
@@ -206,7 +206,7 @@ def _score_draw(
     draw: Calibration,
     dense: DenseModel,
     saliency: Any,
-    say: Progress,
+    progress: Progress,
     num_draws: int,
 ) -> Scores:
     """Score on one draw, unless an interrupted run has done so."""
@@ -216,7 +216,7 @@ def _score_draw(
         save_scores(path, score_units(saliency, dense.task(draw)), calibration=draw.sha256)
         found = load_unfinished_scores(path)
         assert found is not None
-    say("score", number + 1, num_draws)
+    progress("score", number + 1, num_draws)
     return found[0]
 
 
@@ -258,21 +258,21 @@ def _hold_out(folder: Path, dense: DenseModel, config: ScoringConfig) -> None:
 
 
 def _measure(
-    folder: Path, task: ScoringTask, scores: Scores, config: ScoringConfig, say: Progress
+    folder: Path, task: ScoringTask, scores: Scores, config: ScoringConfig, progress: Progress
 ) -> None:
     """Measure the damage curves, but for those that an interrupted run has measured."""
     assert isinstance(config.allocation, KlKnapsack)
     path = folder / CURVES_FILE
     known = load_curves(path) if path.is_file() else {}
     if known:
-        say("damage curves", len(known), len(task.sites))
+        progress("damage curves", len(known), len(task.sites))
     curves = measure_curves(
         task,
         scores,
         num_levels=config.allocation.num_levels,
         damping=config.damping,
         num_measured=config.allocation.num_measured,
-        say=lambda done, whole: say("damage curves", done, whole),
+        progress=name_progress(progress, "damage curves"),
         known=known,
         keep=partial(save_curves, path),
     )

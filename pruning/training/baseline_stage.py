@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pruning.checkpoints.model_source import (
     resolve_model,
 )
 from pruning.cutting.repack import read_dense
+from pruning.progress import Say
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.evaluation import evaluate_text
 from pruning.tasks.position_limit import check_length
@@ -31,7 +31,7 @@ def run_baseline(
     data: DataConfig,
     config: BaselineConfig,
     out_dir: Path,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Fine-tune `model` for the task of `data` into `out_dir/checkpoint`.
 

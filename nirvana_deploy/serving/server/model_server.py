@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from nirvana_deploy.serving.server.served_models import ServedGraph, list_served
 from nirvana_deploy.serving.server.worker_pool import WorkerPool
 from profiles.measuring.environment import count_allowed_cpus
 from pruning.errors import MissingExtraError, NirvanaError
+from pruning.progress import Say
 
 
-def serve_package(package: Path, config: ServeConfig, say: Callable[[str], None]) -> None:
+def serve_package(package: Path, config: ServeConfig, say: Say) -> None:
     """Serve until SIGTERM or SIGINT, then answer what is open and return.
 
     `say` gets one line when all models are loaded.
@@ -152,7 +153,7 @@ class ModelServer:
         finally:
             self._num_open -= 1
 
-    async def serve(self, say: Callable[[str], None]) -> None:
+    async def serve(self, say: Say) -> None:
         """Serve until SIGTERM or SIGINT; return when all is answered.
 
         Raises:

@@ -151,9 +151,9 @@ def test_method_and_environment_are_recorded() -> None:
 def test_onnx_models_are_profiled(tmp_path: Path) -> None:
     dense = save_encoder(tmp_path / "dense.onnx", repeats=4)
     pruned = save_encoder(tmp_path / "pruned.onnx")
-    progress: list[tuple[str, float]] = []
+    progress: list[tuple[str, int, int]] = []
     result = profile_artefacts(
-        str(dense), str(pruned), QUICK, on_progress=lambda *done: progress.append(done)
+        str(dense), str(pruned), QUICK, progress=lambda *done: progress.append(done)
     ).to_json()
     assert json.loads(json.dumps(result)) == result
     assert [case["batch"] for case in result["cases"]] == [1, 2]
@@ -162,8 +162,8 @@ def test_onnx_models_are_profiled(tmp_path: Path) -> None:
     assert result["method"]["num_threads"] == 1
     assert result["method"]["graphs"]["same_form"] is True
     assert result["method"]["graphs"]["dense"]["num_nodes"] == 10
-    assert {label for label, _ in progress} == {"batch 1 x 8", "batch 2 x 8"}
-    assert progress[-1][1] == 1.0
+    assert {label for label, _, _ in progress} == {"batch 1 x 8", "batch 2 x 8"}
+    assert progress[-1][1:] == (100, 100)
 
 
 def test_graphs_of_other_form_are_said_to_be(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class Trial:
         self.clock, self.log = FakeClock(), []
         self.dense = FakeRunner(self.clock, dense, name="D", log=self.log)
         self.pruned = FakeRunner(self.clock, pruned, name="P", log=self.log)
-        self.progress: list[float] = []
+        self.progress: list[int] = []
         self.config = ProfileConfig(**{**CONFIG, **settings})
         self.result: Measurement = measure_in_turns(
             self.dense.bind({}),
@@ -32,7 +32,7 @@ class Trial:
             self.config,
             draw=np.random.default_rng(seed),
             clock=self.clock,
-            watch=self.progress.append,
+            progress=lambda done, _: self.progress.append(done),
         )
 
     @property
@@ -123,7 +123,7 @@ def test_warm_up_gives_up_at_a_quarter_of_the_cap_and_says_so() -> None:
 def test_progress_rises_to_one() -> None:
     progress = Trial(noisy(0.02), noisy(0.01)).progress
     assert progress == sorted(progress)
-    assert 0 < progress[0] < 0.1 and progress[-1] == 1.0
+    assert 0 < progress[0] < 10 and progress[-1] == 100
 
 
 def test_garbage_is_not_collected_meanwhile_and_is_afterwards() -> None:
@@ -202,7 +202,9 @@ def test_parts_of_the_samples_are_kept_in_their_order() -> None:
 
     config = ProfileConfig(**{**CONFIG, "warmup_seconds": 0.0, "max_seconds": 200.0})
     plain = FakeRunner(clock, noisy(0.01)).bind({})
-    found = measure_in_turns(Parted(), plain, config, draw=draw, clock=clock, watch=lambda _: None)
+    found = measure_in_turns(
+        Parted(), plain, config, draw=draw, clock=clock, progress=lambda *_: None
+    )
     assert found.parts_ms[1] == {}
     np.testing.assert_allclose(found.parts_ms[0]["gpu_compute_ms"], found.dense_ms.ravel())
     assert not found.parts_ms[0]["h2d_ms"].any()
@@ -225,5 +227,5 @@ def test_a_devices_clock_that_cannot_be_is_an_error() -> None:
             ProfileConfig(**CONFIG),
             draw=np.random.default_rng(0),
             clock=clock,
-            watch=lambda _: None,
+            progress=lambda *_: None,
         )

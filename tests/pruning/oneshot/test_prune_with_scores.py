@@ -148,7 +148,7 @@ def test_recovery_trains_what_is_left(
     config = oneshot(recovery=recovery)
     said: list[str] = []
     more = placed_in(tmp_path / "more")
-    told = prune_with_scores(*args, config, more, data=data, tell=said.append)[0.5]
+    told = prune_with_scores(*args, config, more, data=data, say=said.append)[0.5]
     assert said[0].startswith("data: causal-lm by text_column ")
     assert (told["recovered"], plain["recovered"]) == (True, False)
     assert told["layers"] == plain["layers"]

@@ -86,6 +86,6 @@ def test_fewer_measured_batches_and_progress() -> None:
         num_levels=3,
         damping=1e-2,
         num_measured=1,
-        say=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(i + 1, len(task.sites)) for i in range(len(task.sites))]

@@ -115,11 +115,13 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     monkeypatch.setattr(module, "score_units", count)
     for end in (("score", 1), ("damage curves", 3)):
         with pytest.raises(KeyboardInterrupt):
-            score_model(model, scoring(text), tmp_path / "cut", say=stop_at(*end))
+            score_model(model, scoring(text), tmp_path / "cut", progress=stop_at(*end))
         with pytest.raises(NirvanaError, match=r"was interrupted\. Run its `nirvana score` again"):
             load_run(tmp_path / "cut")
     said: list[tuple[str, int, int]] = []
-    run = score_model(model, scoring(text), tmp_path / "cut", say=lambda *step: said.append(step))
+    run = score_model(
+        model, scoring(text), tmp_path / "cut", progress=lambda *step: said.append(step)
+    )
     assert len(scored) == 2
     # What was measured before the interruption is not measured again.
     assert [done for what, done, _ in said if what == "damage curves"] == [3, 4, 5, 6]
