@@ -226,8 +226,8 @@ def _check_loading(
     ]
     if extra:
         raise NirvanaError(
-            f"The weights of {source} hold {len(extra)} tensors more than its config asks for, the "
-            f"first is {name_first(extra)}. They are of different models (put the config beside "
+            f"The weights of {source} hold {len(extra)} tensors more than its config asks for: "
+            f"{name_first(extra)}. They are of different models (put the config beside "
             "the weights it belongs to), or adapters were not merged."
         )
 
@@ -240,8 +240,8 @@ def _describe_missing(
     is_in_body: Callable[[str], bool],
 ) -> str:
     told = (
-        f"The weights of {source} lack {len(missing)} tensors that its config asks for, the first "
-        f"is {name_first(missing)}."
+        f"The weights of {source} lack {len(missing)} tensors that its config asks for: "
+        f"{name_first(missing)}."
     )
     if any(is_in_body(name) and "pooler" not in name for name in missing):
         return f"{told} Fetch or save the model again."

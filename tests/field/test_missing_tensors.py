@@ -49,7 +49,7 @@ def without(part: str):
     [
         (classifier, "classifier", r"lack 2 tensors .* classifier\.bias, classifier\.weight"),
         (classifier, "pooler", r"bert\.pooler\.dense\.bias.*architectures"),
-        (lambda: decoder(tied=False), "lm_head", r"the first is lm_head\.weight"),
+        (lambda: decoder(tied=False), "lm_head", r"asks for: lm_head\.weight"),
     ],
 )
 def test_a_missing_head_is_refused(tmp_path: Path, model, gone: str, named: str) -> None:

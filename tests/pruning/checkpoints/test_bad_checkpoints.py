@@ -97,12 +97,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "missing shard": (lambda folder: (folder / SECOND).unlink(), rf"source lacks {SECOND}\.", ""),
     "missing tensor": (
         lose_tensor,
-        rf"weights of .*source lack 1 tensors that its config asks for, the first is {UP}",
+        rf"weights of .*source lack 1 tensors that its config asks for: {UP}",
         rf"The weights lack 1 tensors that the config asks for: {UP}",
     ),
     "adapter in a block": (
         add_adapter,
-        r"hold 1 tensors more than its config asks for, .*layers\.0\.mlp\.up_proj\.lora_A",
+        r"hold 1 tensors more than its config asks for: .*layers\.0\.mlp\.up_proj\.lora_A",
         r"hold 1 tensors in blocks .*up_proj\.lora_A.weight.* or adapters were not merged",
     ),
     "index that disagrees": (
@@ -158,13 +158,13 @@ def test_a_bad_source_is_refused(spoil, loading, repacking, dense, plan, tmp_pat
     [
         (
             {"num_hidden_layers": 2},
-            r"hold 9 tensors more than its config asks for, the first is model\.layers\.2\.input",
+            r"hold 9 tensors more than its config asks for: model\.layers\.2\.input",
             r"hold 9 tensors in blocks that the config does not ask for: model\.layers\.2\.input",
             "made for num_layers 3 of the decoder, the model has 2",
         ),
         (
             {"num_hidden_layers": 4},
-            r"lack 9 tensors that its config asks for, the first is model\.layers\.3\.input",
+            r"lack 9 tensors that its config asks for: model\.layers\.3\.input",
             r"lack 9 tensors that the config asks for: model\.layers\.3\.input",
             "made for num_layers 3 of the decoder, the model has 4",
         ),
