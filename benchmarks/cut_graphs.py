@@ -14,7 +14,7 @@ from exporters.surgeon.prune_onnx import prune_onnx
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.graph_part import GraphPart
 from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import trace_part
+from exporters.trace.trace_part import trace_graph, write_graph
 from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 from pruning.plans.plan import PruningPlan
 
@@ -46,7 +46,7 @@ def trace_dense(model: Any, folder: Path) -> DenseGraph:
     """Trace a model that was loaded with eager attention, or find its graph in `folder`."""
     part, path = list_parts(model, ExportConfig())[-1], folder / "model.onnx"
     if not path.is_file():
-        trace_part(part, path, ExportConfig().chosen_opset)
+        write_graph(trace_graph(part, ExportConfig().chosen_opset), path)
     return DenseGraph(path, part)
 
 

@@ -7,6 +7,7 @@ built, where the flavour can, and not run.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,24 @@ from gpu_timing import REHEARSAL, TIMING, compare_runs
 
 from exporters.engines.build_engine import build_engine
 from exporters.engines.engine_config import EngineConfig
-from exporters.engines.engine_flavour import list_flavours
+from exporters.engines.engine_flavour import import_flavour
 from exporters.engines.local_gpu import find_gpu
 from profiles.runners.engine_folder_runner import EngineFolderRunner
 from profiles.runners.token_inputs import make_token_inputs
+from pruning.errors import MissingExtraError
 
 # Where an engine may have no GPU of its own to be built for: that of most cloud machines.
 _REHEARSED_CAPABILITY = "8.9"
 VOCAB = 1000  # of the token ids that are drawn
+
+
+def list_flavours() -> dict[str, str]:
+    """Return the version of each TensorRT flavor that is installed."""
+    found = {}
+    for name in ("tensorrt_rtx", "tensorrt"):
+        with contextlib.suppress(MissingExtraError):
+            found[name] = str(import_flavour(name).__version__)
+    return found
 
 
 def compare_engines(record: PartRecord, folder: Path) -> None:

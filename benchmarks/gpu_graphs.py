@@ -84,12 +84,12 @@ def _run(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 def _trace(model: PreTrainedModel, path: Path) -> None:
     from exporters.export_config import ExportConfig
     from exporters.trace.list_parts import list_parts
-    from exporters.trace.trace_part import trace_part
+    from exporters.trace.trace_part import trace_graph, write_graph
 
     path.parent.mkdir(parents=True, exist_ok=True)
     config = ExportConfig()
     (part,) = list_parts(model, config)
-    trace_part(part, path, config.chosen_opset)
+    write_graph(trace_graph(part, config.chosen_opset), path)
 
 
 def _write_form(traced: Path, form: str, precision: str) -> dict[str, int]:
@@ -122,7 +122,11 @@ def _save(model: Any, path: Path, precision: str) -> None:
     import onnx
 
     if precision == "fp16":
-        from exporters.precision.half_precision import convert_to_half
+        import onnx_ir
 
-        model = convert_to_half(model)
+        from exporters.precision.half_precision import convert_graph
+
+        graph = onnx_ir.from_proto(model)
+        convert_graph(graph, onnx_ir.DataType.FLOAT16, half_caches=False)
+        model = onnx_ir.to_proto(graph)
     onnx.save(model, str(path))

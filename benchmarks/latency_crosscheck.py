@@ -22,7 +22,7 @@ from latency_target import SUBJECTS, make_dense
 
 from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import trace_part
+from exporters.trace.trace_part import trace_graph, write_graph
 from profiles.measuring.environment import capture_environment, find_version
 from profiles.measuring.measurement import RotatingTimer
 from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
@@ -68,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (part,) = list_parts(make_dense(SUBJECTS[0]), ExportConfig())
-        trace_part(part, folder / "model.onnx", ExportConfig().chosen_opset)
+        write_graph(trace_graph(part, ExportConfig().chosen_opset), folder / "model.onnx")
         cases = [
             compare_shape(folder / "model.onnx", batch, length, folder, args.rounds)
             for batch, length in SHAPES

@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ from profiles.latency.traced_blocks import list_traced, open_blocks
 from profiles.measuring.environment import capture_environment, find_version
 from profiles.measuring.measurement import RotatingTimer
 from profiles.targets.block_work import CallShape
-from profiles.targets.roofline import RooflineEstimate, calibrate_latencies, estimate_plan
+from profiles.targets.roofline import RooflineEstimate, estimate_plan
 from profiles.targets.target import load_target
 from pruning.allocation.allocation_config import GlobalThreshold, allocate
 from pruning.allocation.constraints import Constraints
@@ -135,6 +137,36 @@ def estimate(plan: Any, call: tuple[int, int, int]) -> RooflineEstimate:
     batch, length, past = call
     shape = CallShape(batch=batch, length=length, past=past)
     return estimate_plan(plan, load_target("cpu"), shape, "fp32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyFit:
+    """How estimates compare with measurements on a target.
+
+    Attributes:
+        factor: measured over estimated latency, the geometric mean.
+        error_fraction: mean error of estimates times the factor that the other measurements give
+            (leave one out).
+    """
+
+    factor: float
+    error_fraction: float
+    num_measurements: int
+
+
+def calibrate_latencies(estimated_ms: Sequence[float], measured_ms: Sequence[float]) -> LatencyFit:
+    """Find the factor between latencies of uncalibrated estimates and measurements, and its error.
+
+    The error of a measurement is that under the factor of the others.
+    """
+    logs = [math.log(took / guess) for took, guess in zip(measured_ms, estimated_ms, strict=True)]
+    others = [(sum(logs) - own) / (len(logs) - 1) for own in logs]
+    errors = [abs(math.exp(other - own) - 1) for other, own in zip(others, logs, strict=True)]
+    return LatencyFit(
+        factor=math.exp(sum(logs) / len(logs)),
+        error_fraction=sum(errors) / len(errors),
+        num_measurements=len(logs),
+    )
 
 
 def calibrate_roofline(cases: list[dict[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import transformers as hf
 from method_models import CLASSES, measure_model, read_rows
 from torch import nn
 
-from pruning.calibration.calibration import draw_batches
+from pruning.calibration.calibration import draw_calibration
 from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.calibration.calibration_documents import Document
 from pruning.cutting.repack import plan_for, repack
@@ -97,9 +97,9 @@ class Subject:
         key = (seed, number)
         if key not in self._draws:
             config = CalibrationConfig(num_sequences=self.num_sequences, seed=seed)
-            self._draws[key] = draw_batches(
+            self._draws[key] = draw_calibration(
                 self.model, self.tokenizer, self.documents, config, number
-            )
+            ).batches
         return self._draws[key]
 
     def make_task(self, batches: Sequence[Batch]) -> ScoringTask:

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import nirvana_deploy
 from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import trace_part
+from exporters.trace.trace_part import trace_graph, write_graph
 from nirvana_deploy.serving.genai import generate, package_genai
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from pruning.cutting.repack import plan_for
@@ -83,7 +83,7 @@ def _package(model: Any, folder: Path) -> Path:
     export = folder.with_name(f"{folder.name}-export")
     export.mkdir(parents=True)
     (part,) = list_parts(model, ExportConfig())
-    trace_part(part, export / "model.onnx", 18)
+    write_graph(trace_graph(part, 18), export / "model.onnx")
     (export / "config.json").write_text(json.dumps(model.config.to_dict(), default=str))
     Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(export / "tokenizer.json"))
     package_genai(Sources(onnx=export / "model.onnx"), folder, PackageConfig(to="genai"))

@@ -35,7 +35,7 @@ from exporters.surgeon.prune_graph import prune_graph
 from exporters.surgeon.prune_onnx import prune_onnx
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import trace_part
+from exporters.trace.trace_part import trace_graph, write_graph
 from profiles.measuring.environment import find_version
 from pruning.checkpoints.model_source import load_model, resolve_model
 from pruning.cutting.repack import plan_for, repack
@@ -124,14 +124,14 @@ def measure_model(model: Any, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (dense_part,) = list_parts(model, ExportConfig())
-        trace_part(dense_part, folder / "dense.onnx", OPSET)
+        write_graph(trace_graph(dense_part, OPSET), folder / "dense.onnx")
         taken: dict[str, list[tuple[float, float]]] = {"export_again": [], "surgeon": [], "cut": []}
         for number in range(rounds):
             again, pruned = folder / f"again{number}.onnx", folder / f"pruned{number}.onnx"
 
             def export(out: Path = again) -> None:
                 (part,) = list_parts(small, ExportConfig())
-                trace_part(part, out, OPSET)
+                write_graph(trace_graph(part, OPSET), out)
 
             def prune(out: Path = pruned) -> None:
                 prune_onnx(folder / "dense.onnx", plan, out)

@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._open: list[str | None] = []  # anchors of the nodes that are being read
-        self._num_nodes: dict[int, int] = {}  # by node: with all below it, aliases written out
+        self._num_nodes: dict[yaml.Node, int] = {}  # with all below it, aliases written out
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Read one node, and refuse what would not end or not fit."""
@@ -68,14 +68,14 @@ class _Loader(yaml.SafeLoader):
         assert node is not None
         if isinstance(node, yaml.ScalarNode):
             self._check_scalar(node, event)
-            self._num_nodes[id(node)] = 1
+            self._num_nodes[node] = 1
             return node
         if node.tag not in _COLLECTIONS:
             self._refuse(f"the tag {_shorten(node.tag)} is not read here; leave it out", event)
         is_map = isinstance(node, yaml.MappingNode)
         below = [child for pair in node.value for child in pair] if is_map else node.value
-        self._num_nodes[id(node)] = 1 + sum(self._num_nodes[id(child)] for child in below)
-        if self._num_nodes[id(node)] > _MAX_NODES:
+        self._num_nodes[node] = 1 + sum(self._num_nodes[child] for child in below)
+        if self._num_nodes[node] > _MAX_NODES:
             self._refuse(
                 f"aliases make this more than {_MAX_NODES} values; write out what is meant", event
             )
@@ -196,11 +196,11 @@ def _read(text: str) -> tuple[Any, dict[str, int]]:
         loader.dispose()
 
 
-def _check_keys(node: yaml.Node, prefix: str, seen: set[int]) -> None:
+def _check_keys(node: yaml.Node, prefix: str, seen: set[yaml.Node]) -> None:
     """Refuse keys that are there twice, in every mapping, however often aliases repeat it."""
-    if id(node) in seen:
+    if node in seen:
         return
-    seen.add(id(node))
+    seen.add(node)
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _check_keys(item, prefix, seen)

@@ -157,11 +157,6 @@ class BoundEngine:
         parts = {part: self._device.elapsed_ms(*pair) for part, pair in pairs}
         return {**parts, ENQUEUE: self._enqueue_ms}
 
-    def refill(self, inputs: Mapping[str, torch.Tensor]) -> None:
-        """Put other values of the same shapes and types where the next call copies from."""
-        for name, tensor in inputs.items():
-            self._from_host[name].copy_(tensor)
-
     def _place_input(self, name: str, tensor: torch.Tensor, *, on_host: bool) -> None:
         if on_host:
             self.on_device[name] = tensor.clone()

@@ -31,16 +31,6 @@ def import_flavour(flavour: str) -> ModuleType:
     raise MissingExtraError(flavour, _EXTRAS[flavour])
 
 
-def list_flavours() -> dict[str, str]:
-    """Return the version of each flavor that is installed and loads."""
-    found = {}
-    for name in _EXTRAS:
-        module = _import_if_installed(name)
-        if module is not None:
-            found[name] = str(module.__version__)
-    return found
-
-
 def list_capabilities(trt: Any) -> tuple[str, ...]:
     """Return the compute capabilities that this flavor can build for, such as `8.9`.
 

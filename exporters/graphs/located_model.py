@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
 from exporters.graphs.linear_map import LinearMap
 from exporters.graphs.node_reading import read_array
@@ -107,13 +108,13 @@ def _check_neuron(located: LocatedSubBlock) -> None:
 
 def check_once(sub_blocks: Sequence[LocatedSubBlock]) -> None:
     """Raise NirvanaError if two projections of the plan share a weight."""
-    owners: dict[int, str] = {}
+    owners: dict[ir.Value, str] = {}
     for located in sub_blocks:
         groups = [(p.path, linears) for p, linears in located.inputs]
         for path, linears in [*groups, (located.wiring.output, (located.output,))]:
             owner = f"layer {located.sub_block.layer}, {path}"
             for linear in linears:
-                known = owners.setdefault(id(linear.weight), owner)
+                known = owners.setdefault(linear.weight, owner)
                 if known != owner:
                     raise NirvanaError(
                         f"Initializer {linear.weight.name} is the weight of {known} and of {owner}:"
@@ -156,7 +157,7 @@ def _is_whole(located: LocatedSubBlock) -> bool:
 
 
 def _read_inputs(located: LocatedSubBlock) -> list[Matrix]:
-    maps = {id(li.weight): li for _, linears in located.inputs for li in linears}
+    maps = {li.weight: li for _, linears in located.inputs for li in linears}
     return [_pick(linear, units_axis=linear.out_axis) for linear in maps.values()]
 
 

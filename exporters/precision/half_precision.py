@@ -23,7 +23,6 @@ from pruning.errors import NirvanaError
 if TYPE_CHECKING:
     from typing import Any
 
-    import onnx
 
 HALF_MAX = 65504.0
 
@@ -54,22 +53,11 @@ class HalfOutcome:
     kept_float: dict[str, int]
 
 
-def convert_to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a float16 copy of `model`, whose inputs and outputs keep their types.
-
-    Cache buffers become float16 all the same: TensorRT takes no cast between one and the
-    `TensorScatter` that writes it in place.
-
-    Raises:
-        NirvanaError: as `convert_graph`.
-    """
-    copy = ir.from_proto(model)
-    convert_graph(copy, ir.DataType.FLOAT16, half_caches=False)
-    return ir.to_proto(copy)
-
-
 def convert_graph(model: ir.Model, dtype: ir.DataType, *, half_caches: bool = True) -> HalfOutcome:
-    """Make a float32 graph compute in `dtype`, in place.
+    """Make a float32 graph compute in `dtype`, in place; its inputs and outputs keep their types.
+
+    Caches are of `dtype`. Without `half_caches` only cache buffers are: TensorRT takes no cast
+    between one and the `TensorScatter` that writes it in place.
 
     Raises:
         NirvanaError: a weight is beyond float16, a node has a graph of its own, or the type of a

@@ -185,8 +185,8 @@ def widen_bfloat16_steps(model: onnx_ir.Model) -> None:
 TRACED_SIZES = {"batch": 3, "sequence": 5, "past_sequence": 11, "encoder_sequence": 7}
 
 
-def trace_part(part: GraphPart, out_path: Path, opset: int) -> None:
-    """Write the graph of `part` to `out_path`, in the precision of its module.
+def trace_graph(part: GraphPart, opset: int) -> onnx_ir.Model:
+    """Return the graph of `part` in memory, in the precision of its module, and with its weights.
 
     The model must have been loaded with eager attention: traced that way, the graph is the leanest
     for TensorRT, and the only one whose attentions all fuse when a layer has one head left.
@@ -194,15 +194,6 @@ def trace_part(part: GraphPart, out_path: Path, opset: int) -> None:
     Raises:
         NirvanaError: torch.onnx refuses the module, the graph has not the inputs and outputs that
             the part promises, or an input on which the module depends leads nowhere.
-    """
-    write_graph(trace_graph(part, opset), out_path)
-
-
-def trace_graph(part: GraphPart, opset: int) -> onnx_ir.Model:
-    """Return the graph of `part` in memory, whose weights are those of its module.
-
-    Raises:
-        NirvanaError: as `trace_part`.
     """
     inputs = draw_inputs(part.inputs, TRACED_SIZES, padding="left")
     free = tuple(

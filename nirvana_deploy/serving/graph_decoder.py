@@ -92,16 +92,6 @@ class GraphDecoder:
             each.name: new for each, new in zip(self.inputs.cache, present, strict=True)
         }
 
-    def generate_greedily(self, prompt: list[int], num_new: int) -> list[int]:
-        """Return a prompt and the likeliest tokens after it, `num_new` of them."""
-        tokens, past, new = list(prompt), self.start(1), list(prompt)
-        for _ in range(num_new):
-            mask = np.ones((1, len(tokens)), np.int64)
-            logits, past = self.step(np.array([new], np.int64), mask, past)
-            new = [int(logits[0, -1].argmax())]
-            tokens += new
-        return tokens
-
 
 def _read_cache_input(onnx_path: Path, tensor: TensorSignature) -> CacheInput:
     match = PAST_ENTRY.fullmatch(tensor.name)

@@ -93,22 +93,6 @@ def sweep_callers(
     )
 
 
-def find_best_batch(points: Sequence[BatchPoint], max_latency_ms: float) -> BatchPoint:
-    """Return the point with the most rows per second within a latency.
-
-    Raises:
-        NirvanaError: none is fast enough; the message has the fastest.
-    """
-    allowed = [point for point in points if point.median_ms <= max_latency_ms]
-    if not allowed:
-        fastest = min(points, key=lambda point: point.median_ms)
-        raise NirvanaError(
-            f"No batch size takes at most {max_latency_ms:g} ms; the fastest, {fastest.batch}, "
-            f"takes {fastest.median_ms:.4g} ms. Raise the limit, or prune further."
-        )
-    return max(allowed, key=lambda point: point.rows_per_s)
-
-
 def _check(counts: Sequence[int], what: str) -> None:
     if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
         raise NirvanaError(

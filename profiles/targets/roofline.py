@@ -2,20 +2,17 @@
 
 Each part of a block takes the longest of three: its operations at the target's rate, its bytes at
 the bandwidth, its launches (S. Williams et al., "Roofline", 2009). Real kernels reach a part of the
-peak; where measurements exist, `calibrate` finds that part and the error that is left.
+peak, so that an estimate is a lower bound.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from profiles.targets.block_work import CallShape, Work, attention_work, block_work, mlp_work
 from profiles.targets.target import BYTES_OF, Target
-from pruning.errors import NirvanaError
-from pruning.plans.cost import dense_cost, plan_cost
+from pruning.plans.cost import dense_cost
 from pruning.plans.dense_dims import DenseDims, StackDims
 from pruning.plans.plan import LayerPlan, PruningPlan, kept_groups
 
@@ -56,46 +53,27 @@ class PartEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyFit:
-    """How estimates compare with measurements on a target.
-
-    Attributes:
-        factor: measured over estimated latency, the geometric mean.
-        error_fraction: mean error of estimates times the factor that the other measurements give
-            (leave one out).
-    """
-
-    factor: float
-    error_fraction: float
-    num_measurements: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RooflineEstimate:
     """What the blocks of a plan take on a target, estimated. Embeddings and heads are not in it.
 
-    Attributes:
-        calibration: None where nothing was measured; then the peaks are taken as they are, and
-            the latency is a lower bound rather than an estimate.
+    The peaks are taken as they are, so that the latency is a lower bound.
     """
 
     target: str
     precision: str
     call: CallShape
     parts: tuple[PartEstimate, ...]
-    calibration: LatencyFit | None = None
 
     @property
     def latency_ms(self) -> float:
-        """The sum over all parts, times the calibration's factor."""
-        factor = self.calibration.factor if self.calibration else 1.0
-        return factor * sum(part.latency_ms for part in self.parts)
+        """The sum over all parts."""
+        return sum(part.latency_ms for part in self.parts)
 
     @property
     def shares(self) -> dict[Bound, float]:
         """The share of the time that is spent waiting for each of the three."""
         shares: dict[Bound, float] = {"compute": 0.0, "memory": 0.0, "launch": 0.0}
-        whole = sum(part.latency_ms for part in self.parts)
+        whole = self.latency_ms
         for part in self.parts:
             shares[part.bound] += part.latency_ms / whole if whole else 0.0
         return shares
@@ -108,15 +86,11 @@ class RooflineEstimate:
 
     def describe(self) -> str:
         """Return the latency in words that cannot be taken for a measurement."""
-        if self.calibration is None:
-            how = "estimate from peak rates, not calibrated: at least"
-        else:
-            how = f"estimate, calibrated to {self.calibration.error_fraction:.0%}:"
+        how = "estimate from peak rates, not calibrated: at least"
         return f"{how} {self.latency_ms:.3g} ms, {self.bound}-bound"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        calibration = self.calibration
         return {
             "is_estimate": True,
             "target": self.target,
@@ -127,13 +101,7 @@ class RooflineEstimate:
             "latency_ms": self.latency_ms,
             "bound": self.bound,
             "shares": dict(self.shares),
-            "calibration": None
-            if calibration is None
-            else {
-                "factor": calibration.factor,
-                "error_fraction": calibration.error_fraction,
-                "num_measurements": calibration.num_measurements,
-            },
+            "calibration": None,
             "covers": "the blocks: without embeddings and heads",
         }
 
@@ -143,7 +111,6 @@ def estimate_plan(
     target: Target,
     call: CallShape,
     precision: str,
-    calibration: LatencyFit | None = None,
 ) -> RooflineEstimate:
     """Estimate what the blocks that a plan leaves take on a target.
 
@@ -160,34 +127,6 @@ def estimate_plan(
         precision=precision,
         call=call,
         parts=tuple(parts),
-        calibration=calibration,
-    )
-
-
-def calibrate(estimates: Sequence[RooflineEstimate], measured_ms: Sequence[float]) -> LatencyFit:
-    """Find how much longer measurements take than estimates; see `calibrate_latencies`."""
-    raw_ms = [sum(part.latency_ms for part in estimate.parts) for estimate in estimates]
-    return calibrate_latencies(raw_ms, measured_ms)
-
-
-def calibrate_latencies(estimated_ms: Sequence[float], measured_ms: Sequence[float]) -> LatencyFit:
-    """Find the factor between latencies of uncalibrated estimates and measurements, and its error.
-
-    Raises:
-        NirvanaError: there are fewer than two measurements, one for each estimate, all above 0.
-    """
-    if len(estimated_ms) < 2 or len(estimated_ms) != len(measured_ms) or not min(measured_ms) > 0:
-        raise NirvanaError(
-            "Calibration needs two or more measurements above 0 ms, one for each estimate, got "
-            f"{len(estimated_ms)} estimates and {len(measured_ms)} measurements."
-        )
-    logs = [math.log(took / guess) for took, guess in zip(measured_ms, estimated_ms, strict=True)]
-    others = [(sum(logs) - own) / (len(logs) - 1) for own in logs]
-    errors = [abs(math.exp(other - own) - 1) for other, own in zip(others, logs, strict=True)]
-    return LatencyFit(
-        factor=math.exp(sum(logs) / len(logs)),
-        error_fraction=sum(errors) / len(errors),
-        num_measurements=len(logs),
     )
 
 
@@ -215,10 +154,6 @@ class RooflineCost:
     def block_cost(self, dims: StackDims) -> int:
         """Return the estimate of the norms."""
         return self._price(block_work(dims, self.call, BYTES_OF[self.precision]))
-
-    def plan_ms(self, plan: PruningPlan) -> float:
-        """Return the estimate of a plan, in milliseconds."""
-        return plan_cost(plan, self) / 1e6
 
     def dense_ms(self, dims: DenseDims) -> float:
         """Return the estimate of a dense model's blocks, in milliseconds."""

@@ -85,12 +85,6 @@ class Target:
             )
         return self.tera_ops_per_s[precision]
 
-    def alignment_of(self, precision: str) -> int | None:
-        """Return the multiple of elements that a size should be; None where no rule is known."""
-        if self.alignment_bytes is None:
-            return None
-        return int(self.alignment_bytes.value / BYTES_OF[precision])
-
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -26,7 +26,6 @@ from pruning.tasks.tasks import find_task
 
 __all__ = [
     "Calibration",
-    "draw_batches",
     "draw_calibration",
     "load_documents",
     "refuse_textless",
@@ -138,28 +137,14 @@ def draw_calibration(
     return Calibration(batches=batches, labels=origin)
 
 
-def draw_batches(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[Document],
-    config: CalibrationConfig,
-    draw: int,
-) -> tuple[Batch, ...]:
-    """Return the batches of `draw_calibration`."""
-    return draw_calibration(model, tokenizer, documents, config, draw).batches
-
-
-def select_draw(
-    draws: Sequence[tuple[Batch, ...]], measure: Callable[[tuple[Batch, ...]], float]
-) -> int:
-    """Return which draw has the least `measure`, the first of those that have.
+def select_draw(measures: Sequence[float]) -> int:
+    """Return which draw has the least of its `measures`, the first of those that have.
 
     NIRVANA (arXiv 2509.14230) measures the KL divergence of the model that each draw prunes.
 
     Raises:
         NirvanaError: there is no draw, or a measure is not a number.
     """
-    measures = [measure(draw) for draw in draws]
     if not measures or any(math.isnan(value) for value in measures):
         raise NirvanaError(
             f"Expected a number for each of one or more calibration draws, got {measures}."

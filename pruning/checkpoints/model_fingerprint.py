@@ -72,13 +72,8 @@ def fingerprint_stored(
 
 
 def _take(source: PrunableModel, find: Find) -> tuple[WeightFingerprint, ...]:
-    stacks = {
-        id(dims): stack
-        for dims, stack in zip(source.dims.stacks, source.wiring.stacks, strict=True)
-    }
-
     def read(group: WeightGroup) -> Sequence[Matrix] | None:
-        stack = stacks[id(group.stack)]
+        stack = source.wiring.stacks[group.stack]
         wiring = _find_part(stack, group.part)
         prefix = f"{source.prefix}{stack.blocks}.{group.number}."
         if group.side == "output":

@@ -156,6 +156,5 @@ def _is_floating(parameter: torch.nn.Parameter) -> bool:
 
 
 def _find_prefix(model: PreTrainedModel) -> str:
-    names = {id(module): name for name, module in model.named_modules()}
-    name = names[id(model.base_model)]
+    name = next(name for name, module in model.named_modules() if module is model.base_model)
     return f"{name}." if name else ""

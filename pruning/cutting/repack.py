@@ -9,8 +9,6 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from pruning.checkpoints.model_fingerprint import list_fingerprints
-from pruning.checkpoints.model_skeleton import build_skeleton
-from pruning.checkpoints.model_source import resolve_model
 from pruning.checkpoints.prunable_model import PrunableModel, is_whole, refuse_absent_weights
 from pruning.cutting.smaller_model import make_smaller
 from pruning.cutting.wiring_inference import read_model
@@ -35,11 +33,6 @@ def read_dense(model: PreTrainedModel) -> PrunableModel:
             "`nirvana prune MODEL --plan FILE`."
         )
     return source
-
-
-def check_source(source: str) -> None:
-    """Raise NirvanaError for a model that gates cannot be learned on; its weights are not read."""
-    read_dense(build_skeleton(resolve_model(source)))
 
 
 def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: Any) -> PruningPlan:

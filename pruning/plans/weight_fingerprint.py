@@ -121,11 +121,11 @@ def _is_numbers(values: Any) -> bool:
 
 
 class WeightGroup(NamedTuple):
-    """Weights that are summed together; `number` is the layer's in its stack."""
+    """Weights that are summed together; `number` is the layer's in the stack of index `stack`."""
 
     layer: int
     number: int
-    stack: StackDims
+    stack: int
     part: Part
     side: Side
 
@@ -136,14 +136,14 @@ def list_groups(dims: DenseDims) -> Iterator[WeightGroup]:
     Of large models a few layers, evenly spread: the first, the last, and some between.
     """
     start = 0
-    for stack in dims.stacks:
+    for index, stack in enumerate(dims.stacks):
         parts: tuple[Part, ...] = ("attention", "mlp")
         if stack.cross_attention:
             parts = ("attention", "cross_attention", "mlp")
         for number in _spread_layers(stack):
             for part in parts:
-                yield WeightGroup(start + number, number, stack, part, "inputs")
-                yield WeightGroup(start + number, number, stack, part, "output")
+                yield WeightGroup(start + number, number, index, part, "inputs")
+                yield WeightGroup(start + number, number, index, part, "output")
         start += stack.num_layers
 
 

@@ -30,6 +30,7 @@ from pruning.checkpoints.prunable_model import PrunableModel
 from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.cutting.repack import read_dense
 from pruning.errors import NirvanaError
+from pruning.machine_limits import MachineLimitError
 from pruning.oneshot.oneshot_config import ScoringConfig
 from pruning.progress import Progress, name_progress, show_nothing
 from pruning.scoring.kl_curves import measure_curves, measure_draw, pool_batches
@@ -121,7 +122,7 @@ def score_model(
     best, divergences = _choose(dense, draws, scores, config)
     draws[best].save(folder / CALIBRATION_FILE)
     save_scores(folder / SCORES_FILE, scores[best])
-    _hold_out(folder, dense, config)
+    not_held_out = _hold_out(folder, dense, config)
     if isinstance(config.allocation, KlKnapsack):
         _measure(folder, dense.task(draws[best]), scores[best], config, progress)
     for path in folder.glob("draw-*"):
@@ -132,6 +133,7 @@ def score_model(
         "num_sequences": draws[best].num_sequences,
         "num_tokens": draws[best].num_tokens,
         "labels": draws[best].labels,
+        "not_held_out": not_held_out,
         "seconds": time.monotonic() - started,
     }
     write_manifest(folder, {**manifest, "finished": True, "figures": figures})
@@ -234,16 +236,17 @@ def _choose(
         measure_draw(dense.task(draw), dense.source, found, pool, config.draw_budget)
         for draw, found in zip(draws, scores, strict=True)
     ]
-    by_draw = {id(draw.batches): measure for draw, measure in zip(draws, measures, strict=True)}
-    best = select_draw([draw.batches for draw in draws], lambda batches: by_draw[id(batches)])
-    return best, measures
+    return select_draw(measures), measures
 
 
-def _hold_out(folder: Path, dense: DenseModel, config: ScoringConfig) -> None:
-    """Draw text that nothing is fitted on, where the calibration source has a validation split."""
+def _hold_out(folder: Path, dense: DenseModel, config: ScoringConfig) -> str | None:
+    """Draw text that nothing is fitted on, from the validation split of the calibration source.
+
+    Where there is none, or too little, the figures have no held-out part; say why, then.
+    """
     calibration = config.calibration
     if calibration.split == _HELD_OUT_SPLIT:
-        return
+        return f"Calibration itself draws from the split {_HELD_OUT_SPLIT}."
     held_out = dataclasses.replace(
         calibration,
         split=_HELD_OUT_SPLIT,
@@ -252,9 +255,12 @@ def _hold_out(folder: Path, dense: DenseModel, config: ScoringConfig) -> None:
     try:
         documents = load_documents(held_out)
         drawn = draw_calibration(dense.model, dense.tokenizer, documents, held_out, 0)
-    except NirvanaError:
-        return  # there is none, or too little: the figures then have no held-out part
+    except MachineLimitError:
+        raise
+    except NirvanaError as error:
+        return str(error)
     drawn.save(folder / HELD_OUT_FILE)
+    return None
 
 
 def _measure(

@@ -100,9 +100,15 @@ class ScoringRun:
                 f"{told['num_sequences']:,} sequences, {told['num_tokens']:,} tokens, draw "
                 f"{told['draw'] + 1} of {draws}",
             ),
+            ("held-out text", self._describe_held_out()),
             ("damage curves", "none" if self.curves is None else f"{len(self.curves)}"),
             ("time", f"{told['seconds']:.1f} s"),
         ]
+
+    def _describe_held_out(self) -> str:
+        if self.held_out is not None:
+            return f"{self.held_out.num_sequences:,} sequences"
+        return f"none. {self.figures.get('not_held_out') or ''}".rstrip()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data of where the run is and how it went; the scores are in its files."""

@@ -264,10 +264,10 @@ def _count_bias(block: nn.Module, path: str) -> int:
 
 def _count_rest(core: nn.Module, block: nn.Module, attention: AttentionWiring) -> int:
     """Count what the core holds besides its linear maps and a shared bias table."""
-    claimed = {id(p) for path in _list_linears(attention) for p in _parameters(block, path)}
+    claimed = {p for path in _list_linears(attention) for p in _parameters(block, path)}
     if attention.bias_table:
-        claimed |= {id(p) for p in _parameters(core, attention.bias_table)}
-    return sum(p.numel() for p in core.parameters() if id(p) not in claimed)
+        claimed |= {*_parameters(core, attention.bias_table)}
+    return sum(p.numel() for p in core.parameters() if p not in claimed)
 
 
 def _parameters(root: nn.Module, path: str) -> list[nn.Parameter]:

@@ -11,7 +11,7 @@ from exporters.compare.checkpoint_artefact import describe_parts
 from exporters.compare.onnx_artefact import open_onnx
 from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import trace_part
+from exporters.trace.trace_part import trace_graph, write_graph
 from pruning.checkpoints.checkpoint import save_pruned
 from pruning.cutting.repack import repack
 from tests.pruning.tiny_models import make_tiny, uneven_plan
@@ -39,7 +39,7 @@ def export_tiny(folder: Path, name: str, **changes: int) -> Exported:
     save_pruned(pruned, folder / "checkpoint")
     config = ExportConfig()
     for part in list_parts(pruned, config):
-        trace_part(part, folder / "onnx" / f"{part.name}.onnx", config.chosen_opset)
+        write_graph(trace_graph(part, config.chosen_opset), folder / "onnx" / f"{part.name}.onnx")
     return Exported(folder / "checkpoint", pruned, folder / "onnx")
 
 

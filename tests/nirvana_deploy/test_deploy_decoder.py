@@ -10,8 +10,9 @@ import torch
 
 from nirvana_deploy import DeployResult, deploy, load
 from nirvana_deploy.runs.recipe import Recipe, load_recipe
-from nirvana_deploy.serving.graph_decoder import GraphDecoder, read_decoder
+from nirvana_deploy.serving.graph_decoder import read_decoder
 from tests.nirvana_deploy.drawn_page import Page
+from tests.nirvana_deploy.serving.tiny_decoder import generate_greedily
 from tests.pruning.training.tiny_tasks import write_headed, write_rows
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "decoder.yaml"
@@ -69,7 +70,7 @@ def test_the_package_writes_what_the_checkpoint_does(result: DeployResult) -> No
     ids_BS = torch.tensor([PROMPT])
     for _ in range(6):
         ids_BS = torch.cat([ids_BS, model(ids_BS).logits[:, -1:].argmax(-1)], dim=1)
-    assert GraphDecoder(package / "model.onnx").generate_greedily(PROMPT, 6) == ids_BS[0].tolist()
+    assert generate_greedily(package / "model.onnx", PROMPT, 6) == ids_BS[0].tolist()
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ def test_a_call_waits_for_what_it_queued(engine_dir: Path) -> None:
     device = FakeDevice()
     bound = EngineRunner(engine_dir, device=device).bind(make_inputs(1, 8))
     expected = bound()["logits"].clone()
-    bound.refill({"input_ids": torch.zeros(1, 8, dtype=torch.int64)})
+    bound._from_host["input_ids"].zero_()
     bound.enqueue()
     torch.testing.assert_close(bound.on_device["logits"], expected, rtol=0, atol=0)
     device.synchronize()
@@ -146,7 +146,7 @@ def test_a_cuda_graph_is_recorded_after_a_first_run(engine_dir: Path, flavour: s
         bound()
         assert context.num_runs == num_runs, "a graph is launched without TensorRT"
         assert bound.read_parts()["gpu_compute_ms"] == 1.5
-    bound.refill({"input_ids": torch.ones(1, 8, dtype=torch.int64)})
+    bound._from_host["input_ids"].fill_(1)
     inputs = {**make_inputs(1, 8), "input_ids": np.ones((1, 8), np.int64)}
     expected = run_onnx(make_encoder(), inputs)
     np.testing.assert_allclose(bound()["logits"].numpy(), expected, rtol=1e-6)

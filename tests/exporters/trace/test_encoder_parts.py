@@ -5,7 +5,7 @@ from transformers import AutoConfig
 
 from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import trace_part
+from exporters.trace.trace_part import trace_graph, write_graph
 from pruning.errors import NirvanaError
 from tests.exporters.trace.traced import Traced, assert_same_as_torch
 from tests.pruning.tiny_models import TINY, VOCAB
@@ -36,7 +36,7 @@ def make_head(name: str) -> transformers.PreTrainedModel:
 def test_each_head_has_its_outputs_and_is_torch(name: str, tmp_path) -> None:
     (part,) = list_parts(make_head(name), ExportConfig())
     assert {tensor.name: tensor.shape for tensor in part.outputs} == HEADS[name]
-    trace_part(part, tmp_path / "model.onnx", 18)
+    write_graph(trace_graph(part, 18), tmp_path / "model.onnx")
     assert_same_as_torch(Traced(part, tmp_path / "model.onnx"))
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.graph_part import GraphPart, GraphTensor
-from exporters.trace.trace_part import trace_graph, trace_part
+from exporters.trace.trace_part import trace_graph, write_graph
 from pruning.errors import NirvanaError
 
 IDS = GraphTensor(name="input_ids", dtype=torch.int64, shape=("batch", "sequence"), limit=9)
@@ -45,7 +45,7 @@ def part_of(module: nn.Module, *outputs: GraphTensor) -> GraphPart:
 
 
 def test_a_graph_is_written_as_promised(tmp_path: Path) -> None:
-    trace_part(part_of(Scores()), tmp_path / "new" / "model.onnx", 20)
+    write_graph(trace_graph(part_of(Scores()), 20), tmp_path / "new" / "model.onnx")
     model = onnx.load(tmp_path / "new" / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert [value.name for value in model.graph.input] == ["input_ids", "attention_mask"]
@@ -80,7 +80,7 @@ def test_steps_in_bfloat16_run_where_there_are_no_such_kernels_and_round_alike(
     tmp_path: Path,
 ) -> None:
     part = part_of(RoundedToBfloat16())
-    trace_part(part, tmp_path / "model.onnx", 18)
+    write_graph(trace_graph(part, 18), tmp_path / "model.onnx")
     ids, mask = draw_inputs(part.inputs, {"batch": 4, "sequence": 50}, padding="left")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (came,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})

@@ -13,7 +13,7 @@ from exporters.export_config import ExportConfig
 from exporters.trace.graph_inputs import draw_inputs
 from exporters.trace.graph_part import GraphPart
 from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import TRACED_SIZES, trace_part
+from exporters.trace.trace_part import TRACED_SIZES, trace_graph, write_graph
 from pruning.cutting.repack import plan_for, repack
 from pruning.plans.plan import LayerPlan
 from tests.pruning.tiny_models import make_tiny, read_model
@@ -64,7 +64,7 @@ def trace_tiny(
     traced = {}
     for part in list_parts(model, ExportConfig(graphs=graphs)):
         path = folder / f"{part.name}.onnx"
-        trace_part(part, path, opset)
+        write_graph(trace_graph(part, opset), path)
         traced[part.name] = Traced(part, path)
     return traced
 

@@ -15,7 +15,7 @@ from nirvana_deploy.serving.package import package_model
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.tiny_classifier import save_classifier
-from tests.nirvana_deploy.serving.tiny_decoder import TinyDecoder, save_tokenizer
+from tests.nirvana_deploy.serving.tiny_decoder import TinyDecoder, generate_greedily, save_tokenizer
 
 genai = pytest.importorskip("onnxruntime_genai", reason="ONNX Runtime GenAI (extra genai)")
 CONFIG = PackageConfig(to="genai")
@@ -33,7 +33,7 @@ def test_it_generates_the_tokens_of_transformers(
     for prompt in PROMPTS:
         (expected,) = tiny.generate([prompt], 20)
         assert generate(model, prompt, 20) == expected
-        assert GraphDecoder(tiny.onnx).generate_greedily(prompt, 20) == expected
+        assert generate_greedily(tiny.onnx, prompt, 20) == expected
 
 
 def test_layers_have_caches_of_their_own_sizes(pruned_decoder: TinyDecoder, tmp_path: Path) -> None:

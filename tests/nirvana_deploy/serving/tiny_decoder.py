@@ -6,13 +6,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import trace_part
+from exporters.trace.trace_part import trace_graph, write_graph
+from nirvana_deploy.serving.graph_decoder import GraphDecoder
 from tests.exporters.trace.traced import prune_mixed
 from tests.pruning.tiny_models import make_tiny
 
@@ -47,7 +49,7 @@ def export_tiny(folder: Path, *, pruned: bool) -> TinyDecoder:
         model = prune_mixed(model)
     (part,) = list_parts(model, ExportConfig())
     folder.mkdir()
-    trace_part(part, folder / "model.onnx", 18)
+    write_graph(trace_graph(part, 18), folder / "model.onnx")
     model.config.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     config.pop("auto_map", None)
@@ -72,3 +74,15 @@ def save_tokenizer(folder: Path, alphabet: list[str] | None = None) -> None:
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
     )
     wrapped.save_pretrained(folder)
+
+
+def generate_greedily(onnx: Path, prompt: list[int], num_new: int) -> list[int]:
+    """Return a prompt and the likeliest tokens after it, one by one over the graph's cache."""
+    decoder = GraphDecoder(onnx)
+    tokens, past, new = list(prompt), decoder.start(1), list(prompt)
+    for _ in range(num_new):
+        mask = np.ones((1, len(tokens)), np.int64)
+        logits, past = decoder.step(np.array([new], np.int64), mask, past)
+        new = [int(logits[0, -1].argmax())]
+        tokens += new
+    return tokens

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from profiles.measuring.sweep import find_best_batch, sweep_batches, sweep_callers
+from profiles.measuring.sweep import sweep_batches, sweep_callers
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import FakeClock, FakeRunner
 
@@ -33,10 +33,6 @@ def test_throughput_counts_rows() -> None:
     points = sweep_batches(runner, make_inputs, (1, 4, 16), clock=runner.clock)
     assert [point.median_ms for point in points] == pytest.approx([5, 8, 20])
     assert [point.rows_per_s for point in points] == pytest.approx([200, 500, 800])
-    assert find_best_batch(points, 10).batch == 4
-    assert find_best_batch(points, 99).batch == 16
-    with pytest.raises(NirvanaError, match="at most 2 ms; the fastest, 1, takes 5 ms"):
-        find_best_batch(points, 2)
 
 
 def test_each_caller_has_buffers_of_its_own() -> None:

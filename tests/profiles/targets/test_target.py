@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from profiles.targets.target import (
-    BYTES_OF,
     TARGETS_FOLDER,
     UNSOURCED,
     detect_cpu,
@@ -76,18 +75,12 @@ def test_unsourced_figures_are_listed_by_precision(tmp_path: Path) -> None:
     )
 
 
-def test_alignment_is_told_in_elements() -> None:
-    assert load_target("a100-80").alignment_of("fp16") == 64
-    assert load_target("t4").alignment_of("int8") == 16
-    assert BYTES_OF["bf16"] == 2
-
-
 def test_a_file_is_read_as_it_says(tmp_path: Path) -> None:
     path = tmp_path / "card.toml"
     path.write_text(WHOLE)
     target = read_target(path)
     assert (target.name, target.memory_bandwidth_gb_per_s.value) == ("card", 100.0)
-    assert target.rate("fp16").note == "half" and target.alignment_of("fp16") is None
+    assert target.rate("fp16").note == "half" and target.alignment_bytes is None
     with pytest.raises(NirvanaError, match="A card has no rate for 'int8'; it has fp16"):
         target.rate("int8")
 

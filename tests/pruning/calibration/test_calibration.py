@@ -5,11 +5,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pruning.calibration.calibration import Calibration, draw_batches, draw_calibration, select_draw
+from pruning.calibration.calibration import Calibration, draw_calibration, select_draw
 from pruning.calibration.calibration_documents import Document
 from pruning.errors import NirvanaError
 from pruning.scoring.model_passes import read_loss
-from pruning.scoring.saliency import Batch
 from tests.pruning.oneshot.tiny_calibration import (
     make_byte_tokenizer,
     make_config,
@@ -30,6 +29,10 @@ KINDS = {  # of model: its task, and a type with it
     "seq2seq bart": "bart",
     "classification bart": "bart",
 }
+
+
+def draw_batches(*args):
+    return draw_calibration(*args).batches
 
 
 def draw(kind: str, tmp_path: Path, number: int = 0, **changes) -> Calibration:
@@ -277,12 +280,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_draw_with_the_least_measure_is_kept() -> None:
-    draws: list[tuple[Batch, ...]] = [({"input_ids": torch.tensor([n])},) for n in (3, 1, 2, 1)]
-    assert select_draw(draws, lambda draw: float(draw[0]["input_ids"])) == 1
+    assert select_draw([3.0, 1.0, 2.0, 1.0]) == 1
     with pytest.raises(NirvanaError, match=r"Expected a number .* got \[\]"):
-        select_draw([], lambda _: 0.0)
+        select_draw([])
     with pytest.raises(NirvanaError, match=r"got \[nan"):
-        select_draw(draws, lambda _: float("nan"))
+        select_draw([float("nan")])
 
 
 def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:

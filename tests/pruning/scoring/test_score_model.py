@@ -191,6 +191,8 @@ def test_without_a_validation_split_nothing_is_held_out(tmp_path: Path, model: s
     config = scoring(text, allocation=Uniform())
     run = score_model(model, config, tmp_path / "run")
     assert run.held_out is None
+    assert "sequence" in run.figures["not_held_out"]
+    assert ("held-out text", f"none. {run.figures['not_held_out']}") in run.headline()
     assert run.curves is None
     assert not (run.folder / "curves.json").exists()
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 import nirvana_deploy
 from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
-from exporters.trace.trace_part import trace_part
+from exporters.trace.trace_part import trace_graph, write_graph
 from nirvana_deploy.serving.loaded.generating_model import CACHE_NAME
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
@@ -27,7 +27,7 @@ def export(folder: Path, model: PreTrainedModel) -> tuple[PreTrainedModel, Any]:
     """Trace a model; return it, and what is loaded of its folder."""
     folder.mkdir()
     for part in list_parts(model, ExportConfig()):
-        trace_part(part, folder / f"{part.name}.onnx", 18)
+        write_graph(trace_graph(part, 18), folder / f"{part.name}.onnx")
     model.config.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     config.pop("auto_map", None)  # as an export does
