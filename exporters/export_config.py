@@ -1,11 +1,16 @@
 """How a checkpoint becomes ONNX. No torch, no onnx here."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Form = Literal["portable", "ort-cpu", "ort-cuda", "tensorrt"]
 GraphPrecision = Literal["fp32", "fp16", "bf16", "int8", "int8-static"]
@@ -72,6 +77,22 @@ class ExportConfig:
             raise NirvanaError(f"tolerance must be above 0, got {self.tolerance}.")
         if self.cache_length is not None:
             self._check_cache_length(self.cache_length)
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise NirvanaError for a cache that the model does not have, or not so long a one.
+
+        The model may be on the meta device.
+        """
+        if self.cache_length is None:
+            return
+        from pruning.tasks.position_limit import check_length
+
+        if not model.can_generate() or model.config.is_encoder_decoder:
+            raise NirvanaError(
+                "cache_length is for decoders that generate, whose attention_mask says how much "
+                f"of a cache is filled; {type(model).__name__} is none. Leave it out."
+            )
+        check_length(model, self.cache_length, "cache_length")
 
     def _check_cache_length(self, length: int) -> None:
         if length < 2:

@@ -27,7 +27,7 @@ from exporters.passes.scatter_cache import require_buffers
 from exporters.precision.calibration_text import Calibrated, calibrate
 from exporters.precision.convert_precision import convert_precision
 from exporters.precision.int8_graph import Feeds
-from exporters.trace.graph_cache import check_buffers, give_buffers
+from exporters.trace.graph_cache import give_buffers
 from exporters.trace.graph_part import GraphPart
 from exporters.trace.list_parts import list_parts
 from exporters.trace.load_source import load_source
@@ -117,10 +117,9 @@ def export_checkpoint(
     refuse_exported(str(checkpoint))
     folder = fetch_model(str(checkpoint))
     model = load_source(folder)
+    config.check(model)
     parts = list_parts(model, config)
     task = name_task(model, parts)
-    if config.cache_length is not None:
-        check_buffers(model, parts, config.cache_length)
     source = describe_parts(str(checkpoint), model, parts)
     out_dir.mkdir(parents=True, exist_ok=True)
     copy_companions(folder, out_dir)

@@ -91,6 +91,7 @@ def measure_latency_table(
     architecture = find_architecture(load_stock_model(AutoConfig, source))
     # Only its speed counts: a head that is yet to be trained may be missing.
     model, _ = load_with_head(architecture, source, fresh=True, attn_implementation="eager")
+    config.check(model)
     model = model.float().eval()
     return measure_table(model, config.table, cache=cache, progress=progress)
 

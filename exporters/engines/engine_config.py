@@ -1,11 +1,16 @@
 """How an engine is built. No onnx, no TensorRT here."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Flavour = Literal["auto", "tensorrt", "tensorrt_rtx"]
 Precision = Literal["fp16", "bf16", "fp32", "graph"]
@@ -94,6 +99,19 @@ class EngineConfig:
     weight_streaming: bool = False
     refittable: bool = False
     require_fused_attention: bool = False
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise NirvanaError for shapes beyond the model's positions; defaults are cut to fit.
+
+        The model may be on the meta device. Profiles that are given are compared with the graph.
+        """
+        from pruning.tasks.position_limit import check_length
+
+        default = EngineConfig()
+        if self.length != default.length and not self.profiles:
+            check_length(model, self.length.max, "length.max")
+        if self.past != default.past and not self.profiles and model.can_generate():
+            check_length(model, self.past.max, "past.max", more=1)  # the token after the cache
 
     def __post_init__(self) -> None:
         check_numbers(self)

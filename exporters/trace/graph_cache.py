@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, DynamicLayer
 
 from exporters.io_names import CACHE_PREFIXES, is_past
 from exporters.trace.graph_part import PAST, TOTAL, GraphPart, GraphTensor
-from pruning.errors import NirvanaError
 
 
 def give_buffers(part: GraphPart, length: int) -> GraphPart:
@@ -32,21 +31,6 @@ def give_buffers(part: GraphPart, length: int) -> GraphPart:
         inputs=tuple(_fix_length(tensor, length) for tensor in part.inputs),
         outputs=tuple(_fix_length(tensor, length) for tensor in part.outputs),
     )
-
-
-def check_buffers(model: PreTrainedModel, parts: tuple[GraphPart, ...], length: int) -> None:
-    """Raise NirvanaError unless `model` is a decoder with positions for `length` tokens."""
-    if not model.can_generate() or model.config.is_encoder_decoder:
-        raise NirvanaError(
-            "cache_length is for decoders that generate, whose attention_mask says how much of a "
-            f"cache is filled; {type(model).__name__} is none. Leave it out."
-        )
-    limits = [part.max_length for part in parts if part.max_length is not None]
-    if limits and length > min(limits):
-        raise NirvanaError(
-            f"cache_length is {length}, and the model has positions for {min(limits)} tokens. "
-            "Choose no more than that."
-        )
 
 
 def _fix_length(tensor: GraphTensor, length: int) -> GraphTensor:

@@ -1,16 +1,19 @@
-"""Holds a recipe against its model before any work: what a stage after hours of training would say.
+"""Compares a recipe with its model before any work: what a stage after hours of training would say.
 
-Each stage refuses what does not fit it, too; here its answer is known from the config and the task.
+Each config has a `check` of its own, which its stage calls, too; here it is called for all of them,
+on the model without weights. Besides, some settings are not for runs.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from exporters.engines.engine_config import EngineConfig
 from nirvana_deploy.runs.deploy_stages import LEFT_OUT
 from nirvana_deploy.runs.recipe import Recipe
+from pruning.allocation.allocation_config import Uniform
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.gates.pruning_scheduler import check_num_rows
@@ -37,12 +40,21 @@ def check_fit(recipe: Recipe, say: Say = lambda _: None) -> dict[str, str]:
             setting of a later stage does not fit it.
     """
     model, splits, task = _look(recipe)
-    _check_latency(recipe, model)
-    _check_export(recipe, task)
-    _check_package(recipe, task, model)
-    _check_build(recipe, task, model)
+    _refuse_settings(recipe, task)
+    if recipe.latency is not None:
+        with _named("latency"):
+            recipe.latency.check(model)
+    with _named("export"):
+        recipe.export.check(model)
+    with _named("package"):
+        recipe.package.check(model, task.name, alike=_is_alike(recipe))
+    if recipe.package.to != "triton":
+        _require_fast_tokenizer(recipe)
+    with _named("build"):
+        recipe.build.check(model)
     if task.name != _ENCODER_DECODER:
-        _check_profile(recipe, task, model)
+        with _named("profile"):
+            recipe.profile.check(model, task.name)
     _check_rows(recipe, model, splits, say)  # last, since it reads all rows
     return dict(LEFT_OUT) if task.name == _ENCODER_DECODER else {}
 
@@ -116,50 +128,39 @@ def _count_packed_rows(recipe: Recipe, own: Task | None, limit: int | None) -> i
     return len(load_text(data, load_stock_model(AutoTokenizer, recipe.model), own).train)
 
 
-def _check_latency(recipe: Recipe, model: PreTrainedModel) -> None:
-    if recipe.latency is not None and recipe.latency.is_measured and _has_encoder_beside(model):
-        raise NirvanaError(
-            "latency: no table is measured for encoder-decoders, this is a "
-            f"{model.config.model_type}. Leave latency out and set prune.budget."
-        )
+@contextlib.contextmanager
+def _named(section: str) -> Iterator[None]:
+    """Put the section of the recipe in front of what is wrong in it."""
+    try:
+        yield
+    except NirvanaError as error:
+        raise NirvanaError(f"{section}: {error}") from error
 
 
-def _has_encoder_beside(model: PreTrainedModel) -> bool:
-    return bool(model.config.is_encoder_decoder)
+def _is_alike(recipe: Recipe) -> bool:
+    """Return whether all layers will have the same sizes."""
+    prune = recipe.prune
+    return isinstance(prune, OneShotConfig) and isinstance(prune.scoring.allocation, Uniform)
 
 
-def _check_export(recipe: Recipe, task: Task) -> None:
-    config = recipe.export
-    if config.graphs == "split" and task.name == _DECODER:
+def _refuse_settings(recipe: Recipe, task: Task) -> None:
+    """Raise NirvanaError for what single verbs do, and a run does not."""
+    if recipe.export.graphs == "split" and task.name == _DECODER:
         raise NirvanaError(
             "export.graphs: a run profiles and packages a decoder as one graph, got split. Leave "
             "it out (merged), or export the checkpoint with `nirvana export`."
         )
-    if config.cache_length is not None:
+    if recipe.export.cache_length is not None:
         raise NirvanaError(
-            f"export.cache_length is {config.cache_length}: its graph is for an engine, and a run "
-            "profiles and packages the graph itself. Leave it out, or go verb by verb: nirvana "
-            "export, nirvana build."
+            f"export.cache_length is {recipe.export.cache_length}: its graph is for an engine, and "
+            "a run profiles and packages the graph itself. Leave it out, or go verb by verb: "
+            "nirvana export, nirvana build."
         )
-
-
-def _check_package(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
-    config = recipe.package
-    if config.profiles:
+    if recipe.package.profiles:
         raise NirvanaError(
             "package.profiles are those of an engine, and a run packages ONNX. Leave them out; "
             "`nirvana package --engine` serves an engine."
         )
-    if config.to == "triton":
-        return
-    if task.name != _DECODER:
-        raise NirvanaError(
-            f"package.to: {config.to} serves decoders that generate (causal-lm), and the task is "
-            f"{task.name}. Set package.to to triton."
-        )
-    _require_fast_tokenizer(recipe)
-    if config.takes_checkpoint:
-        _check_checkpoint_package(recipe, model)
 
 
 def _require_fast_tokenizer(recipe: Recipe) -> None:
@@ -171,67 +172,4 @@ def _require_fast_tokenizer(recipe: Recipe) -> None:
         raise NirvanaError(
             f"package.to: {recipe.package.to} reads text by tokenizer.json, and {recipe.model} has "
             "a slow tokenizer. Save the model with its fast one, or set package.to to triton."
-        )
-
-
-def _check_checkpoint_package(recipe: Recipe, model: PreTrainedModel) -> None:
-    from nirvana_deploy.serving.hub_checkpoint import STACKS
-    from pruning.allocation.allocation_config import Uniform
-
-    config, stack = recipe.package, STACKS[recipe.package.to]
-    name = type(model).__name__
-    if config.form != "padded" and name not in stack.architectures:
-        raise NirvanaError(
-            f"package.to: {stack.name} has no {name} of those that are known here: "
-            f"{', '.join(sorted(stack.architectures))}. Set package.to to genai or triton."
-        )
-    prune = recipe.prune
-    if isinstance(prune, OneShotConfig) and isinstance(prune.scoring.allocation, Uniform):
-        return
-    if config.form == "uniform":
-        raise NirvanaError(
-            f"package.form uniform is for layers that are alike, and what {stack.name} gets is "
-            "pruned by layers that differ. Set package.form to padded or deci"
-            f"{', or per-layer' if stack.per_layer else ''}; or prune by scores with "
-            "prune.scoring.allocation {} (uniform)."
-        )
-
-
-def _check_profile(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
-    config = recipe.profile
-    for name in ("past", "generate"):
-        if getattr(config, name) and task.name != _DECODER:
-            raise NirvanaError(
-                f"profile.{name} is for decoders (causal-lm), whose graph has a cache; the task is "
-                f"{task.name}. Leave it out."
-            )
-    vocab_size = int(model.config.get_text_config().vocab_size)
-    if config.vocab_size > vocab_size:
-        raise NirvanaError(
-            f"profile.vocab_size is {config.vocab_size}, and the model has {vocab_size} tokens. "
-            f"Set it to at most {vocab_size}."
-        )
-    asked = "profile: length with past or generate"
-    _check_positions(asked, config.num_positions, model)
-
-
-def _check_build(recipe: Recipe, task: Task, model: PreTrainedModel) -> None:
-    """Raise NirvanaError for shapes beyond the positions; those by default are cut to fit."""
-    config, default = recipe.build, EngineConfig()
-    if config.profiles:
-        return  # compared with the graph's own inputs
-    if config.length != default.length:
-        _check_positions("build.length.max", config.length.max, model)
-    if config.past != default.past and task.name in (_DECODER, _ENCODER_DECODER):
-        _check_positions("build.past.max and the token after it", config.past.max + 1, model)
-
-
-def _check_positions(what: str, asked: int, model: Any) -> None:
-    from pruning.tasks.position_limit import count_positions
-
-    limit = count_positions(model)
-    if limit is not None and asked > limit:
-        raise NirvanaError(
-            f"{what} is {asked}, and {model.config.model_type} here has {limit} positions. Ask for "
-            f"at most {limit}."
         )

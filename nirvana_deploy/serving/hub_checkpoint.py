@@ -92,6 +92,15 @@ class HubStack:
             "package its ONNX export for genai or triton, which take any plan."
         )
 
+    def check_architecture(self, name: str) -> None:
+        """Raise NirvanaError for a class that the server does not implement."""
+        if name not in self.architectures:
+            raise NirvanaError(
+                f"{self.name} has no {name} of those that are known here: "
+                f"{', '.join(sorted(self.architectures))}. Package its ONNX export for genai or "
+                "triton."
+            )
+
 
 STACKS = {
     "vllm": HubStack(
@@ -182,7 +191,7 @@ def _make_form(
     document: dict[str, Any], checkpoint: Path, stack: HubStack, config: PackageConfig
 ) -> ServedForm:
     if config.form != "uniform":
-        _check_architecture(document, stack)
+        stack.check_architecture(name_stock(document))
     if config.form == "per-layer":
         return make_per_layer(document, checkpoint, remote_code=config.remote_code)
     if config.form == "deci":
@@ -200,7 +209,7 @@ def _make_form(
         ties_width = name_stock(document) in stack.ties_head_width
         return make_padded(document, stack.neuron_multiple, ties_head_width=ties_width)
     _check_alike(document, stack)
-    _check_architecture(document, stack)
+    stack.check_architecture(name_stock(document))
     _check_head_width(document, stack)
     _check_widths(document, stack)
     return ServedForm(document=document)
@@ -271,16 +280,6 @@ def _check_alike(document: dict[str, Any], stack: HubStack) -> None:
         f"{document['architectures'][0]} ties the width of a head to the number of heads, so that "
         f"{stack.name} cannot be given fewer. {stack.alternatives}"
     )
-
-
-def _check_architecture(document: dict[str, Any], stack: HubStack) -> None:
-    name = name_stock(document)
-    if name not in stack.architectures:
-        raise NirvanaError(
-            f"{stack.name} has no {name} of those that are known here: "
-            f"{', '.join(sorted(stack.architectures))}. Package its ONNX export for genai or "
-            "triton."
-        )
 
 
 def _check_windows(document: dict[str, Any], stack: HubStack) -> None:

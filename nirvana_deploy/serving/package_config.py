@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,30 @@ class PackageConfig:
     def takes_checkpoint(self) -> bool:
         """Return whether the server reads a checkpoint, not ONNX."""
         return self.to in ("vllm", "tensorrt-llm")
+
+    def check(self, model: PreTrainedModel, task: str, *, alike: bool) -> None:
+        """Raise NirvanaError for a model that the server cannot hold.
+
+        The model may be on the meta device; `task` is what its head is for, and `alike` says
+        whether all of its layers will have the same sizes.
+        """
+        if self.to == "triton":
+            return
+        if task != "causal-lm":
+            raise NirvanaError(
+                f"{self.to} serves decoders that generate (causal-lm), and the task is {task}. "
+                "Package for triton."
+            )
+        if self.takes_checkpoint:
+            from nirvana_deploy.serving.hub_checkpoint import STACKS
+
+            stack = STACKS[self.to]
+            stack.check_architecture(type(model).__name__)
+            if self.form == "uniform" and not alike:
+                raise NirvanaError(
+                    f"form uniform is for layers that are alike, and {stack.name} gets some that "
+                    f"differ. {stack.alternatives}"
+                )
 
     def __post_init__(self) -> None:
         check_numbers(self)

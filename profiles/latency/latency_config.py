@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from profiles.targets.block_work import CallShape
 from profiles.targets.target import load_target
@@ -14,6 +14,9 @@ from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
 from pruning.plans.cost import CostModel, dense_cost
 from pruning.plans.dense_dims import DenseDims
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _LATENCY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)")
@@ -177,6 +180,14 @@ class LatencyConfig:
             )
         if not self.is_measured:  # now, not when the baseline has been trained
             load_target(self.target).rate(self.chosen_precision)
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise NirvanaError for a model of which no table is measured."""
+        if self.is_measured and model.config.is_encoder_decoder:
+            raise NirvanaError(
+                "no table is measured for encoder-decoders, this is a "
+                f"{model.config.model_type}. Leave latency out and set a budget."
+            )
 
     @property
     def budget(self) -> LatencyBudget:

@@ -1,10 +1,16 @@
 """How latency is measured. No numpy and no run-time here."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from profiles.runners.run_config import RunConfig
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,27 @@ class ProfileConfig(RunConfig):
     def num_positions(self) -> int:
         """Positions of a call, or of a text that is generated: its last token is not read."""
         return self.length + max(self.past, self.generate - 1)
+
+    def check(self, model: PreTrainedModel, task: str) -> None:
+        """Raise NirvanaError for a call that no graph of the model takes.
+
+        The model may be on the meta device; `task` is what its head is for.
+        """
+        from pruning.tasks.position_limit import count_positions
+
+        for name in ("past", "generate"):
+            if getattr(self, name) and task != "causal-lm":
+                raise NirvanaError(
+                    f"{name} is for decoders (causal-lm), whose graph has a cache; the task is "
+                    f"{task}. Leave it out."
+                )
+        vocab_size = int(model.config.get_text_config().vocab_size)
+        if self.vocab_size > vocab_size:
+            raise NirvanaError(
+                f"vocab_size is {self.vocab_size}, and the model has {vocab_size} tokens. Set it "
+                f"to at most {vocab_size}."
+            )
+        self.check_positions(count_positions(model), f"this {model.config.model_type}")
 
     def __post_init__(self) -> None:
         check_numbers(self)

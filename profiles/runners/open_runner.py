@@ -66,13 +66,7 @@ def check_positions(source: str, config: RunConfig) -> None:
         limit = count_config_positions(read_config_file(folder))
     elif kind == "onnx":
         limit = find_max_length(find_graph(Path(source)))
-    if limit is not None and config.num_positions > limit:
-        more = config.num_positions > config.length
-        together = " together with past or generate" if more else ""
-        raise NirvanaError(
-            f"length is {config.length}, which{together} takes {config.num_positions} positions, "
-            f"and {source} has {limit}. Ask for at most {limit}."
-        )
+    config.check_positions(limit, source)
 
 
 def find_graph(path: Path) -> Path:

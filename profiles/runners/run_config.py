@@ -60,6 +60,16 @@ class RunConfig:
                 f"got {self.torch_mode!r}."
             )
 
+    def check_positions(self, limit: int | None, name: str) -> None:
+        """Raise NirvanaError for a call that is longer than the positions that `name` has."""
+        if limit is not None and self.num_positions > limit:
+            more = self.num_positions > self.length
+            together = " together with past or generate" if more else ""
+            raise NirvanaError(
+                f"length is {self.length}, which{together} takes {self.num_positions} positions, "
+                f"and {name} has {limit}. Ask for at most {limit}."
+            )
+
     def require_at_least(self, floor: int, *names: str) -> None:
         """Raise NirvanaError for the first of the settings `names` that is below `floor`."""
         for name in names:

@@ -97,16 +97,17 @@ def find_usable_length(folder: Path) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check_length(model: PreTrainedModel, length: int, setting: str) -> None:
+def check_length(model: PreTrainedModel, length: int, setting: str, *, more: int = 0) -> None:
     """Raise NirvanaError for inputs of `length` tokens where the model has fewer positions.
 
-    `setting` is what the user set the length by, such as data.max_length.
+    `setting` is what the user set the length by, such as data.max_length; `more` is what comes to
+    it, such as the token after a cache.
     """
     longest = count_positions(model)
-    if longest is not None and length > longest:
+    if longest is not None and length + more > longest:
         raise NirvanaError(
             f"{setting.rpartition('.')[2]} is {length}, but {model.config.model_type} here has "
-            f"{longest} positions. Set {setting} to at most {longest}."
+            f"{longest} positions. Set {setting} to at most {longest - more}."
         )
 
 

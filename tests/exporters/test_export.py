@@ -14,8 +14,6 @@ from exporters.export_config import (
     ExportConfig,
 )
 from exporters.export_stage import export_checkpoint, run_export
-from exporters.trace.graph_cache import check_buffers
-from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import TRACED_SIZES
 from nirvana_deploy import export
 from pruning.checkpoints.checkpoint import save_pruned
@@ -173,14 +171,13 @@ def test_impossible_settings_are_refused() -> None:
     [
         ("bert", "cache_length is for decoders that generate"),
         ("t5", "cache_length is for decoders that generate"),
-        ("gpt2", "cache_length is 90, and the model has positions for 80 tokens"),
+        ("gpt2", "cache_length is 90, but gpt2 here has 80 positions"),
     ],
 )
 def test_buffers_that_a_model_cannot_have_are_refused(name: str, message: str) -> None:
     model = make_tiny(name, "eager")
-    parts = list_parts(model, ExportConfig())
     with pytest.raises(NirvanaError, match=message):
-        check_buffers(model, parts, 90)
+        ExportConfig(form="tensorrt", cache_length=90).check(model)
 
 
 def test_the_opset_follows_the_form_unless_it_is_said() -> None:

@@ -96,23 +96,35 @@ ENGINE = {"min": 1, "opt": 8, "max": 100}
         ),
         ("masked-lm", {"package": {"to": "genai"}}, r"genai serves decoders .* task is masked-lm"),
         ("seq2seq", {"package": {"to": "vllm"}}, r"vllm serves decoders .* the task is seq2seq"),
-        ("causal-lm", {"package": {"to": "vllm"}}, r"form uniform is .* padded or deci, or per-"),
+        (
+            "causal-lm",
+            {"package": {"to": "vllm"}},
+            r"form uniform is .* deci .*, form per-layer",
+        ),
         (
             "causal-lm",
             {"package": {"to": "tensorrt-llm"}},
-            r"what TensorRT-LLM gets .* padded or deci; or prune by scores",
+            r"package: form uniform is .* TensorRT-LLM gets .* allocation uniform.* form padded",
         ),
         ("causal-lm", {"package": {"profiles": [0]}}, r"package\.profiles are those of an engine"),
-        ("classification", {"profile": {"past": 8}}, r"profile\.past is for decoders"),
-        ("question-answering", {"profile": {"generate": 8}}, r"profile\.generate is for decoders"),
+        ("classification", {"profile": {"past": 8}}, r"profile: past is for decoders"),
+        ("question-answering", {"profile": {"generate": 8}}, r"profile: generate is for decoders"),
         ("causal-lm", {"profile": {"vocab_size": 1000}}, r"is 1000, and the model has 99 tokens"),
         (
             "causal-lm",
             {"profile": {"length": 60, "generate": 30}},
-            r"is 89, .* has 80 positions",
+            r"profile: length is 60, .* takes 89 positions, and this llama has 80",
         ),
-        ("token-classification", {"build": {"length": ENGINE}}, r"build\.length\.max is 100, "),
-        ("causal-lm", {"build": {"past": {**ENGINE, "max": 80}}}, r"build\.past\.max .* is 81, "),
+        (
+            "token-classification",
+            {"build": {"length": ENGINE}},
+            r"build: max is 100.* most 80",
+        ),
+        (
+            "causal-lm",
+            {"build": {"past": {**ENGINE, "max": 80}}},
+            r"past\.max to at most 79",
+        ),
         ("seq2seq", {"latency": {"speedup": 1.5}}, r"no table is measured for encoder-decoders"),
     ],
 )
@@ -137,10 +149,12 @@ def test_layers_alike_by_scores_fit_a_server_that_wants_them_alike(make_recipe: 
 def test_a_type_that_the_server_lacks_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     model = write_headed(tmp_path / "model", "causal-lm", "gpt2")
     recipe = make_recipe("causal-lm", package={"to": "tensorrt-llm", "form": "padded"})
-    package = {"to": "tensorrt-llm", "form": "uniform"}
     assert check_fit(recipe) == {}
-    with pytest.raises(NirvanaError, match=r"TensorRT-LLM has no GPT2LMHeadModel .* genai or tri"):
-        check_fit(read_config(Recipe, {"model": str(model), "package": package, **_data(recipe)}))
+    for form in ("uniform", "padded"):
+        package = {"to": "tensorrt-llm", "form": form}
+        given = {"model": str(model), "package": package, **_data(recipe)}
+        with pytest.raises(NirvanaError, match=r"TensorRT-LLM has no GPT2LMHeadModel .* genai or"):
+            check_fit(read_config(Recipe, given))
 
 
 def test_a_slow_tokenizer_is_refused_for_genai(make_recipe: MakeRecipe, tmp_path: Path) -> None:
