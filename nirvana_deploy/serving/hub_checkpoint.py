@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import HUB_STACKS, HubStack, PackageConfig, Sources
 from nirvana_deploy.serving.package_manifest import PackageResult, write_manifest
 from nirvana_deploy.serving.vllm.block_configs import make_deci
 from nirvana_deploy.serving.vllm.held_sizes import make_padded
@@ -57,92 +56,6 @@ _COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 _LEFT_OUT = ("plan.json", "manifest.json", "config.json", INDEX_FILE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubStack:
-    """What a server takes.
-
-    Attributes:
-        name: for people.
-        architectures: its own implementations, of those that we prune. vLLM:
-            vllm/model_executor/models/registry.py; TensorRT-LLM:
-            tensorrt_llm/_torch/models/__init__.py.
-        neuron_multiple: what MLP widths are multiples of.
-        ties_head_width: architectures whose class takes the hidden size by the heads for a head's
-            width, whatever the config says of it.
-        ties_mlp_width: architectures whose class takes four times the hidden size for it.
-        takes_biases: its DeciLM has biases where the config asks for them.
-        per_layer: it has a form in which each layer keeps its own sizes.
-    """
-
-    name: str
-    architectures: frozenset[str]
-    neuron_multiple: int = 1
-    ties_head_width: frozenset[str] = frozenset()
-    ties_mlp_width: frozenset[str] = frozenset()
-    takes_biases: bool = True
-    per_layer: bool = True
-
-    @property
-    def alternatives(self) -> str:
-        """What to do about a plan that cannot be said."""
-        own = ", form per-layer (each as it is; vLLM's plugin)" if self.per_layer else ""
-        return (
-            "Prune it with allocation uniform, so that all layers are alike; or package it with "
-            f"form padded (zeros till they are alike), deci (block_configs, fewer zeros){own}; or "
-            "package its ONNX export for genai or triton, which take any plan."
-        )
-
-    def check_architecture(self, name: str) -> None:
-        """Raise NirvanaError for a class that the server does not implement."""
-        if name not in self.architectures:
-            raise NirvanaError(
-                f"{self.name} has no {name} of those that are known here: "
-                f"{', '.join(sorted(self.architectures))}. Package its ONNX export for genai or "
-                "triton."
-            )
-
-
-STACKS = {
-    "vllm": HubStack(
-        name="vLLM",
-        architectures=frozenset(
-            {
-                "FalconForCausalLM",
-                "GPT2LMHeadModel",
-                "GPTNeoXForCausalLM",
-                "Gemma2ForCausalLM",
-                "Gemma3ForCausalLM",
-                "LlamaForCausalLM",
-                "MistralForCausalLM",
-                "OPTForCausalLM",
-                "Phi3ForCausalLM",
-                "Qwen2ForCausalLM",
-                "Qwen3ForCausalLM",
-            }
-        ),
-        # vllm/model_executor/models/qwen2.py, Qwen2Attention.
-        ties_head_width=frozenset({"Qwen2ForCausalLM"}),
-        # vllm/model_executor/models/falcon.py, FalconMLP.
-        ties_mlp_width=frozenset({"FalconForCausalLM"}),
-    ),
-    "tensorrt-llm": HubStack(
-        name="TensorRT-LLM",
-        architectures=frozenset(
-            {
-                "Gemma3ForCausalLM",
-                "LlamaForCausalLM",
-                "MistralForCausalLM",
-                "Qwen2ForCausalLM",
-                "Qwen3ForCausalLM",
-            }
-        ),
-        neuron_multiple=256,
-        takes_biases=False,
-        per_layer=False,
-    ),
-}
-
-
 def package_checkpoint(sources: Sources, out_dir: Path, config: PackageConfig) -> PackageResult:
     """Copy a checkpoint that the server can hold, without what only this package reads.
 
@@ -150,7 +63,7 @@ def package_checkpoint(sources: Sources, out_dir: Path, config: PackageConfig) -
         NirvanaError: the folder is no checkpoint or was changed, or the server cannot hold the
             model: the message names layer and limit, and what to do instead.
     """
-    stack = STACKS[config.to]
+    stack = HUB_STACKS[config.to]
     for name in ("dense", "engine", "checkpoint"):
         if getattr(sources, name) is not None:
             raise NirvanaError(

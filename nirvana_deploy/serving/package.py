@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import HUB_STACKS, PackageConfig, Sources
 from nirvana_deploy.serving.package_manifest import PackageResult
 from pruning.errors import NirvanaError
 
@@ -20,12 +20,12 @@ def package_model(
         result = package_genai(sources, out_dir, config)
         return replace(result, server_check=check_genai(out_dir)) if check else result
     if config.takes_checkpoint:
-        from nirvana_deploy.serving.hub_checkpoint import STACKS, package_checkpoint
+        from nirvana_deploy.serving.hub_checkpoint import package_checkpoint
 
         if check and config.to != "vllm":
             raise NirvanaError(
-                f"{STACKS[config.to].name} is not run here: leave out --check. What it can hold is "
-                "checked in any case."
+                f"{HUB_STACKS[config.to].name} is not run here: leave out --check. What it "
+                "can hold is checked in any case."
             )
         result = package_checkpoint(sources, out_dir, config)
         if not check:

@@ -55,6 +55,92 @@ FORMS = ("uniform", "padded", "per-layer", "deci")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HubStack:
+    """What a server takes.
+
+    Attributes:
+        name: for people.
+        architectures: its own implementations, of those that we prune. vLLM:
+            vllm/model_executor/models/registry.py; TensorRT-LLM:
+            tensorrt_llm/_torch/models/__init__.py.
+        neuron_multiple: what MLP widths are multiples of.
+        ties_head_width: architectures whose class takes the hidden size by the heads for a head's
+            width, whatever the config says of it.
+        ties_mlp_width: architectures whose class takes four times the hidden size for it.
+        takes_biases: its DeciLM has biases where the config asks for them.
+        per_layer: it has a form in which each layer keeps its own sizes.
+    """
+
+    name: str
+    architectures: frozenset[str]
+    neuron_multiple: int = 1
+    ties_head_width: frozenset[str] = frozenset()
+    ties_mlp_width: frozenset[str] = frozenset()
+    takes_biases: bool = True
+    per_layer: bool = True
+
+    @property
+    def alternatives(self) -> str:
+        """What to do about a plan that cannot be said."""
+        own = ", form per-layer (each as it is; vLLM's plugin)" if self.per_layer else ""
+        return (
+            "Prune it with allocation uniform, so that all layers are alike; or package it with "
+            f"form padded (zeros till they are alike), deci (block_configs, fewer zeros){own}; or "
+            "package its ONNX export for genai or triton, which take any plan."
+        )
+
+    def check_architecture(self, name: str) -> None:
+        """Raise NirvanaError for a class that the server does not implement."""
+        if name not in self.architectures:
+            raise NirvanaError(
+                f"{self.name} has no {name} of those that are known here: "
+                f"{', '.join(sorted(self.architectures))}. Package its ONNX export for genai or "
+                "triton."
+            )
+
+
+HUB_STACKS = {
+    "vllm": HubStack(
+        name="vLLM",
+        architectures=frozenset(
+            {
+                "FalconForCausalLM",
+                "GPT2LMHeadModel",
+                "GPTNeoXForCausalLM",
+                "Gemma2ForCausalLM",
+                "Gemma3ForCausalLM",
+                "LlamaForCausalLM",
+                "MistralForCausalLM",
+                "OPTForCausalLM",
+                "Phi3ForCausalLM",
+                "Qwen2ForCausalLM",
+                "Qwen3ForCausalLM",
+            }
+        ),
+        # vllm/model_executor/models/qwen2.py, Qwen2Attention.
+        ties_head_width=frozenset({"Qwen2ForCausalLM"}),
+        # vllm/model_executor/models/falcon.py, FalconMLP.
+        ties_mlp_width=frozenset({"FalconForCausalLM"}),
+    ),
+    "tensorrt-llm": HubStack(
+        name="TensorRT-LLM",
+        architectures=frozenset(
+            {
+                "Gemma3ForCausalLM",
+                "LlamaForCausalLM",
+                "MistralForCausalLM",
+                "Qwen2ForCausalLM",
+                "Qwen3ForCausalLM",
+            }
+        ),
+        neuron_multiple=256,
+        takes_biases=False,
+        per_layer=False,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackageConfig:
     """Set the model's name in the server, its batching and its instances.
 
@@ -127,9 +213,7 @@ class PackageConfig:
                 "Package for triton."
             )
         if self.takes_checkpoint:
-            from nirvana_deploy.serving.hub_checkpoint import STACKS
-
-            stack = STACKS[self.to]
+            stack = HUB_STACKS[self.to]
             stack.check_architecture(type(model).__name__)
             if self.form == "uniform" and not alike:
                 raise NirvanaError(

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nirvana_deploy.serving.hub_checkpoint import STACKS
 from nirvana_deploy.serving.package import package_model
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import HUB_STACKS, PackageConfig, Sources
 from nirvana_deploy.serving.vllm.vllm_check import _measure
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.vllm.tiny_checkpoints import EMPTY, MIXED, save
@@ -55,7 +54,7 @@ def test_vllm_reads_what_the_forms_write() -> None:
     """The lines of vLLM's source that the forms rest on."""
     (models,) = Path(HOME).glob("lib/python3*/site-packages/vllm/model_executor/models")
     registry = (models / "registry.py").read_text()
-    known = STACKS["vllm"].architectures | {"DeciLMForCausalLM", "TransformersForCausalLM"}
+    known = HUB_STACKS["vllm"].architectures | {"DeciLMForCausalLM", "TransformersForCausalLM"}
     assert not [name for name in known if f'"{name}"' not in registry]
     blocks = (models / "nemotron_nas.py").read_text()
     for read in (
