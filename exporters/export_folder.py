@@ -66,7 +66,7 @@ def name_task(model: PreTrainedModel, parts: Iterable[GraphPart]) -> str:
     return f"{task}-with-past" if task == "text-generation" else task
 
 
-def describe_graph(path: Path, max_length: int | None) -> dict[str, Any]:
+def describe_graph(path: Path, max_length: int | None) -> dict[str, object]:
     """Describe a graph that was written: its files by hash, its size, inputs and outputs.
 
     `max_length` is that of its part.
@@ -86,7 +86,7 @@ def describe_graph(path: Path, max_length: int | None) -> dict[str, Any]:
     }
 
 
-def _describe_tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
+def _describe_tensor(value: onnx.ValueInfoProto) -> dict[str, object]:
     from onnx.helper import tensor_dtype_to_np_dtype
 
     tensor = value.type.tensor_type

@@ -159,7 +159,7 @@ def export_checkpoint(
     }
     text = json.dumps(described, indent=2) + "\n"
     (out_dir / EXPORT_FILE).write_text(text)
-    plain: dict[str, Any] = json.loads(text)
+    plain: dict[str, object] = json.loads(text)
     return plain
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporters.export_config import EXPORT_FILE
 from exporters.graphs.export_manifest import ExportManifest, find_manifest
@@ -28,11 +28,11 @@ class ExportStructure:
         unknown: by file name, why a graph's layers are not known, as of a quantized one.
     """
 
-    told: Mapping[str, Any]
+    told: Mapping[str, object]
     graphs: Mapping[str, GraphStructure]
     unknown: Mapping[str, str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         graphs = {name: graph.to_json() for name, graph in self.graphs.items()}
         return {"told": dict(self.told), "graphs": graphs, "unknown": dict(self.unknown)}
@@ -78,7 +78,7 @@ def refuse_exported(source: str) -> None:
         )
 
 
-def _select_told(manifest: ExportManifest) -> dict[str, Any]:
+def _select_told(manifest: ExportManifest) -> dict[str, object]:
     """Return what a reader wants to know of all graphs."""
     told = manifest.told
     try:

@@ -39,7 +39,7 @@ def open_session(
     *,
     name: str | None = None,
     options: Any = None,
-    providers: Sequence[Any] | None = (CPU,),
+    providers: Sequence[object] | None = (CPU,),
     place: str = "the CPU",
     is_trusted: bool = False,
 ) -> Any:

@@ -8,7 +8,7 @@ no device.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from exporters.compare.compare_config import CompareConfig as CompareConfig
@@ -214,7 +214,7 @@ _HOME_OF = {name: home for home, names in {**_HOMES, **_TRAINING_HOMES}.items() 
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib.metadata import version
 

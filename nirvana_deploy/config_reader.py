@@ -51,11 +51,11 @@ class Origin:
 
 def read_config(
     config_type: type[T],
-    data: Mapping[str, Any],
+    data: Mapping[str, object],
     *,
     key: str = "",
     origin: Origin | None = None,
-    default: Any = None,
+    default: object = None,
 ) -> T:
     """Make a `config_type` of a mapping; raise NirvanaError with the dotted key when it is wrong.
 
@@ -85,7 +85,9 @@ def read_config(
         raise NirvanaError(_place_message(str(error), hints, key, origin)) from error
 
 
-def read_union(config_types: tuple[type[Any], ...], data: Mapping[str, Any], *, name: str) -> Any:
+def read_union(
+    config_types: tuple[type[Any], ...], data: Mapping[str, object], *, name: str
+) -> Any:
     """Make the one of several config types that the keys of `data` are for.
 
     `name` is what a message calls them all together.
@@ -100,7 +102,7 @@ def find_default(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: object) -> Any:
     """Turn a config into what JSON and YAML can hold; `read_config` turns it back."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if not dataclasses.fields(value):  # no keys would tell it from the others of its union
@@ -125,7 +127,7 @@ def suggest(word: str, candidates: Iterable[str]) -> str:
     return f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}."
 
 
-def config_types(hint: Any) -> tuple[type[Any], ...]:
+def config_types(hint: object) -> tuple[type[Any], ...]:
     """Return the dataclasses of a type hint: one, several for a union, none for a plain value."""
     members = _members(hint)
     return tuple(m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m))
@@ -136,7 +138,7 @@ def member_name(config_type: type[Any]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", config_type.__name__).lower()
 
 
-def name_members(hint: Any) -> dict[str, type[Any]]:
+def name_members(hint: object) -> dict[str, type[Any]]:
     """Return the members of a union of dataclasses that a name is enough for, by name."""
     configs = config_types(hint)
     return {member_name(c): c for c in configs if len(configs) > 1 and not _required_keys(c)}
@@ -168,7 +170,7 @@ def describe_type(hint: Any) -> str:
     return _SCALAR_NAMES.get(hint, str(hint))
 
 
-def convert_value(value: Any, hint: Any) -> Any:
+def convert_value(value: object, hint: object) -> object:
     """Check a plain value against a type hint; raise ValueError saying what was expected."""
     origin = get_origin(hint)
     if origin is Literal:
@@ -195,7 +197,7 @@ def convert_value(value: Any, hint: Any) -> Any:
     raise ValueError(_mismatch(value, hint))
 
 
-def _convert(value: Any, hint: Any, key: str, origin: Origin, default: Any) -> Any:
+def _convert(value: object, hint: object, key: str, origin: Origin, default: object) -> object:
     configs = config_types(hint)
     if configs and isinstance(value, Mapping):
         chosen = _choose(configs, value, key, origin)
@@ -216,7 +218,7 @@ def _convert(value: Any, hint: Any, key: str, origin: Origin, default: Any) -> A
 
 
 def _choose(
-    configs: tuple[type[Any], ...], data: Mapping[str, Any], key: str, origin: Origin
+    configs: tuple[type[Any], ...], data: Mapping[str, object], key: str, origin: Origin
 ) -> type[Any]:
     if len(configs) == 1:
         return configs[0]
@@ -242,7 +244,7 @@ def _required_keys(config_type: type[Any]) -> set[str]:
     return {field.name for field in fields if find_default(field) is dataclasses.MISSING}
 
 
-def _convert_union(value: Any, hint: Any) -> Any:
+def _convert_union(value: object, hint: object) -> object:
     for member in _members(hint):
         try:
             return convert_value(value, member)
@@ -251,7 +253,7 @@ def _convert_union(value: Any, hint: Any) -> Any:
     raise ValueError(_mismatch(value, hint))
 
 
-def _convert_list(value: Any, hint: Any) -> Any:
+def _convert_list(value: object, hint: Any) -> object:
     if not isinstance(value, (list, tuple)):
         raise ValueError(_mismatch(value, hint))
     items = get_args(hint)
@@ -262,13 +264,13 @@ def _convert_list(value: Any, hint: Any) -> Any:
     return tuple(convert_value(item, kind) for item, kind in zip(value, items, strict=True))
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
+def _members(hint: object) -> tuple[object, ...]:
     if get_origin(hint) in (Union, types.UnionType):
         return get_args(hint)
     return (hint,)
 
 
-def _mismatch(value: Any, hint: Any) -> str:
+def _mismatch(value: object, hint: object) -> str:
     if isinstance(value, Mapping):
         came = "keys and values"
     elif isinstance(value, (list, tuple)):
@@ -285,7 +287,7 @@ def _shorten(text: str) -> str:
 
 
 def _refuse_unknown_keys(
-    data: Mapping[str, Any], hints: Mapping[str, Any], key: str, origin: Origin
+    data: Mapping[str, object], hints: Mapping[str, object], key: str, origin: Origin
 ) -> None:
     for name in data:
         if name not in hints:
@@ -293,7 +295,7 @@ def _refuse_unknown_keys(
             raise NirvanaError(f"{place}: unknown key; {suggest(_shorten(str(name)), hints)}")
 
 
-def _place_message(message: str, hints: Mapping[str, Any], key: str, origin: Origin) -> str:
+def _place_message(message: str, hints: Mapping[str, object], key: str, origin: Origin) -> str:
     """Put the dotted key before a message of `__post_init__`, which starts with a field's name."""
     first = message.split(maxsplit=1)[0] if message else ""
     place = join_key(key, first) if first in hints else key

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nirvana_deploy.serving.loaded.open_model import OpenModel, open_model
 from pruning.errors import NirvanaError
@@ -97,7 +97,7 @@ class ModelEvaluation:
     changes: Changes | None = None
     confidence: float = CONFIDENCE
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         return asdict(self)
 
@@ -269,7 +269,9 @@ def _name(answer: Any, run: _Run) -> list[str]:
     return list(map(str, run.model.tokenizer.convert_ids_to_tokens(list(answer))))
 
 
-def _show_rows(rows: Dataset, tokenizer: Any, numbers: Sequence[int]) -> dict[int, str]:
+def _show_rows(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, numbers: Sequence[int]
+) -> dict[int, str]:
     wanted = list(numbers[:_MOST_SHOWN])
     tokens = rows.select(wanted)["input_ids"] if wanted else []
     texts = tokenizer.batch_decode(list(tokens), skip_special_tokens=True) if wanted else []

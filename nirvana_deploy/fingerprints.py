@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from profiles.measuring.environment import count_allowed_cpus, find_version, read_cpu_name
 from pruning.checkpoints.file_hash import hash_file
@@ -62,7 +61,7 @@ def find_versions(packages: Iterable[str]) -> dict[str, str | None]:
     return {package: find_version(package) for package in packages}
 
 
-def describe_processor() -> dict[str, Any]:
+def describe_processor() -> dict[str, object]:
     """Name the processor and how much of it this process may use: timings hold for no other."""
     return {"cpu": read_cpu_name(), "num_allowed_cpus": count_allowed_cpus()}
 

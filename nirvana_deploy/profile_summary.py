@@ -30,7 +30,7 @@ def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "PARTIAL", f"ended by: {profile['partial']}"
 
 
-def _describe_ratio(speedup: Mapping[str, Any]) -> str:
+def _describe_ratio(speedup: Mapping[str, object]) -> str:
     """Write a ratio with its interval, or with the reason why it has none."""
     low, high = speedup["low"], speedup["high"]
     if low is None or high is None:

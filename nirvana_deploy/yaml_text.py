@@ -100,7 +100,7 @@ class _Loader(yaml.SafeLoader):
                 merged += fresh
         node.value = merged + own
 
-    def _check_scalar(self, node: yaml.ScalarNode, event: Any) -> None:
+    def _check_scalar(self, node: yaml.ScalarNode, event: object) -> None:
         shown = _shorten(node.value)
         if node.tag not in _SCALARS:
             self._refuse(f"the tag {_shorten(node.tag)} is not read here; leave it out", event)
@@ -138,7 +138,7 @@ for _tag, _pattern, _first in (
     _Dumper.add_implicit_resolver(_tag, _pattern, list(_first))
 
 
-def parse_scalar(text: str) -> Any:
+def parse_scalar(text: str) -> object:
     """Read one value as YAML; raise ValueError when it is malformed."""
     try:
         return _read(text)[0]
@@ -146,7 +146,7 @@ def parse_scalar(text: str) -> Any:
         raise ValueError(f"{_shorten(repr(text))} is not a valid YAML value") from error
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+def read_yaml(path: Path) -> tuple[dict[str, object], dict[str, int]]:
     """Read a YAML file that holds a mapping; return it and the line of each dotted key.
 
     A key beside `<<` wins over one that is merged. The line of a merged key is where it is written.
@@ -247,6 +247,6 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def dump_yaml(data: Mapping[str, Any]) -> str:
+def dump_yaml(data: Mapping[str, object]) -> str:
     """Write plain data so that `read_yaml` gives it back."""
     return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -39,7 +39,7 @@ def check_numbers(config: Any) -> None:
                 )
 
 
-def _list_numbers(value: Any) -> Iterator[int | float]:
+def _list_numbers(value: object) -> Iterator[int | float]:
     if isinstance(value, Mapping):
         value = tuple(value.values())
     if isinstance(value, (list, tuple)):

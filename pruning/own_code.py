@@ -33,7 +33,7 @@ def import_own(path: str, what: str, expected: str) -> Any:
     module_name, _, name = path.partition(":")
     try:
         with _importable_here(module_name.partition(".")[0]):
-            found: Any = import_module(module_name)
+            found: object = import_module(module_name)
             for part in name.split("."):
                 found = getattr(found, part)
     except Exception as error:  # the module's own code runs, and may raise anything

@@ -18,11 +18,11 @@ import msgspec
 from pruning.errors import NirvanaError
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
     """Return what nested mappings hold, by dotted name."""
     if not isinstance(value, Mapping):
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, item in value.items():
         flat.update(flatten(item, f"{prefix}.{name}" if prefix else str(name)))
     return flat
@@ -90,7 +90,7 @@ def parse_json(
     return convert_json(value, expected, name=name, remedy=remedy)
 
 
-def _parse_named(content: bytes, name: str, remedy: str, finite: bool) -> Any:
+def _parse_named(content: bytes, name: str, remedy: str, finite: bool) -> object:
     try:
         return _parse(content, finite)
     except (ValueError, RecursionError) as error:
@@ -99,14 +99,14 @@ def _parse_named(content: bytes, name: str, remedy: str, finite: bool) -> Any:
 
 
 def convert_json(
-    value: Any, expected: type[T], *, name: str, remedy: str, exact: bool = False
+    value: object, expected: type[T], *, name: str, remedy: str, exact: bool = False
 ) -> T:
     """Return plain JSON values as `expected`; with `exact`, refuse keys that it does not name.
 
     Raises:
         NirvanaError: a value has another type; it names the place in `name`.
     """
-    if expected == dict[str, Any] and isinstance(value, dict):
+    if expected == dict[str, object] and isinstance(value, dict):
         return cast(T, value)
     try:
         converted: T = msgspec.convert(value, expected, strict=True)
@@ -133,7 +133,7 @@ def _read_bytes(path: Path, remedy: str) -> bytes:
     return content
 
 
-def _parse(content: bytes, finite: bool) -> Any:
+def _parse(content: bytes, finite: bool) -> object:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -175,7 +175,7 @@ def _is_too_deep(content: bytes) -> bool:
     return bool(brackets)
 
 
-def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) < len(pairs):
         seen: set[str] = set()
@@ -196,18 +196,18 @@ def _read_float(text: str) -> float:
     return number
 
 
-def _refuse_constant(text: str) -> Any:
+def _refuse_constant(text: str) -> object:
     raise _WrongError(f"{text} is not a number of JSON")
 
 
-def _refuse_surrogates(value: Any) -> None:
+def _refuse_surrogates(value: object) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise _WrongError("a text in it holds half of a surrogate pair") from error
 
 
-def _find_unknown(value: Any, known: Any) -> str | None:
+def _find_unknown(value: object, known: Any) -> str | None:
     """Return the path of the first key that was left out when `value` became `known`."""
     if isinstance(value, dict):
         for key, item in value.items():
@@ -222,7 +222,7 @@ def _find_unknown(value: Any, known: Any) -> str | None:
     return None
 
 
-def _describe_mismatch(error: msgspec.ValidationError, value: Any, expected: Any) -> str:
+def _describe_mismatch(error: msgspec.ValidationError, value: object, expected: object) -> str:
     """Say which value was found where, and what was expected, from msgspec's message."""
     found = _PLACE.fullmatch(str(error))
     reason, place = (found[1], found[2] or "$") if found else (str(error), "$")
@@ -241,10 +241,10 @@ def _name_types(match: re.Match[str]) -> str:
     return " or ".join(_WORDS.get(name, name) for name in names)
 
 
-def _locate(value: Any, place: str, text: str, expected: Any) -> tuple[str, bool, Any]:
+def _locate(value: Any, place: str, text: str, expected: object) -> tuple[str, bool, Any]:
     """Return the path without its root, whether its value was found, and the value."""
     steps = _STEP.findall(place.partition("$")[2])
-    path: list[Any] = []
+    path: list[object] = []
     current = value
     for key, index in steps:
         if index == "...":
@@ -261,7 +261,9 @@ def _locate(value: Any, place: str, text: str, expected: Any) -> tuple[str, bool
     return _join(path), not place.startswith("key"), current
 
 
-def _find_entry(value: Any, path: list[Any], current: Any, text: str, expected: Any) -> Any:
+def _find_entry(
+    value: object, path: list[object], current: object, text: str, expected: object
+) -> object:
     """Return the key of a mapping whose value is refused: the first that alone is refused too."""
     if not isinstance(current, dict):
         return None
@@ -275,7 +277,7 @@ def _find_entry(value: Any, path: list[Any], current: Any, text: str, expected: 
     return None
 
 
-def _replace_at(value: Any, path: list[Any], new: Any) -> Any:
+def _replace_at(value: Any, path: list[object], new: object) -> object:
     if not path:
         return new
     copied: Any = dict(value) if isinstance(value, dict) else list(value)
@@ -283,12 +285,12 @@ def _replace_at(value: Any, path: list[Any], new: Any) -> Any:
     return copied
 
 
-def _join(path: list[Any]) -> str:
+def _join(path: list[object]) -> str:
     parts = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return "".join(parts).removeprefix(".")
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +15,14 @@ _PLACEHOLDERS = ("image", "video", "audio", "vision")
 _POOLED_AT_END = ("clip", "siglip", "chinese_clip", "altclip", "owlvit", "owlv2", "xclip")
 
 
-def find_pad(pad: Any, num_tokens: int | None) -> int | None:
+def find_pad(pad: object, num_tokens: int | None) -> int | None:
     """Return the padding token's id; None where it is unset, negative or outside the vocabulary."""
     if isinstance(pad, bool) or not isinstance(pad, int) or pad < 0:
         return None
     return None if num_tokens is not None and pad >= num_tokens else pad
 
 
-def list_steering(config: Mapping[str, Any]) -> frozenset[int]:
+def list_steering(config: Mapping[str, object]) -> frozenset[int]:
     """Return the ids that must not be drawn at random, of a model config as a plain mapping.
 
     The padding token changes positions and lengths; tokens for pictures and sounds need these; the

@@ -61,7 +61,7 @@ class TorchGraph:
         found: dict[str, dict[int, Array]] = {}
 
         def keep(path: str, number: int) -> Any:
-            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
                 hidden = output[0] if isinstance(output, tuple) else output
                 found.setdefault(path, {})[number] = _to_array(hidden)
 

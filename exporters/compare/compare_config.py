@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from exporters.export_config import GRAPH_PRECISIONS, GraphPrecision
 from pruning.errors import NirvanaError
@@ -86,7 +85,7 @@ class Gates:
         """How small a share of an output's largest value its other values are compared on."""
         return _OUTLIER_SHARES[self.precision]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         return asdict(self)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ class CaseDifference:
         """Name the call in messages."""
         return f"{self.case.describe()}, {self.what}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         found = self.difference
         return {
@@ -99,7 +98,7 @@ class Comparison:
         """Fraction of equal predictions over all cases, of the output with the lowest."""
         return min(_agreements(self.cases).values(), default=None)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values, for a manifest."""
         return {
             "source": self.source,

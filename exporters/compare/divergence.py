@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from exporters.compare.artefact import Array, Artefact
 from exporters.compare.case_run import Observation
@@ -40,7 +39,7 @@ class Divergence:
     where: str
     blocks: tuple[BlockDifference, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         return {**asdict(self), "blocks": [asdict(block) for block in self.blocks]}
 

@@ -123,7 +123,7 @@ class OnnxGraph:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._opened: Any = None
+        self._opened: object = None
 
     @property
     def _session(self) -> Any:
@@ -206,7 +206,7 @@ def _run(session: Any, path: Path, inputs: Mapping[str, Array]) -> dict[str, Arr
     return {name: _widen(value) for name, value in zip(names, values, strict=True)}
 
 
-def _widen(value: Any) -> Array:
+def _widen(value: object) -> Array:
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype == np.float16 else array
 

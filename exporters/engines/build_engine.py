@@ -10,6 +10,7 @@ import dataclasses
 import time
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from exporters.engines.build_errors import (
@@ -98,7 +99,7 @@ def build_engine(
 
 
 def _make_result(
-    trt: Any,
+    trt: ModuleType,
     graph: BuildGraph,
     config: EngineConfig,
     audit: EngineAudit | None,
@@ -131,7 +132,7 @@ def _make_result(
 
 
 def _make_manifest(
-    trt: Any,
+    trt: ModuleType,
     graph: BuildGraph,
     config: EngineConfig,
     result: EngineResult,
@@ -156,7 +157,7 @@ def _make_manifest(
 
 
 def _build_plan(
-    trt: Any, log: BuildLog, graph: BuildGraph, config: EngineConfig
+    trt: ModuleType, log: BuildLog, graph: BuildGraph, config: EngineConfig
 ) -> tuple[Any, Path | None]:
     """Return the serialized engine, as TensorRT's host memory, and the file of timings."""
     from rich.console import Console
@@ -192,7 +193,7 @@ def _build_plan(
     return plan, cache
 
 
-def _make_network(trt: Any, builder: Any) -> Any:
+def _make_network(trt: ModuleType, builder: Any) -> object:
     flags = trt.NetworkDefinitionCreationFlag
     # Networks of a flavor without the flag have no other kind.
     strongly_typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
@@ -211,7 +212,7 @@ def _parse(parser: Any, graph: BuildGraph) -> None:
         )
 
 
-def _allow_unfused_attention(trt: Any, network: Any) -> None:
+def _allow_unfused_attention(trt: ModuleType, network: Any) -> None:
     """Let every `Attention` op (opset 23) fall back to its parts, in place.
 
     Else one without a dedicated kernel fails the build: a single head under a mask, or one query
@@ -241,7 +242,7 @@ def _require_fused(audit: EngineAudit | None, num_attention_layers: int) -> None
         )
 
 
-def _list_versions(trt: Any, precision: str) -> dict[str, str]:
+def _list_versions(trt: ModuleType, precision: str) -> dict[str, str]:
     versions = {trt.__name__: str(trt.__version__), "onnx": metadata.version("onnx")}
     if precision in ("fp16", "bf16"):
         versions["onnx-ir"] = metadata.version("onnx-ir")  # it converts

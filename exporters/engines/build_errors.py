@@ -80,13 +80,13 @@ def advise_on_operators(model: onnx.ModelProto) -> str:
     )
 
 
-def _describe(error: Any) -> str:
+def _describe(error: object) -> str:
     text = str(error).strip()
     node, operator = _call(error, "node_name"), _call(error, "node_operator")
     return f"node {node or '(unnamed)'} ({operator}): {text}" if operator else text
 
 
-def _call(error: Any, name: str) -> str:
+def _call(error: object, name: str) -> str:
     """Return what an error says of itself; TensorRT 10.12 may lack the method."""
     method = getattr(error, name, None)
     return str(method()) if method is not None else ""

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pruning.errors import NirvanaError
 from pruning.strict_json import parse_json
@@ -101,7 +100,7 @@ def _read_log(text: str) -> list[_Raw]:
 
 def _read_json(text: str) -> list[_Raw]:
     try:
-        layers = parse_json(text, dict[str, Any], name="", remedy="", finite=False)["Layers"]
+        layers = parse_json(text, dict[str, object], name="", remedy="", finite=False)["Layers"]
     except (NirvanaError, KeyError):
         return []
     if not isinstance(layers, list):
@@ -110,7 +109,7 @@ def _read_json(text: str) -> list[_Raw]:
     return [_read_layer(layer) for layer in layers if isinstance(layer, Mapping)]
 
 
-def _read_layer(layer: Mapping[str, Any]) -> _Raw:
+def _read_layer(layer: Mapping[str, object]) -> _Raw:
     listed = layer.get("Outputs", [])
     outputs = (
         [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []

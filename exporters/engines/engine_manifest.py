@@ -9,7 +9,6 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from exporters.engines.engine_config import FLAVOURS
 from exporters.engines.engine_profiles import Profile
@@ -64,7 +63,7 @@ class EngineResult:
         """All optimization profiles, in the engine's order."""
         return (self.optimisation_profile, *self.further_profiles)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data for a stage manifest."""
         return {
             name: list(value) if isinstance(value, tuple) else value

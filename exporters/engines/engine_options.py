@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from exporters.engines.engine_config import EngineConfig
@@ -24,7 +25,7 @@ _DOES_NOTHING = re.compile(r"unsupported|not supported|no-ops?\b|ignored", re.IG
 
 
 def make_settings(
-    trt: Any, builder: Any, log: BuildLog, config: EngineConfig, precision: str
+    trt: ModuleType, builder: Any, log: BuildLog, config: EngineConfig, precision: str
 ) -> Any:
     """Return a builder's settings with all options of the config but its profiles.
 
@@ -69,7 +70,7 @@ def add_profiles(builder: Any, settings: Any, profiles: Iterable[Profile]) -> No
 
 
 def load_timing_cache(
-    trt: Any, settings: Any, log: BuildLog, folder: str, device: LocalGpu | None
+    trt: ModuleType, settings: Any, log: BuildLog, folder: str, device: LocalGpu | None
 ) -> Path:
     """Give the settings the timings of this flavor, version and device; return their file.
 
@@ -97,7 +98,7 @@ def save_timing_cache(settings: Any, path: Path) -> None:
         aside.write_bytes(data)
 
 
-def _set_level(trt: Any, settings: Any, log: BuildLog, config: EngineConfig) -> None:
+def _set_level(trt: ModuleType, settings: object, log: BuildLog, config: EngineConfig) -> None:
     if config.optimisation_level is None:
         return
     if not hasattr(settings, "builder_optimization_level"):
@@ -106,7 +107,7 @@ def _set_level(trt: Any, settings: Any, log: BuildLog, config: EngineConfig) -> 
         settings.builder_optimization_level = config.optimisation_level
 
 
-def _set_compatibility(trt: Any, settings: Any, log: BuildLog, config: EngineConfig) -> None:
+def _set_compatibility(trt: ModuleType, settings: Any, log: BuildLog, config: EngineConfig) -> None:
     flags = {
         "version_compatible": "VERSION_COMPATIBLE",
         "weight_streaming": "WEIGHT_STREAMING",
@@ -130,7 +131,7 @@ def _set_compatibility(trt: Any, settings: Any, log: BuildLog, config: EngineCon
 
 
 @contextmanager
-def _refuse_what_does_nothing(trt: Any, log: BuildLog, option: str) -> Iterator[None]:
+def _refuse_what_does_nothing(trt: ModuleType, log: BuildLog, option: str) -> Iterator[None]:
     """Raise NirvanaError when the block makes the flavor say that the option does nothing."""
     num_before = len(log.messages)
     with warnings.catch_warnings(record=True) as caught:
@@ -142,7 +143,7 @@ def _refuse_what_does_nothing(trt: Any, log: BuildLog, option: str) -> Iterator[
             raise _refuse(trt, option, text)
 
 
-def _refuse(trt: Any, option: str, said: str = "") -> NirvanaError:
+def _refuse(trt: ModuleType, option: str, said: str = "") -> NirvanaError:
     reason = f" It says: {said.strip()}" if said else ""
     return NirvanaError(
         f"{trt.__name__} {trt.__version__} has no {option}. Leave it out, or build with another "
@@ -150,7 +151,7 @@ def _refuse(trt: Any, option: str, said: str = "") -> NirvanaError:
     )
 
 
-def _name_cache(trt: Any, device: LocalGpu | None) -> str:
+def _name_cache(trt: ModuleType, device: LocalGpu | None) -> str:
     """Timings hold for one version of one flavor on one kind of GPU."""
     words = (trt.__name__, trt.__version__, device.name if device else "no gpu")
     return "-".join(re.sub(r"[^\w.]+", "_", word) for word in words) + ".timing"

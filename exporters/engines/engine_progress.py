@@ -41,7 +41,7 @@ class StopFlag:
         self.is_set = False
 
 
-def make_logger(trt: Any, log: BuildLog) -> Any:
+def make_logger(trt: Any, log: BuildLog) -> object:
     """Return a TensorRT logger, at VERBOSE, that writes into `log`."""
 
     class Logger(trt.ILogger):
@@ -54,7 +54,7 @@ def make_logger(trt: Any, log: BuildLog) -> Any:
     return Logger()
 
 
-def make_monitor(trt: Any, stop: StopFlag, bar: Any) -> Any:
+def make_monitor(trt: Any, stop: StopFlag, bar: Any) -> object:
     """Return a progress monitor that drives a `rich.progress.Progress` and ends the build on stop.
 
     Phases nest, and the same name may run again later: each has a bar of its own while it runs.
@@ -63,7 +63,7 @@ def make_monitor(trt: Any, stop: StopFlag, bar: Any) -> Any:
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self._tasks: dict[str, Any] = {}
+            self._tasks: dict[str, object] = {}
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._tasks[phase_name] = bar.add_task(phase_name, total=num_steps)

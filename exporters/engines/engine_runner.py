@@ -23,7 +23,7 @@ from pruning.errors import NirvanaError
 
 
 def check_inputs(
-    specs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], inputs: Mapping[str, Any]
+    specs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], inputs: Mapping[str, object]
 ) -> dict[str, torch.Tensor]:
     """Return `inputs` in the engine's order and types; shapes are left to its profiles.
 
@@ -121,7 +121,7 @@ class EngineRunner:
         self.profiles: tuple[Profile, ...] = tuple(
             self._read_profile(number) for number in range(self._engine.num_optimization_profiles)
         )
-        self._context: Any = None
+        self._context: object = None
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the type of an input or output."""
@@ -138,7 +138,7 @@ class EngineRunner:
         return tuple(self._engine.get_tensor_shape(name))
 
     def bind(
-        self, inputs: Mapping[str, Any], *, resident: frozenset[str] = frozenset()
+        self, inputs: Mapping[str, object], *, resident: frozenset[str] = frozenset()
     ) -> BoundEngine:
         """Return a `BoundEngine` on `inputs` (numpy, by name), with a context of its own.
 
@@ -150,7 +150,7 @@ class EngineRunner:
         """
         return self._bind(self._make_context(), inputs, resident, cuda_graph=self.cuda_graph)
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, inputs: Mapping[str, object]) -> dict[str, Any]:
         """Run once, in one context for all calls; return all outputs, floats as float32."""
         if self._context is None:
             self._context = self._make_context(cuda_graph=False)
@@ -158,7 +158,12 @@ class EngineRunner:
         return {name: to_array(tensor) for name, tensor in bound().items()}
 
     def _bind(
-        self, context: Any, inputs: Mapping[str, Any], resident: frozenset[str], *, cuda_graph: bool
+        self,
+        context: Any,
+        inputs: Mapping[str, object],
+        resident: frozenset[str],
+        *,
+        cuda_graph: bool,
     ) -> BoundEngine:
         tensors = check_inputs(
             {n: (self.dtype(n), self.shape(n)) for n in self.input_names}, inputs
@@ -188,7 +193,7 @@ class EngineRunner:
             fail=self._fail,
         )
 
-    def _make_context(self, *, cuda_graph: bool | None = None) -> Any:
+    def _make_context(self, *, cuda_graph: bool | None = None) -> object:
         graph = self.cuda_graph if cuda_graph is None else cuda_graph
         if graph and self._records_itself:
             config = self._engine.create_runtime_config()
@@ -241,7 +246,7 @@ class EngineRunner:
         raise NirvanaError(f"The engine failed: {what} ({reasons}).")
 
 
-def to_array(tensor: torch.Tensor) -> Any:
+def to_array(tensor: torch.Tensor) -> object:
     """Return a copy as numpy; floats as float32, which all of numpy knows."""
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy().copy()
 

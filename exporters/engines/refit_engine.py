@@ -9,6 +9,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from exporters.engines.build_errors import describe_parser_errors, join_errors
@@ -138,7 +139,7 @@ def _refit(trt: Any, log: BuildLog, old: bytes, graph: bytes | Path) -> Any:
     return plan
 
 
-def _serialise(trt: Any, engine: Any) -> Any:
+def _serialise(trt: ModuleType, engine: Any) -> object:
     """Serialize an engine so that it can be refitted again, where the flavor leaves the choice."""
     flags = getattr(trt, "SerializationFlag", None)
     if not hasattr(flags, "INCLUDE_REFIT"):

@@ -130,7 +130,7 @@ class GraphStructure:
     outputs: tuple[str, ...]
     rows: tuple[SubBlockRow, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         return asdict(self)
 

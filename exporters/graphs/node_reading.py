@@ -28,7 +28,7 @@ def read_array(tensor: ir.TensorProtocol) -> Array:
     return values.reshape(shape)
 
 
-def read_attribute(node: ir.Node, name: str, default: Any) -> Any:
+def read_attribute(node: ir.Node, name: str, default: object) -> Any:
     """Return an attribute's value, `default` where the node has none."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.value

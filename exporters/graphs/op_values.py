@@ -49,7 +49,7 @@ _MOST_ELEMENTS = 1 << 24
 Compute = Callable[[ir.Node, Sequence[Any]], Array]
 
 
-def _divide(a: Any, b: Any) -> Any:
+def _divide(a: Any, b: object) -> object:
     if np.issubdtype(a.dtype, np.integer):
         return (np.trunc(a / b)).astype(a.dtype)  # ONNX rounds towards zero
     return a / b
@@ -87,7 +87,7 @@ def _unsqueeze(node: ir.Node, x: Sequence[Any]) -> Array:
     return np.asarray(np.expand_dims(x[0], tuple(int(a) for a in np.atleast_1d(axes))))
 
 
-def _cast(node: ir.Node, x: Sequence[Any]) -> Array:
+def _cast(node: ir.Node, x: Sequence[object]) -> Array:
     target = ir.DataType(read_attribute(node, "to", 1)).numpy()
     return np.asarray(np.asarray(x[0]).astype(target))
 
@@ -116,7 +116,7 @@ def _gather(node: ir.Node, x: Sequence[Any]) -> Array:
     return np.asarray(np.take(x[0], x[1], axis=read_attribute(node, "axis", 0)))
 
 
-def _reduce(fold: Callable[..., Any]) -> Compute:
+def _reduce(fold: Callable[..., object]) -> Compute:
     def compute(node: ir.Node, x: Sequence[Any]) -> Array:
         axes = x[1] if len(x) > 1 and x[1] is not None else read_attribute(node, "axes", None)
         chosen = None if axes is None else tuple(int(a) for a in axes)
@@ -126,7 +126,7 @@ def _reduce(fold: Callable[..., Any]) -> Compute:
     return compute
 
 
-def _plain(function: Callable[..., Any]) -> Compute:
+def _plain(function: Callable[..., object]) -> Compute:
     return lambda _node, x: np.asarray(function(*x))
 
 

@@ -113,7 +113,7 @@ class Calibrated:
     """
 
     feeds: dict[str, list[Feeds]]
-    told: dict[str, Any]
+    told: dict[str, object]
     held_out: tuple[Array, ...] = ()
 
 

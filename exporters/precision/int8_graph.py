@@ -102,7 +102,7 @@ def _import_quantiser() -> Any:
     return quantization
 
 
-def _make_reader(quantisation: Any, feeds: list[dict[str, NDArray[Any]]]) -> Any:
+def _make_reader(quantisation: Any, feeds: list[dict[str, NDArray[Any]]]) -> object:
     class Reader(quantisation.CalibrationDataReader):
         def __init__(self) -> None:
             self._waiting = iter(feeds)

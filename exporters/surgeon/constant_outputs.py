@@ -8,7 +8,6 @@ adding zero is then no node, adding a bias stays one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -201,7 +200,7 @@ class ConstantOutputs:
     def _fact(self, value: ir.Value) -> Fact:
         return self._facts.of(value) or UNKNOWN
 
-    def _refuse(self, node: ir.Node) -> Any:
+    def _refuse(self, node: ir.Node) -> object:
         raise NirvanaError(
             f"{name_node(node)}: it uses what a dropped sub-block gave, in a way that the surgeon "
             "does not know. Export the pruned checkpoint instead: `nirvana export`."

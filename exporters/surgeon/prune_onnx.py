@@ -89,7 +89,7 @@ class SurgeonResult:
             rows.append(("WARNING: NaN or infinity in", ", ".join(self.nan_tensors)))
         return rows
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         return {
             "onnx_path": str(self.onnx_path),

@@ -7,7 +7,6 @@ them, and return those of the decoder only: the encoder's do not change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +38,7 @@ class EncoderOnly(nn.Module):
         super().__init__()
         self.encoder = model.get_encoder()
 
-    def forward(self, *inputs: torch.Tensor) -> tuple[Any, ...]:
+    def forward(self, *inputs: torch.Tensor) -> tuple[object, ...]:
         """Return the last hidden states of `input_ids` under `attention_mask`."""
         input_ids, attention_mask = inputs
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from pruning.checkpoints.checkpoint import is_pruned, load_pruned
 from pruning.checkpoints.config_file import read_config_file
@@ -53,7 +53,7 @@ def load_source(folder: Path) -> PreTrainedModel:
     return model.float().eval()
 
 
-def refuse_head(stock: Any, config: Any, source: str) -> None:
+def refuse_head(stock: Any, config: PretrainedConfig, source: str) -> None:
     """Raise NirvanaError, naming the class, where a model of it is not exported."""
     name = stock.__name__
     reason = next((why for end, why in _REFUSED_HEADS.items() if name.endswith(end)), None)
@@ -79,7 +79,7 @@ def refuse_head(stock: Any, config: Any, source: str) -> None:
         )
 
 
-def _has(config: Any, name: str) -> bool:
+def _has(config: PretrainedConfig, name: str) -> bool:
     return getattr(config, name, None) is not None
 
 
@@ -98,7 +98,7 @@ def _reads_pad(stock: Any) -> bool:
     return "no padding token" in source and "pad_token_id" in source
 
 
-def _find_class(folder: Path) -> Any:
+def _find_class(folder: Path) -> object:
     config = read_config_file(folder)
     named = config.get("architectures") or [""]
     name = str(named[0]).removeprefix("Pruned" if is_pruned(folder) else "")

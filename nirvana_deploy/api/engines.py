@@ -46,7 +46,7 @@ class EngineRun:
         return {**asdict(replace(self, outputs={})), "outputs": shapes}
 
 
-def _read_inputs(path: Path) -> dict[str, Any]:
+def _read_inputs(path: Path) -> dict[str, object]:
     """Read an .npz file of arrays by name; nothing in it is run.
 
     Raises NirvanaError where it is missing, or no such file.
@@ -119,7 +119,7 @@ def _keep_build_log(folder: Path, out: Path) -> None:
 @explained("run-engine")
 def run_engine(
     engine: Path | str,
-    inputs: Path | Mapping[str, Any] | None = None,
+    inputs: Path | Mapping[str, object] | None = None,
     *,
     cuda_graph: bool = False,
 ) -> EngineRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporters.compare.compare_config import CompareConfig
 from exporters.compare.open_artefact import require_artefact, require_onnx
@@ -172,7 +172,7 @@ def verify(
 
 
 @explained("load")
-def load(folder: Path | str, **kwargs: Any) -> Any:
+def load(folder: Path | str, **kwargs: object) -> object:
     """Load a pruned checkpoint, or the folder of an export, running no code from the folder.
 
     A checkpoint gives a transformers model; `kwargs` go to `from_pretrained` (`dtype`,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from profiles.measuring.environment import (
     count_allowed_cpus,
@@ -65,7 +65,7 @@ class PlanEstimate:
     dense: RooflineEstimate
     pruned: RooflineEstimate
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data."""
         return {"dense": self.dense.to_json(), "pruned": self.pruned.to_json()}
 

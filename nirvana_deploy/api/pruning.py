@@ -221,7 +221,7 @@ def _price_latency(
     return (fraction,), pricing
 
 
-def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: Any) -> PruningPlan:
+def plan_for(model: PreTrainedModel, layers: Sequence[LayerPlan], **made_by: object) -> PruningPlan:
     """Make a plan from what each layer of a loaded model keeps: encoder layers, then decoder's.
 
     For a model that was pruned before, `layers` count its present units, and the plan is relative

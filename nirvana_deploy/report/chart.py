@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from nirvana_deploy.report.markup import Html, element, folded, table
 
@@ -107,11 +106,11 @@ class Chart:
     title: str
     label: str
     keys: tuple[Key, ...]
-    traces: list[dict[str, Any]]
+    traces: list[dict[str, object]]
     header: tuple[str, ...]
     rows: Sequence[Sequence[str]]
-    x: dict[str, Any] = field(default_factory=dict)
-    y: dict[str, Any] = field(default_factory=dict)
+    x: dict[str, object] = field(default_factory=dict)
+    y: dict[str, object] = field(default_factory=dict)
     height: int = _HEIGHT
 
     def draw(self) -> Html:
@@ -140,7 +139,7 @@ class Chart:
         caption = f"{self.title}: {len(kept)} of {len(self.rows)} rows, each {step} apart"
         return _fold(table(caption, self.header, kept))
 
-    def _layout(self) -> dict[str, Any]:
+    def _layout(self) -> dict[str, object]:
         fixed = {"zeroline": False, "fixedrange": True}
         return {
             "height": self.height,
@@ -154,7 +153,7 @@ class Chart:
         }
 
 
-def titled(text: str) -> dict[str, Any]:
+def titled(text: str) -> dict[str, object]:
     """Return an axis's title as plotly's layout has it."""
     return {"title": {"text": text, "standoff": 8}}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from nirvana_deploy.report.chart import Chart, Key, Style, draw_missing, style_of, titled
 from nirvana_deploy.report.markup import Html, element, folded, join, paragraph
@@ -232,7 +231,7 @@ def _mean(shares: dict[str, float]) -> str:
     return format_percent(divide(sum(shares.values()), len(shares)), 0)
 
 
-def _trace(key: str, style: Style, shares: dict[str, float]) -> dict[str, Any]:
+def _trace(key: str, style: Style, shares: dict[str, float]) -> dict[str, object]:
     return {
         "type": "scatter",
         "mode": "lines+markers",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import quantiles
-from typing import Any
 
 from nirvana_deploy.report.chart import DENSE, PRUNED, Chart, Key, Style, titled
 from nirvana_deploy.report.headline import interval_words
@@ -151,7 +150,7 @@ def _quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
     return first, second, third
 
 
-def _box(row: _Row) -> dict[str, Any]:
+def _box(row: _Row) -> dict[str, object]:
     style = row.style
     return {
         "type": "box",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nirvana_deploy.report.chart import (
     DENSE,
@@ -228,7 +227,7 @@ def _keys(points: list[Point], front: tuple[Point, ...]) -> Iterator[Key]:
         yield Key(name="front: no other is better in both", style=_FRONT, kind="line")
 
 
-def _front_trace(front: tuple[Point, ...]) -> list[dict[str, Any]]:
+def _front_trace(front: tuple[Point, ...]) -> list[dict[str, object]]:
     if len(front) < 2:
         return []
     return [
@@ -245,7 +244,7 @@ def _front_trace(front: tuple[Point, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _trace(point: Point, metric: str) -> dict[str, Any]:
+def _trace(point: Point, metric: str) -> dict[str, object]:
     key = point.name.removesuffix("pruned").strip() if not point.is_dense else ""
     return {
         "type": "scatter",

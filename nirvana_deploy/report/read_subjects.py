@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nirvana_deploy.report.fields import Fields
 from nirvana_deploy.report.results import ALL_STAGES, Run, read_run
@@ -164,7 +163,7 @@ def _both(read: Fields) -> Iterator[Fields]:
         yield Fields({"model": model, **{name: part.value(name) for name in part.names()}})
 
 
-def _read_estimates(data: Any) -> Iterator[Estimate]:
+def _read_estimates(data: object) -> Iterator[Estimate]:
     for row in Fields({"rows": data}).rows("rows"):
         for model in ("dense", "pruned"):
             part = row.part(model)
@@ -192,11 +191,11 @@ def _read_plan(path: Path) -> PruningPlan | None:
     return None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, object]:
     return read_object(path, remedy=_EXPECTED, finite=False)
 
 
-def _flatten(data: Any) -> dict[str, str]:
+def _flatten(data: object) -> dict[str, str]:
     return dict(Fields(data).flattened())
 
 

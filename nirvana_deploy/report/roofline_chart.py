@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
-from typing import Any
 
 from nirvana_deploy.report.chart import (
     DENSE,
@@ -211,7 +210,7 @@ def _some(points: Iterator[RoofPoint], alone: bool) -> Iterator[RoofPoint]:
         )
 
 
-def _roof_trace(roof: Roof, low: float, high: float) -> dict[str, Any]:
+def _roof_trace(roof: Roof, low: float, high: float) -> dict[str, object]:
     corners = [low, roof.peak / roof.bandwidth, high]
     return {
         "type": "scatter",
@@ -224,7 +223,7 @@ def _roof_trace(roof: Roof, low: float, high: float) -> dict[str, Any]:
     }
 
 
-def _trace(point: RoofPoint) -> dict[str, Any]:
+def _trace(point: RoofPoint) -> dict[str, object]:
     return {
         "type": "scatter",
         "mode": "markers",
@@ -242,7 +241,7 @@ def _trace(point: RoofPoint) -> dict[str, Any]:
     }
 
 
-def _log_axis(name: str, low: float, high: float) -> dict[str, Any]:
+def _log_axis(name: str, low: float, high: float) -> dict[str, object]:
     """Return an axis from `low` to `high`, with a tick a decade, or three where it is short."""
     steps = (1,) if high / low >= 100 else (1, 2, 5)
     powers = range(floor(log10(low)), ceil(log10(high)) + 1)

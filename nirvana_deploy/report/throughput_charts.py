@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from nirvana_deploy.report.chart import (
     DENSE,
@@ -205,7 +204,7 @@ def _draw_length(length: int | None, lines: list[_Line], load: str, what: str) -
 
 def _trace(
     name: str, style: Style, points: tuple[ThroughputPoint, ...], what: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     return {
         "type": "scatter",
         "mode": "lines+markers",

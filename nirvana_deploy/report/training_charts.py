@@ -137,7 +137,7 @@ def _line(
     name: str,
     style: Style,
     shape: str = "linear",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     return {
         "type": "scatter",
         "mode": "lines" if len(points) > 1 else "markers",
@@ -149,7 +149,7 @@ def _line(
     }
 
 
-def _dense_level(x_range: Sequence[float], level: float, written: str) -> dict[str, Any]:
+def _dense_level(x_range: Sequence[float], level: float, written: str) -> dict[str, object]:
     return {
         "type": "scatter",
         "mode": "lines",

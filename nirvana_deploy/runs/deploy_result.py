@@ -45,7 +45,7 @@ class DeployResult:
             ("report", str(self.report)),
         ]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data: where everything is, and the result of each stage."""
         return {
             "out": str(self.out),
@@ -69,13 +69,13 @@ class PruneResult:
 
     checkpoint: Path
     plan: Path
-    figures: Mapping[str, Any]
+    figures: Mapping[str, object]
 
     def headline(self) -> list[tuple[str, str]]:
         """Return the first figures as (what, value) for a person to read."""
         return [*_describe_prune(self.figures), ("checkpoint", str(self.checkpoint))]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data."""
         places = {"checkpoint": str(self.checkpoint), "plan": str(self.plan)}
         return {**places, "figures": dict(self.figures)}
@@ -88,13 +88,13 @@ class OneShotResult:
     budget: float
     checkpoint: Path
     plan: Path
-    figures: Mapping[str, Any]
+    figures: Mapping[str, object]
 
     def headline(self) -> list[tuple[str, str]]:
         """Return the first figures as (what, value) for a person to read."""
         return [*summarise(self.figures), ("checkpoint", str(self.checkpoint))]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data."""
         places = {"checkpoint": str(self.checkpoint), "plan": str(self.plan)}
         return {"budget": self.budget, **places, "figures": dict(self.figures)}
@@ -134,7 +134,7 @@ class ExportResult:
             found.append(("attentions fused", f"{fused} of {total}{rest}"))
         return found
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data."""
         return {"onnx": str(self.onnx), **self.figures}
 
@@ -165,14 +165,14 @@ def _describe_metric(name: str, dense: float, pruned: float) -> tuple[str, str]:
     return words, f"{dense:.1%} -> {pruned:.1%} ({100 * (pruned - dense):+.1f} points)"
 
 
-def _describe_speed(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _describe_speed(profile: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     if profile.get("status") == "skipped":
         yield "latency", _describe_skipped(profile)
         return
     yield from describe_profile(profile)
 
 
-def _describe_skipped(result: Mapping[str, Any]) -> str:
+def _describe_skipped(result: Mapping[str, object]) -> str:
     """Say what a stage that was not done says of itself."""
     return f"{result['status']}: {result['reason']} {result.get('install', '')}".strip()
 

@@ -33,14 +33,14 @@ LEFT_OUT = {
 }
 
 
-def _fine_tune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+def _fine_tune(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
     from pruning.training.baseline_stage import run_baseline
 
     recipe = inputs.recipe
     return run_baseline(recipe.model, recipe.data, recipe.baseline, out_dir, say=inputs.say)
 
 
-def _prune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+def _prune(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
     from pruning.gates.prune_stage import run_prune
 
     recipe = inputs.recipe
@@ -50,14 +50,14 @@ def _prune(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     return run_prune(_find_dense(inputs), recipe.data, config, out_dir, pricing)
 
 
-def _score(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+def _score(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
     from pruning.oneshot.oneshot_stage import run_score
 
     assert isinstance(inputs.recipe.prune, OneShotConfig)
     return run_score(_find_dense(inputs), inputs.recipe.prune, out_dir, progress=inputs.progress)
 
 
-def _prune_by_scores(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+def _prune_by_scores(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
     from pruning.oneshot.oneshot_stage import run_oneshot
 
     recipe, scores = inputs.recipe, inputs.folders["score"] / "scores"
@@ -75,7 +75,7 @@ def _prune_by_scores(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     )
 
 
-def _measure_latency(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+def _measure_latency(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
     from nirvana_deploy.latency_pricing import measure_latency_table
 
     config = inputs.recipe.latency
@@ -117,7 +117,7 @@ def _find_dense(inputs: StageInputs) -> Path:
     return Path(resolve_model(inputs.recipe.model))
 
 
-def _export(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+def _export(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
     from exporters.export_stage import run_export
 
     return run_export(
@@ -129,7 +129,7 @@ def _export(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     )
 
 
-def _build(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+def _build(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
     from exporters.engines.build_engine import build_engine
 
     try:
@@ -143,7 +143,7 @@ def _build(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
     return result.to_json()
 
 
-def _build_each(inputs: StageInputs, out_dir: Path) -> list[dict[str, Any]]:
+def _build_each(inputs: StageInputs, out_dir: Path) -> list[dict[str, object]]:
     """Build an engine of each graph, in a folder of its name; a graph's own attentions count."""
     from exporters.engines.build_engine import build_engine
 
@@ -156,7 +156,7 @@ def _build_each(inputs: StageInputs, out_dir: Path) -> list[dict[str, Any]]:
     return engines
 
 
-def _profile(inputs: StageInputs, _: Path) -> Mapping[str, Any]:
+def _profile(inputs: StageInputs, _: Path) -> Mapping[str, object]:
     if _has_several_graphs(inputs):
         return _leave_out("profile")
     from profiles.comparing.profile_artefacts import profile_artefacts
@@ -165,7 +165,7 @@ def _profile(inputs: StageInputs, _: Path) -> Mapping[str, Any]:
     return profile_artefacts(str(dense), str(_pruned_onnx(inputs)), inputs.recipe.profile).to_json()
 
 
-def _package(inputs: StageInputs, out_dir: Path) -> Mapping[str, Any]:
+def _package(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
     if _has_several_graphs(inputs):
         return _leave_out("package")
     from nirvana_deploy.serving.package import package_model
@@ -216,37 +216,37 @@ def _count_attentions(inputs: StageInputs) -> int:
     return sum(bool(layer.get(name)) for layer in layers for name in kept)
 
 
-def _model_and_data(recipe: Recipe) -> dict[str, Any]:
+def _model_and_data(recipe: Recipe) -> dict[str, object]:
     return {"model": fingerprint_model(recipe.model), **_data_only(recipe)}
 
 
-def _read_calibration(recipe: Recipe) -> dict[str, Any]:
+def _read_calibration(recipe: Recipe) -> dict[str, object]:
     assert isinstance(recipe.prune, OneShotConfig)
     return {"calibration": fingerprint_dataset(recipe.prune.scoring.calibration.source)}
 
 
-def _data_only(recipe: Recipe) -> dict[str, Any]:
+def _data_only(recipe: Recipe) -> dict[str, object]:
     return {"data": fingerprint_dataset(recipe.data.dataset)}
 
 
 def _settings(*sections: str) -> Any:
-    def select(recipe: Recipe) -> dict[str, Any]:
+    def select(recipe: Recipe) -> dict[str, object]:
         return {section: to_plain(getattr(recipe, section)) for section in sections}
 
     return select
 
 
-def _scoring_settings(recipe: Recipe) -> dict[str, Any]:
+def _scoring_settings(recipe: Recipe) -> dict[str, object]:
     assert isinstance(recipe.prune, OneShotConfig)
     return {"prune": {"scoring": to_plain(recipe.prune.scoring)}}
 
 
-def _latency_settings(recipe: Recipe) -> dict[str, Any]:
+def _latency_settings(recipe: Recipe) -> dict[str, object]:
     constraints = to_plain(recipe.prune.constraints)
     return {"latency": to_plain(recipe.latency), "prune": {"constraints": constraints}}
 
 
-def _budget_settings(recipe: Recipe) -> dict[str, Any]:
+def _budget_settings(recipe: Recipe) -> dict[str, object]:
     """Return what a scoring run serves many of: a change needs no new scores."""
     plain = to_plain(recipe.prune)
     del plain["scoring"]

@@ -37,7 +37,7 @@ class RunOutcome:
 
     out: Path
     folders: Mapping[str, Path]
-    results: Mapping[str, Mapping[str, Any]]
+    results: Mapping[str, Mapping[str, object]]
     skipped: tuple[str, ...]
     report: Path | None = None
 
@@ -132,8 +132,8 @@ def _explain_deleted(out: Path, folder: StageFolder) -> Iterator[None]:
 
 
 def _find_finished(
-    folder: StageFolder, parts: Mapping[str, Any], say: Say
-) -> dict[str, Any] | None:
+    folder: StageFolder, parts: Mapping[str, object], say: Say
+) -> dict[str, object] | None:
     """Return the manifest of a finished stage that still holds; say why when it does not."""
     manifest = folder.read_manifest()
     if manifest is None:
@@ -155,7 +155,7 @@ def _find_finished(
     return manifest
 
 
-def _describe_start(interrupted: Mapping[str, Any] | None, parts: Mapping[str, Any]) -> str:
+def _describe_start(interrupted: Mapping[str, Any] | None, parts: Mapping[str, object]) -> str:
     """Say that a stage starts, and of interrupted work that is let go why."""
     if interrupted is None:
         return "starts"
@@ -166,11 +166,11 @@ def _describe_start(interrupted: Mapping[str, Any] | None, parts: Mapping[str, A
 def _run_stage(
     stage: Stage,
     folder: StageFolder,
-    parts: Mapping[str, Any],
+    parts: Mapping[str, object],
     recipe: Recipe,
     manifests: Mapping[str, Mapping[str, Any]],
     say: Say,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     key = hash_key_parts(parts)
     interrupted = folder.read_interrupted()
     num_attempts, started = folder.open_partial(key, parts, now())

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
@@ -84,7 +83,7 @@ class Recipe:
         return Path(self.out) if self.out else Path("runs") / self.name
 
 
-def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(path: Path | str, overrides: Mapping[str, object] | None = None) -> Recipe:
     """Read a recipe; `overrides` is a nested mapping that wins over the file.
 
     Raises:
@@ -103,7 +102,7 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     return read_config(Recipe, merged, origin=Origin(path=path, lines=lines))
 
 
-def _merge(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(data: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
     merged = dict(data)
     for name, value in overrides.items():
         below = merged.get(name)
@@ -112,8 +111,8 @@ def _merge(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
-def _holds(overrides: Mapping[str, Any], key: str) -> bool:
-    value: Any = overrides
+def _holds(overrides: Mapping[str, object], key: str) -> bool:
+    value: object = overrides
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
             return False

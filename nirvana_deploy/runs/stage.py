@@ -30,7 +30,7 @@ class StageInputs:
     progress: Progress = show_nothing
 
 
-def _read_nothing(_: Recipe) -> dict[str, Any]:
+def _read_nothing(_: Recipe) -> dict[str, object]:
     return {}
 
 
@@ -50,16 +50,16 @@ class Stage:
 
     name: str
     reads: tuple[str, ...] = ()
-    settings: Callable[[Recipe], Mapping[str, Any]]
-    run: Callable[[StageInputs, Path], Mapping[str, Any]]
-    sources: Callable[[Recipe], Mapping[str, Any]] = field(default=_read_nothing)
+    settings: Callable[[Recipe], Mapping[str, object]]
+    run: Callable[[StageInputs, Path], Mapping[str, object]]
+    sources: Callable[[Recipe], Mapping[str, object]] = field(default=_read_nothing)
     packages: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
 
 
 def collect_key_parts(
-    stage: Stage, recipe: Recipe, upstream: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+    stage: Stage, recipe: Recipe, upstream: Mapping[str, Mapping[str, object]]
+) -> dict[str, object]:
     """Gather everything that decides a stage's result.
 
     `upstream` maps a stage to its manifest. Its key and the digest of its files both count: a
@@ -75,16 +75,16 @@ def collect_key_parts(
         },
         "versions": find_versions(("nirvana-deploy", *stage.packages)),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(parts))
+    plain: dict[str, object] = json.loads(json.dumps(parts))
     return plain
 
 
-def hash_key_parts(parts: Mapping[str, Any]) -> str:
+def hash_key_parts(parts: Mapping[str, object]) -> str:
     """Return the stage's key."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def describe_change(old: Mapping[str, object], new: Mapping[str, object]) -> str:
     """Say which parts of the key changed, as a user would name them."""
     before, after = flatten(old), flatten(new)
     changes = []

@@ -38,8 +38,8 @@ class _StageManifest(TypedDict):
     key: str
     digest: str
     files: dict[str, _File]
-    result: dict[str, Any]
-    key_parts: NotRequired[dict[str, Any]]
+    result: dict[str, object]
+    key_parts: NotRequired[dict[str, object]]
 
 
 class _Interrupted(TypedDict):
@@ -48,7 +48,7 @@ class _Interrupted(TypedDict):
     key: str
     started: str
     num_attempts: int
-    key_parts: NotRequired[dict[str, Any]]
+    key_parts: NotRequired[dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,9 @@ class StageFolder:
         """Return what the working folder of an interrupted attempt says of it; None without one."""
         return _read_json(self.partial / KEY_FILE, _Interrupted)
 
-    def open_partial(self, key: str, key_parts: Mapping[str, Any], started: str) -> tuple[int, str]:
+    def open_partial(
+        self, key: str, key_parts: Mapping[str, object], started: str
+    ) -> tuple[int, str]:
         """Prepare the working folder; return how often it was begun before, and since when.
 
         One of the same key keeps its scratch and nothing else; one of another key is discarded.
@@ -167,7 +169,7 @@ class StageFolder:
         )
         return num_attempts, started
 
-    def finish(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, manifest: Mapping[str, object]) -> dict[str, object]:
         """List the files in the manifest, write it, and put the folder in place; return it all."""
         files = _list_files(self.partial, leave_out=(KEY_FILE, MANIFEST_FILE, *self.scratch))
         whole = {**manifest, "digest": _digest(files), "files": files}
@@ -198,7 +200,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _list_files(folder: Path, leave_out: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def _list_files(folder: Path, leave_out: tuple[str, ...]) -> dict[str, dict[str, object]]:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -212,12 +214,12 @@ def _list_files(folder: Path, leave_out: tuple[str, ...]) -> dict[str, dict[str,
     return files
 
 
-def _digest(files: Mapping[str, Mapping[str, Any]]) -> str:
+def _digest(files: Mapping[str, Mapping[str, object]]) -> str:
     lines = "".join(f"{name}\0{file['sha256']}\n" for name, file in files.items())
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _read_json(path: Path, shape: type[Any]) -> dict[str, Any] | None:
+def _read_json(path: Path, shape: type[Any]) -> dict[str, object] | None:
     """Return the object in a file of ours; None when it is missing, was cut, or is another."""
     try:
         data = read_object(path, remedy="", finite=False)

@@ -10,7 +10,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from nirvana_deploy.serving.text_model_file import TOKENIZER_FILE, open_tokenize
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.strict_json import read_object
 from pruning.write_aside import refuse_used_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CONFIG_NAME = "genai_config.json"
 MODEL_NAME = "model.onnx"
@@ -84,7 +87,7 @@ def package_genai(sources: Sources, out_dir: Path, config: PackageConfig) -> Pac
     )
 
 
-def check_genai(package: Path) -> dict[str, Any]:
+def check_genai(package: Path) -> dict[str, object]:
     """Generate with GenAI, and compare its logits with ONNX Runtime's token by token.
 
     They are compared as `nirvana verify` compares outputs: by their own scale, and a choice among
@@ -165,7 +168,7 @@ def _compare(
 
 
 def generate(
-    model: Any, prompt: list[int], num_new: int, logits: list[Array] | None = None
+    model: object, prompt: list[int], num_new: int, logits: list[Array] | None = None
 ) -> list[int]:
     """Return a prompt and the likeliest tokens after it, at most `num_new`, by a GenAI model.
 
@@ -193,7 +196,7 @@ def _find_context(onnx_path: Path, source_dir: Path) -> int:
     return min((limit for limit in limits if limit is not None), default=_DEFAULT_CONTEXT)
 
 
-def _make_config(decoder: DecoderInputs, onnx_path: Path, source_dir: Path) -> dict[str, Any]:
+def _make_config(decoder: DecoderInputs, onnx_path: Path, source_dir: Path) -> dict[str, object]:
     config = _read_json(source_dir / "config.json")
     if not (source_dir / "tokenizer.json").is_file():
         raise NirvanaError(
@@ -267,7 +270,7 @@ def _choose_pad(pad: Any, ends: list[int]) -> int:
     return int(pad if pad is not None else ends[0] if ends else 0)
 
 
-def _check_tokenizer(package: Path, tokenizer: Any) -> None:
+def _check_tokenizer(package: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise NirvanaError where GenAI's own reading of tokenizer.json splits text differently."""
     ours = open_tokenizer(package / TOKENIZER_FILE)
     for text in ("the first text", "Numbers 12 and 345, (signs)!", "Grüße, ça va"):

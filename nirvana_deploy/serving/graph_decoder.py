@@ -26,7 +26,7 @@ class CacheInput:
     layer: int
     num_heads: int
     head_dim: int
-    dtype: Any
+    dtype: object
 
     @property
     def output(self) -> str:

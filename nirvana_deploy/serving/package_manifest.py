@@ -30,7 +30,7 @@ class PackageResult:
     models: tuple[str, ...]
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    server_check: dict[str, Any] | None = None
+    server_check: dict[str, object] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for a stage manifest."""

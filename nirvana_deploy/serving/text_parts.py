@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nirvana_deploy.serving.text_model_file import (
     LENGTH_STEP,
@@ -15,6 +15,9 @@ from nirvana_deploy.serving.text_model_file import (
 )
 from pruning.checkpoints.config_file import read_config_file, read_tokenizer_file
 from pruning.errors import NirvanaError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS = "special_tokens_map.json"
@@ -80,7 +83,7 @@ def read_text_parts(checkpoint: Path, max_length: int | None = None) -> TextPart
     )
 
 
-def _choose_score_kind(path: Path, config: dict[str, Any], num_labels: int) -> ScoreKind:
+def _choose_score_kind(path: Path, config: dict[str, object], num_labels: int) -> ScoreKind:
     """Return what the model was trained for; without a problem_type, what transformers trains."""
     given = config.get("problem_type")
     if given is None:
@@ -127,7 +130,7 @@ def _read_labels(path: Path, config: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names[number] for number in range(len(names)))
 
 
-def _find_pad(checkpoint: Path, config: dict[str, Any]) -> tuple[int, str]:
+def _find_pad(checkpoint: Path, config: dict[str, object]) -> tuple[int, str]:
     """Return id and text of the token that fills up rows.
 
     The config's id goes first: models that look for the first padding token (to count positions
@@ -152,7 +155,7 @@ def _find_pad(checkpoint: Path, config: dict[str, Any]) -> tuple[int, str]:
     )
 
 
-def _list_pad_tokens(checkpoint: Path, tokenizer: Any) -> Iterator[str]:
+def _list_pad_tokens(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """Yield what the files of a tokenizer call its pad token, the newest place first."""
     settings = read_tokenizer_file(checkpoint / _TOKENIZER_CONFIG)
     special = read_tokenizer_file(checkpoint / _SPECIAL_TOKENS)

@@ -168,8 +168,8 @@ def _add_fields(
             )
 
 
-def _flag_reader(hint: Any) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
+def _flag_reader(hint: object) -> Callable[[str], Any]:
+    def read(text: str) -> object:
         try:
             return convert_value(_parse(text, hint), hint)
         except ValueError as error:
@@ -178,7 +178,7 @@ def _flag_reader(hint: Any) -> Callable[[str], Any]:
     return read
 
 
-def _parse(text: str, hint: Any) -> Any:
+def _parse(text: str, hint: object) -> object:
     """Text stays text where the field takes text; everything else is YAML (`1,8` is a list)."""
     members = get_args(hint) or (hint,)
     if type(None) in members and text.lower() in ("null", "none"):
@@ -194,7 +194,7 @@ def _parse(text: str, hint: Any) -> Any:
     return parse_scalar(text)
 
 
-def _metavar(hint: Any) -> str:
+def _metavar(hint: object) -> str:
     if get_origin(hint) is Literal:
         return "{" + ",".join(str(choice) for choice in get_args(hint)) + "}"
     if get_origin(hint) in (tuple, list):
@@ -203,18 +203,18 @@ def _metavar(hint: Any) -> str:
     return {int: "N", float: "X", bool: _SWITCH}.get(members[0], "TEXT")
 
 
-def _help_text(text: str, default: Any) -> str:
+def _help_text(text: str, default: object) -> str:
     end = "required" if default is dataclasses.MISSING else f"default: {_show(default)}"
     return f"{text} ({end})".replace("%", "%%")
 
 
-def _name_help(text: str, default: Any) -> str:
+def _name_help(text: str, default: object) -> str:
     """Return the help of a flag that chooses a member of a union by its name."""
     named = "none" if default is None else member_name(type(default))
     return f"{text or 'kind'}, by name (default: {named})".replace("%", "%%")
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     plain = to_plain(value)
     if isinstance(plain, list) and plain and not isinstance(plain[0], list):
         return ",".join(str(item) for item in plain)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from nirvana_deploy.api import measuring
 from nirvana_deploy.config_reader import read_config
@@ -172,7 +171,7 @@ def _check_figures_file(path: Path | None) -> None:
 
 def _write_figures(
     path: Path,
-    figures: dict[str, Any],
+    figures: dict[str, object],
     *,
     to_csv: Callable[[], str],
     to_markdown: Callable[[], str],

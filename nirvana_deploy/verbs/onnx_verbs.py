@@ -191,7 +191,7 @@ def _inspect_graphs(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items())
     return f"{value:.2e}" if isinstance(value, float) else str(value)

@@ -164,7 +164,7 @@ def _prune_from_scores(
     return 0
 
 
-def _apply_plan(args: argparse.Namespace, given: dict[str, Any]) -> int:
+def _apply_plan(args: argparse.Namespace, given: dict[str, object]) -> int:
     _require_model(args)
     also = [name for name in ("budget", "scores") if getattr(args, name) is not None]
     if given or also or args.fine_tuned:

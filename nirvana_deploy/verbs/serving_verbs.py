@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from nirvana_deploy.api import serving
 from nirvana_deploy.config_reader import read_config
@@ -66,7 +65,7 @@ def _package(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return ", ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)

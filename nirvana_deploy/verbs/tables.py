@@ -184,12 +184,12 @@ def print_result(
         print_pairs(title, pairs)
 
 
-def list_pairs(plain: Mapping[str, Any]) -> list[tuple[str, str]]:
+def list_pairs(plain: Mapping[str, object]) -> list[tuple[str, str]]:
     """Return plain data as (what, value) for a person to read."""
     return [(what, _show(value)) for what, value in plain.items()]
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     """Put plain data into the cell of a table: a line for each item that has parts itself."""
     if isinstance(value, dict):
         nested = any(isinstance(item, dict) for item in value.values())

@@ -1,7 +1,6 @@
 """Compares the latency of a dense and a pruned model, case by case."""
 
 import time
-from typing import Any
 
 import numpy as np
 
@@ -136,7 +135,7 @@ def _list_inputs(inputs: dict[str, str]) -> str:
     return ", ".join(f"{name} ({dtype})" for name, dtype in inputs.items()) or "none"
 
 
-def _describe_method(dense: Runner, pruned: Runner, config: ProfileConfig) -> dict[str, Any]:
+def _describe_method(dense: Runner, pruned: Runner, config: ProfileConfig) -> dict[str, object]:
     described = {"dense": dense.describe(), "pruned": pruned.describe()}
     alike = described["dense"] == described["pruned"]
     return {

@@ -188,7 +188,7 @@ def _list_doubts(kinds: Mapping[str, str], runners: tuple[Runner, Runner]) -> li
     return found
 
 
-def _describe_forms(forms: dict[str, GraphForm], differences: list[str]) -> dict[str, Any]:
+def _describe_forms(forms: dict[str, GraphForm], differences: list[str]) -> dict[str, object]:
     return {
         "same_form": not differences,
         "differences": differences,

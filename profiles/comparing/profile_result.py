@@ -149,7 +149,7 @@ class ProfileResult:
         """
         return convert_json(data, cls, name=name, remedy="Measure again.")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data for a stage manifest."""
         return {
             "environment": self.environment,
@@ -162,13 +162,13 @@ class ProfileResult:
         }
 
 
-def describe_schema() -> dict[str, Any]:
+def describe_schema() -> dict[str, object]:
     """Return the JSON Schema (2020-12) of `ProfileResult.to_json`, made from the records."""
-    schema: dict[str, Any] = msgspec.json.schema(ProfileResult)
+    schema: dict[str, object] = msgspec.json.schema(ProfileResult)
     return schema
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> Any:
     """Turn tuples into lists, so that the data is what JSON gives back."""
     if isinstance(value, dict):
         return {key: _listed(item) for key, item in value.items()}

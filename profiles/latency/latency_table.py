@@ -82,7 +82,7 @@ class LatencyTable:
     block_ms: float
     dense_ms: float
     rest_ms: float
-    measured: Mapping[str, Any]
+    measured: Mapping[str, object]
     name: str = "nanoseconds"
 
     @property
@@ -115,9 +115,9 @@ class LatencyTable:
         cut = dense_cost(plan.dims, self) - plan_cost(plan, self)
         return self.dense_ms - cut / _NANOSECONDS_A_MS
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))
         return {"format": TABLE_FORMAT, **plain}
 
     @classmethod

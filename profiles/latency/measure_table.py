@@ -89,7 +89,7 @@ def measure_table(
     return table
 
 
-def find_folder(key: Mapping[str, Any], cache: Path) -> Path:
+def find_folder(key: Mapping[str, object], cache: Path) -> Path:
     """Return the folder of a table in a cache, there or not."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache / digest[:16]
@@ -97,7 +97,7 @@ def find_folder(key: Mapping[str, Any], cache: Path) -> Path:
 
 def describe_key(
     model: PreTrainedModel, config: TableConfig, export: ExportConfig
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return all that the numbers of a table depend on, as plain data."""
     source = read_model(model)
     num_threads = config.num_threads or count_allowed_cpus()
@@ -114,7 +114,7 @@ def describe_key(
         "opset": export.chosen_opset,
         **{**asdict(config), "num_threads": num_threads},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(key))
+    plain: dict[str, object] = json.loads(json.dumps(key))
     return plain
 
 
@@ -128,7 +128,7 @@ def make_table(
     stack: Any,
     blocks: tuple[SampleBlock, ...],
     samples: Mapping[str, Samples],
-    measured: Mapping[str, Any],
+    measured: Mapping[str, object],
 ) -> LatencyTable:
     """Make a table of the samples of each block, in ms; a block without samples took nothing."""
     typical = {
@@ -191,7 +191,7 @@ def _save_samples(path: Path, samples_ms: Mapping[str, list[float]]) -> None:
     write_json(path, rounded, indent=None)
 
 
-def _describe(samples: Mapping[str, Samples], config: TableConfig) -> dict[str, Any]:
+def _describe(samples: Mapping[str, Samples], config: TableConfig) -> dict[str, object]:
     """Return what a reader must know to trust the table."""
     drifts = {name: find_drift(values) for name, values in samples.items()}
     return {

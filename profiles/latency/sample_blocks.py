@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -177,7 +177,7 @@ def make_sample_model(
     return repack(dense, plan_for(dense, layers)).eval(), blocks
 
 
-def _make_config(source: PrunableModel, num_layers: int) -> Any:
+def _make_config(source: PrunableModel, num_layers: int) -> object:
     config = copy.deepcopy(source.config)
     if not is_whole(source.current):
         raise NirvanaError(

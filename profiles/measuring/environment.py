@@ -1,11 +1,14 @@
 """Records where a measurement was made: processor, limits, memory, system, versions, GPUs."""
 
+from __future__ import annotations
+
 import datetime
 import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
@@ -115,10 +118,10 @@ def list_gpus() -> list[Gpu]:
         pynvml.nvmlShutdown()
 
 
-def _describe_gpu(pynvml: Any, index: int) -> Gpu:
+def _describe_gpu(pynvml: ModuleType, index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
 
-    def ask(question: str, *details: Any) -> Any:
+    def ask(question: str, *details: object) -> Any:
         """Return None for what this GPU or driver does not tell."""
         try:
             return getattr(pynvml, question)(handle, *details)

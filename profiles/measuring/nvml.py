@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from profiles.measuring.measurement import Call, Clock
@@ -18,7 +19,7 @@ MAX_CLOCK_MHZ = 10_000
 class GpuCounters:
     """The counters of one GPU, while `open_gpu` is open."""
 
-    def __init__(self, pynvml: Any, handle: Any) -> None:
+    def __init__(self, pynvml: ModuleType, handle: object) -> None:
         self._pynvml, self._handle = pynvml, handle
 
     def read_energy_joules(self) -> float | None:
@@ -56,7 +57,7 @@ def open_gpu(uuid: str | None) -> Iterator[GpuCounters | None]:
         pynvml.nvmlShutdown()
 
 
-def _find(pynvml: Any, uuid: str | None) -> GpuCounters | None:
+def _find(pynvml: ModuleType, uuid: str | None) -> GpuCounters | None:
     try:
         if uuid is not None:
             return GpuCounters(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid))
@@ -67,7 +68,7 @@ def _find(pynvml: Any, uuid: str | None) -> GpuCounters | None:
     return None  # of several, nobody said which
 
 
-def check_clock(megahertz: Any, which: str) -> Any:
+def check_clock(megahertz: Any, which: str) -> object:
     """Return a clock as NVML told it; raise NirvanaError where no GPU can run at that."""
     if megahertz is None or 0 <= megahertz <= MAX_CLOCK_MHZ:
         return megahertz

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -112,11 +111,11 @@ class SweepResult:
     model: str
     length: int
     environment: Environment
-    method: Mapping[str, Any]
+    method: Mapping[str, object]
     batches: tuple[BatchPoint, ...] = ()
     callers: tuple[LoadResult, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values; `nirvana report` draws them."""
         return {
             "model": self.model,
@@ -164,7 +163,7 @@ def sweep_model(
     )
 
 
-def _describe_load(result: LoadResult) -> dict[str, Any]:
+def _describe_load(result: LoadResult) -> dict[str, object]:
     p90_ms, p90_note = result.percentile_ms(90)
     return {
         "num_callers": result.num_callers,

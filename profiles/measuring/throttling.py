@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 _PROC_STAT = Path("/proc/stat")
 _IDLE_COLUMNS = (3, 4)  # idle, iowait
@@ -160,7 +160,7 @@ def _read_gpus() -> dict[str, float]:
         pynvml.nvmlShutdown()
 
 
-def _read_violation(pynvml: Any, index: int, policy: int) -> float | None:
+def _read_violation(pynvml: ModuleType, index: int, policy: int) -> float | None:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     try:
         found = pynvml.nvmlDeviceGetViolationStatus(handle, policy)

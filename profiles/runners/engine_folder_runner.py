@@ -59,7 +59,7 @@ class EngineFolderRunner:
         resident = frozenset(name for name in names if name.startswith(CACHE_PREFIXES))
         return _EngineCall(self._engine.bind(inputs, resident=resident))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Say how the engine is run."""
         result = self._engine.manifest.result
         return {

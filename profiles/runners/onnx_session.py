@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from exporters.engines.engine_graph import list_external_data
@@ -76,7 +77,7 @@ def open_measured_session(onnx_path: Path, settings: SessionSettings) -> Any:
     return session
 
 
-def _require(onnxruntime: Any, provider: ExecutionProvider) -> None:
+def _require(onnxruntime: ModuleType, provider: ExecutionProvider) -> None:
     """Raise NirvanaError unless ONNX Runtime has the provider; register it where it is a plugin."""
     there = list(onnxruntime.get_available_providers())
     if provider.name in there:
@@ -98,11 +99,11 @@ def _require(onnxruntime: Any, provider: ExecutionProvider) -> None:
     )
 
 
-def _list_devices(onnxruntime: Any, provider: ExecutionProvider) -> list[Any]:
+def _list_devices(onnxruntime: ModuleType, provider: ExecutionProvider) -> list[object]:
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.name]
 
 
-def _make_options(onnxruntime: Any, settings: SessionSettings) -> Any:
+def _make_options(onnxruntime: ModuleType, settings: SessionSettings) -> object:
     options = make_options(num_threads=settings.num_threads)
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -115,7 +116,7 @@ def _make_options(onnxruntime: Any, settings: SessionSettings) -> Any:
 
 
 def _create(
-    onnxruntime: Any,
+    onnxruntime: ModuleType,
     path: Path,
     session_options: Any,
     asked: tuple[ExecutionProvider, dict[str, str]],

@@ -30,7 +30,7 @@ class OnnxStepper:
         self._session, self._device = session, device
         self._cache = tuple(spec for spec in inputs if is_past(spec.name))
         self._tokens = tuple(spec for spec in inputs if spec not in self._cache)
-        self._past: dict[str, Any] = {}
+        self._past: dict[str, object] = {}
         self._num_past = 0
 
     def start(self, batch: int) -> None:
@@ -140,7 +140,7 @@ class OnnxRuntimeRunner:
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         return _BoundRun(self._session, binding, inputs, outputs)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Say how the model is run."""
         return {
             "runtime": "ONNX Runtime",
@@ -183,7 +183,7 @@ class _BoundRun:
     """Runs a session; holds the arrays, because the binding has only their addresses."""
 
     session: Any
-    binding: Any
+    binding: object
     inputs: Tensors
     outputs: Tensors
 

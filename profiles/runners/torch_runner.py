@@ -89,7 +89,7 @@ class TorchRunner:
         self._name, self._mode, self._model = name, mode, model
         self._part: GraphPart = list_parts(model, ExportConfig())[-1]
         module = self._part.module
-        self._run: Callable[..., Any] = torch.compile(module) if mode == "compile" else module
+        self._run: Callable[..., object] = torch.compile(module) if mode == "compile" else module
 
     @property
     def name(self) -> str:
@@ -132,7 +132,7 @@ class TorchRunner:
         """Return the model as one that generates; see `open_stepper`."""
         return TorchStepper(self._part, self._run, self._model.device)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Say how the model is run."""
         return {
             "runtime": "torch",
@@ -169,7 +169,7 @@ class _HostCall:
 class _CudaCall:
     """Runs a module on a GPU, on torch's stream, between two events."""
 
-    def __init__(self, run: Callable[..., Any], given: list[torch.Tensor]) -> None:
+    def __init__(self, run: Callable[..., object], given: list[torch.Tensor]) -> None:
         self._run, self._given = run, given
         self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._enqueue_ms = 0.0

@@ -8,7 +8,7 @@ peak, so that an estimate is a lower bound.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from profiles.targets.block_work import CallShape, Work, attention_work, block_work, mlp_work
 from profiles.targets.target import BYTES_OF, Target
@@ -89,7 +89,7 @@ class RooflineEstimate:
         how = "estimate from peak rates, not calibrated: at least"
         return f"{how} {self.latency_ms:.3g} ms, {self.bound}-bound"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         return {
             "is_estimate": True,

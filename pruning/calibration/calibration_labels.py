@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.calibration.calibration_rows import Row
 from pruning.errors import NirvanaError
@@ -29,7 +29,7 @@ LabelOrigin = Literal["text", "given", "predicted"]
 
 def label_groups(
     model: PreTrainedModel,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     groups: Sequence[list[Row]],
     task: str,
     generator: torch.Generator,
@@ -51,7 +51,7 @@ def label_groups(
 
 def _choose_labels(
     model: PreTrainedModel,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     groups: Sequence[list[Row]],
     task: str,
     generator: torch.Generator,
@@ -98,7 +98,9 @@ def _take_targets(rows: list[Row]) -> Labels:
     return {"labels": torch.tensor([row.target_ids for row in rows])}
 
 
-def _hide(tokenizer: Any, generator: torch.Generator, rows: list[Row]) -> Labels:
+def _hide(
+    tokenizer: PreTrainedTokenizerBase, generator: torch.Generator, rows: list[Row]
+) -> Labels:
     special_BS = torch.tensor([row.special for row in rows])
     ids_BS, labels_BS = hide_tokens(_stack(rows)["input_ids"], special_BS, tokenizer, generator)
     return {"input_ids": ids_BS, "labels": labels_BS}

@@ -6,12 +6,15 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.calibration.calibration_documents import Document
 from pruning.errors import NirvanaError
 from pruning.tasks.language_rows import find_end, find_lead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _STEP = 8  # rows are shortened to a multiple of it, so that many have the same length
 _AT_ONCE = 64  # documents that are tokenised together
@@ -36,7 +39,10 @@ class Row:
 
 
 def cut_chunks(
-    documents: Sequence[Document], tokenizer: Any, config: CalibrationConfig, luck: random.Random
+    documents: Sequence[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    config: CalibrationConfig,
+    luck: random.Random,
 ) -> list[list[int]]:
     """Return `num_sequences` chunks of `sequence_length` tokens, which do not overlap.
 
@@ -65,7 +71,7 @@ def cut_chunks(
 
 def group_rows(
     documents: Sequence[Document],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     config: CalibrationConfig,
     luck: random.Random,
     *,
@@ -108,7 +114,10 @@ def group_rows(
 
 
 def _read_rows(
-    documents: Sequence[Document], tokenizer: Any, config: CalibrationConfig, writes: bool
+    documents: Sequence[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    config: CalibrationConfig,
+    writes: bool,
 ) -> Iterator[Row]:
     """Yield a row for each document that has tokens, and with `writes` a target that has some."""
     for part in _in_parts(documents):
@@ -126,7 +135,7 @@ def _read_rows(
 
 
 def _encode(
-    tokenizer: Any, config: CalibrationConfig, **texts: list[str]
+    tokenizer: PreTrainedTokenizerBase, config: CalibrationConfig, **texts: list[str]
 ) -> list[tuple[list[int], list[int]]]:
     """Return tokens, and which of them are special, of each text."""
     encoded = tokenizer(

@@ -53,7 +53,7 @@ def save_pruned(
         modeling_pruned.write_manifest(aside, also={path.name for path in aside.iterdir()})
 
 
-def load_pruned(folder: Path | str, **kwargs: Any) -> PreTrainedModel:
+def load_pruned(folder: Path | str, **kwargs: object) -> PreTrainedModel:
     """Load a pruned checkpoint with this package's own code, running none from the folder.
 
     `kwargs` go to `from_pretrained` (`attn_implementation`, `dtype`, ...).

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pruning.errors import NirvanaError
 from pruning.strict_json import convert_json, read_object
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 CONFIG_FILE = "config.json"
 _REMEDY = "Fetch the model again, or save it by save_pretrained."
@@ -18,13 +21,13 @@ class _Config(TypedDict, total=False):
 
     architectures: list[str] | None
     model_type: str
-    auto_map: dict[str, Any] | None
+    auto_map: dict[str, object] | None
     vocab_size: int | None
     pad_token_id: int | None
     max_position_embeddings: int | None
     n_positions: int | None
     max_sequence_length: int | None
-    nirvana: dict[str, Any] | None
+    nirvana: dict[str, object] | None
 
 
 def read_config_file(folder: Path, *, remedy: str = _REMEDY) -> dict[str, Any]:
@@ -39,12 +42,12 @@ def read_config_file(folder: Path, *, remedy: str = _REMEDY) -> dict[str, Any]:
     return config
 
 
-def check_config(config: dict[str, Any], *, name: str, remedy: str = _REMEDY) -> None:
+def check_config(config: dict[str, object], *, name: str, remedy: str = _REMEDY) -> None:
     """Raise NirvanaError where a value of a config that we read has another type."""
     convert_json(config, _Config, name=name, remedy=remedy)
 
 
-def list_architectures(config: Any) -> list[str]:
+def list_architectures(config: PretrainedConfig) -> list[str]:
     """Return the classes that a config of transformers names.
 
     Raises:
@@ -61,7 +64,7 @@ def list_architectures(config: Any) -> list[str]:
     return names
 
 
-def read_tokenizer_file(path: Path) -> dict[str, Any]:
+def read_tokenizer_file(path: Path) -> dict[str, object]:
     """Return a JSON file that is saved with a tokenizer; empty where there is none.
 
     Python's own reader takes it: transformers writes 1e30 there as an integer, for no limit.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from pruning.checkpoints import modeling_pruned
 from pruning.checkpoints.checkpoint_files import is_pruned, load_plan
@@ -54,7 +54,7 @@ def build_skeleton(source: str, *, own_code: bool = False) -> PreTrainedModel:
     return model
 
 
-def find_architecture(config: Any, source: str | None = None) -> Any:
+def find_architecture(config: PretrainedConfig, source: str | None = None) -> Any:
     """Return the stock class that a config names, or the one without a head where it names none.
 
     With `source`, a class of its folder is taken where its code is allowed to run.

@@ -90,7 +90,7 @@ def fetch_model(source: str) -> Path:
         raise NirvanaError(_explain(source, path, error)) from error
 
 
-def load_stock_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
+def load_stock_model(auto_class: Any, source: str, **kwargs: object) -> Any:
     """Load a model by one of transformers' auto classes; turn its failures into clear errors.
 
     Code of the model's folder runs only within `allow_remote_code`, and transformers never asks.
@@ -111,7 +111,7 @@ def load_stock_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
         raise NirvanaError(_explain(source, path, error)) from error
 
 
-def find_own_class(config: Mapping[str, Any], name: str, source: str) -> Any:
+def find_own_class(config: Mapping[str, Any], name: str, source: str) -> object:
     """Return the class `name` of the code in the folder of `source`; None where it has none.
 
     Raises:
@@ -132,7 +132,7 @@ def find_own_class(config: Mapping[str, Any], name: str, source: str) -> Any:
         raise NirvanaError(_explain(source, path, error)) from error
 
 
-def load_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
+def load_model(auto_class: object, source: str, **kwargs: object) -> Any:
     """Load a model as `load_stock_model` does, and compare its weights with its config.
 
     Tied tensors need not be stored, nor the pooler of a model without a head, whose output is not
@@ -147,7 +147,7 @@ def load_model(auto_class: Any, source: str, **kwargs: Any) -> Any:
 
 
 def load_with_head(
-    auto_class: Any, source: str, *, fresh: bool, **kwargs: Any
+    auto_class: object, source: str, *, fresh: bool, **kwargs: Any
 ) -> tuple[Any, tuple[str, ...]]:
     """Load a model as `load_model` does, and return it with the names of tensors drawn at random.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims
@@ -35,7 +35,7 @@ class PrunableModel:
     prefix: str
     current: PruningPlan
     is_plain: bool
-    config: Any
+    config: PretrainedConfig
     stock_class: Any
 
     @property
@@ -95,7 +95,7 @@ def read_plan(model: PreTrainedModel) -> PruningPlan | None:
         return None
     remedy = "Load the model again from its whole folder."
     return PruningPlan.from_json(
-        parse_json(text, dict[str, Any], name=f"The model's {PLAN_FILE}", remedy=remedy)
+        parse_json(text, dict[str, object], name=f"The model's {PLAN_FILE}", remedy=remedy)
     )
 
 
@@ -113,7 +113,7 @@ _QUANTISED = (
 )
 
 
-def refuse_quantised(config: Any) -> None:
+def refuse_quantised(config: PretrainedConfig) -> None:
     """Raise NirvanaError for the config of a quantized model."""
     if getattr(config, "quantization_config", None):
         raise NirvanaError(_QUANTISED)

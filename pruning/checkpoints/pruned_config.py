@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from pruning.checkpoints.prunable_model import PrunableModel
 from pruning.cutting.tensor_cutter import TensorCutter
@@ -102,7 +103,7 @@ def _drop_blocks(source: PrunableModel, plan: PruningPlan) -> Any:
     return config
 
 
-def keep_layers(config: Any, stack: StackWiring, kept: list[bool]) -> None:
+def keep_layers(config: PretrainedConfig, stack: StackWiring, kept: list[bool]) -> None:
     """Leave only the layers of `stack` that are `kept` in a config, in place."""
     setattr(config, stack.config.num_layers, kept.count(True))
     for name in _PER_LAYER:
@@ -125,7 +126,7 @@ def _check_depths(source: PrunableModel, plan: PruningPlan) -> None:
             )
 
 
-def _check_droppable(config: Any, stack: StackWiring, dropped: list[bool]) -> None:
+def _check_droppable(config: PretrainedConfig, stack: StackWiring, dropped: list[bool]) -> None:
     if dropped[0] and stack.keep_first:
         raise NirvanaError(
             f"The first block of the {stack.name} cannot be dropped: {stack.keep_first}."
@@ -136,8 +137,8 @@ def _check_droppable(config: Any, stack: StackWiring, dropped: list[bool]) -> No
         )
 
 
-def _describe_layer(stack: StackWiring, dims: StackDims, layer: LayerPlan) -> dict[str, Any]:
-    described: dict[str, Any] = {
+def _describe_layer(stack: StackWiring, dims: StackDims, layer: LayerPlan) -> dict[str, object]:
+    described: dict[str, object] = {
         "num_heads": _count(layer.kept_heads),
         "num_kv_heads": len(kept_groups(layer.kept_heads or (), dims)),
         "num_neurons": _count(layer.kept_neurons),
@@ -172,7 +173,7 @@ def _name_counts(stack: StackWiring, size: tuple[int, int, int]) -> list[tuple[s
 
 
 def _set_counts(
-    config: Any, stack: StackWiring, dims: StackDims, size: tuple[int, int, int]
+    config: PretrainedConfig, stack: StackWiring, dims: StackDims, size: tuple[int, int, int]
 ) -> None:
     for name, n in _name_counts(stack, size):
         if getattr(config, name, None) != n:

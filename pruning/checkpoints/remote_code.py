@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
 _ALLOWED: ContextVar[bool] = ContextVar("remote_code_allowed", default=False)
 
@@ -45,7 +44,7 @@ def _list_code(folder: Path) -> list[str]:
     names: set[str] = set()
     for file in ("config.json", "tokenizer_config.json"):
         try:
-            named: Any = json.loads((folder / file).read_text(encoding="utf-8"))["auto_map"]
+            named: object = json.loads((folder / file).read_text(encoding="utf-8"))["auto_map"]
             values = named.values() if isinstance(named, dict) else [named]
             for value in values:
                 several = value if isinstance(value, list) else [value]

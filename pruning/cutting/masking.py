@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -65,10 +64,12 @@ def _mask_input(
     return (x_BSC * mask.repeat_interleave(width),)
 
 
-def _return_zeros(_: nn.Module, __: Any, out_BSD: torch.Tensor) -> torch.Tensor:
+def _return_zeros(_: nn.Module, __: object, out_BSD: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(out_BSD)
 
 
-def _return_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+def _return_input(
+    _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object
+) -> object:
     hidden_BSD = args[0] if args else kwargs["hidden_states"]
     return (hidden_BSD, *output[1:]) if isinstance(output, tuple) else hidden_BSD

@@ -19,7 +19,7 @@ def name_predictions(output: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-def predictions_of(output: Any) -> list[torch.Tensor]:
+def predictions_of(output: object) -> list[torch.Tensor]:
     """Return the logits of a model's output: one tensor, or those of an answer's start and end."""
     return list(name_predictions(output).values())
 

@@ -6,7 +6,6 @@ import contextlib
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -127,7 +126,7 @@ class Proof:
         """Return whether no check failed."""
         return bool(self.checks) and all(check.passed for check in self.checks)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""
         return {**asdict(self), "holds": self.holds}
 

@@ -76,7 +76,7 @@ class RepackResult:
     nan_tensors: tuple[str, ...]
     weights: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data."""
         return {**asdict(self), "checkpoint": str(self.checkpoint)}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pruning.checkpoints.model_source import quiet_transformers
@@ -232,7 +232,7 @@ def _name_stack(model: PreTrainedModel, path: str) -> Any:
     return "decoder" if model.can_generate() or "decoder" in path else "encoder"
 
 
-def _find_keys(config: Any, name: str, num_layers: int) -> ConfigKeys | None:
+def _find_keys(config: PretrainedConfig, name: str, num_layers: int) -> ConfigKeys | None:
     """Return the config's names of the counts; None where none holds the number of layers."""
     keys = _STACK_LAYER_KEYS[name] if config.is_encoder_decoder else _LAYER_KEYS
     aliases = config.attribute_map

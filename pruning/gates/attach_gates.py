@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -152,7 +151,7 @@ def finish_gates(model: PreTrainedModel, callback: PruningCallback) -> PruningPl
     return replace(plan, weights=(*callback.first_weights, *plan.weights))
 
 
-def describe_making(config: PruneConfig, pricing: Pricing | None = None) -> dict[str, Any]:
+def describe_making(config: PruneConfig, pricing: Pricing | None = None) -> dict[str, object]:
     """Return what a plan says of how gates made it."""
     cost_name = cost_of(config, pricing).name
     constrained = isinstance(config.objective, BudgetConstraint)

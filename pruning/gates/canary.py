@@ -47,7 +47,7 @@ class CollapseWatch:
             "gate_learning_rate or take more schedule.num_stages."
         )
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, object]]:
         """Return the closed sub-blocks, each with its step."""
         return [{"sub_block": name, "step": step} for name, step in self.collapsed.items()]
 
@@ -96,7 +96,7 @@ class Canary:
             self.losses.append(found)
         return good
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, object]]:
         """Return what goes into a checkpoint."""
         return [asdict(loss) for loss in self.losses]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.allocation.allocation_config import KlKnapsack, allocate
 from pruning.allocation.constraints import Constraints
@@ -53,13 +53,13 @@ def score_query_heads(task: ScoringTask) -> Scores:
 
 
 def draw_start_batches(
-    text: LabelledText, tokenizer: Any, num_rows: int, batch_size: int
+    text: LabelledText, tokenizer: PreTrainedTokenizerBase, num_rows: int, batch_size: int
 ) -> list[dict[str, torch.Tensor]]:
     """Return the first training rows, those of equal length together.
 
     Padding would count in activations and positions.
     """
-    groups: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[int, ...], list[dict[str, object]]] = {}
     for row in text.train.select(range(min(num_rows, len(text.train)))):
         groups.setdefault(_measure(row), []).append(row)
     return [

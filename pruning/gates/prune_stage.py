@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, Trainer, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
 from pruning.checkpoints.model_skeleton import build_skeleton
@@ -36,7 +36,7 @@ def learn_gates(
     model: PreTrainedModel,
     teacher: PreTrainedModel,
     text: LabelledText,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     config: PruneConfig,
     work_dir: Path,
     data: DataConfig | None = None,
@@ -75,7 +75,7 @@ def run_prune(
     config: PruneConfig,
     out_dir: Path,
     pricing: Pricing | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Prune the fine-tuned model in `baseline` to the budget, into `out_dir/checkpoint`.
 
     Called again with the same `out_dir`, it continues from its last whole checkpoint. With
@@ -136,10 +136,10 @@ def _finalise(
     model: Any,
     callback: PruningCallback,
     batch: dict[str, torch.Tensor],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     task: Task,
     out_dir: Path,
-) -> tuple[PruningPlan, Any, list[dict[str, Any]]]:
+) -> tuple[PruningPlan, Any, list[dict[str, object]]]:
     """Repack the trained model and save it; prove both steps on `batch`.
 
     Returns the plan, the checkpoint loaded again, and what the proofs found.
@@ -174,7 +174,7 @@ def _compute_logits(
     return {name: part[live_BS] if task.reads_tokens else part for name, part in found.items()}
 
 
-def _read_curve(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _read_curve(history: list[dict[str, Any]]) -> list[dict[str, object]]:
     keys = ("step", "loss", "target_kept_fraction", "kept_fraction", "undecided_fraction")
     return [{key: entry[key] for key in keys} for entry in history if "loss" in entry]
 

@@ -107,13 +107,21 @@ class PruningCallback(TrainerCallback):
         self.on_init_end(trainer.args, trainer.state, trainer.control)
 
     def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Have FSDP leave the gates whole in each process."""
         keep_gates_whole()
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Lay out the schedule; on resuming, take up the gates' optimizer.
 
@@ -130,7 +138,11 @@ class PruningCallback(TrainerCallback):
             self._load_progress(checkpoint_folder(args, state))
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Move the gates by the task's gradient and the objective's."""
         if not self.registry.frozen:
@@ -143,7 +155,11 @@ class PruningCallback(TrainerCallback):
         self.registry.zero_grad(set_to_none=True)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Look for collapse; validate when a stage is done; after the last, freeze the budget."""
         step = state.global_step
@@ -160,7 +176,11 @@ class PruningCallback(TrainerCallback):
                 warnings.warn(news, NirvanaWarning, stacklevel=2)
 
     def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Let the loss curve begin anew where a training may resume."""
         log_before_save(args, state, control, epoch_ends=True)
@@ -198,7 +218,7 @@ class PruningCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """Add the gates' state to what is being logged."""
         described = self._describe(state.global_step)
@@ -207,7 +227,11 @@ class PruningCallback(TrainerCallback):
             logs.update(described)
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Keep the gates' optimizer and the recipe in the Trainer's checkpoint."""
         self._guard.on_save(args, state, control)

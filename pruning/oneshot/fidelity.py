@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -58,8 +57,8 @@ def predict(model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def prove_equal(
-    what: str, source: str, came: Outputs, expected: Outputs, num_rows: int, dtype: Any
-) -> dict[str, Any]:
+    what: str, source: str, came: Outputs, expected: Outputs, num_rows: int, dtype: object
+) -> dict[str, object]:
     """Compare the logits of one form of the model with another's; return what was found.
 
     The forms add up the same numbers in another order: 1e-5 in float32, relative to the largest

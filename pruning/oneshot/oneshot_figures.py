@@ -15,7 +15,7 @@ from pruning.plans.plan_figures import describe_budget
 
 def describe_spare(
     plan: PruningPlan, config: OneShotConfig, budget: float, pricing: Pricing | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what was asked and what is kept, and how far the one is below the other."""
     cost = cost_of(config, pricing)
     unit_cost = _largest_step(plan, cost, config)
@@ -23,7 +23,7 @@ def describe_spare(
     return {**described, "spare_fraction": budget - described["kept_fraction"]}
 
 
-def describe_latency(plan: PruningPlan, pricing: Pricing) -> dict[str, Any]:
+def describe_latency(plan: PruningPlan, pricing: Pricing) -> dict[str, object]:
     """Return what was asked in milliseconds, and what the prices predict of the whole model."""
     saved = dense_cost(plan.dims, pricing.cost) - plan_cost(plan, pricing.cost)
     return {**pricing.about, "predicted_ms": pricing.about["dense_ms"] - saved / 1e6}
@@ -56,7 +56,7 @@ def summarise(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("checkpoint size", f"{sizes[0]:.1f} MB -> {sizes[1]:.1f} MB")]
 
 
-def _show_part(part: Mapping[str, Any]) -> str:
+def _show_part(part: Mapping[str, object]) -> str:
     text = f"{part['kl_divergence']:.4f} nats"
     if part["dense_loss"] is not None:
         text += f" (loss {part['dense_loss']:.3f} -> {part['pruned_loss']:.3f})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from pruning.oneshot.oneshot_config import OneShotConfig, Pricing
 from pruning.oneshot.prune_with_scores import (
@@ -25,7 +24,7 @@ UNFINISHED_FOLDER = "scoring"  # an interrupted stage goes on from it
 
 def run_score(
     model: Path, config: OneShotConfig, out_dir: Path, progress: Progress | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Score the dense model in `model` into `out_dir/scores`.
 
     Called again with the same `out_dir`, it goes on from what it finds there.
@@ -46,7 +45,7 @@ def run_oneshot(
     out_dir: Path,
     pricing: Pricing | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Prune the dense model in `model` by the scoring run in `scores`, into `out_dir/checkpoint`.
 
     Both models are scored on the validation rows of `data`. With `pricing` the budget is a fraction

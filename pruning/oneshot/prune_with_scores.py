@@ -169,7 +169,7 @@ def prune_once(
     proofs = [
         prove_equal("repacked", "masked", predict(smaller, batch), masked_logits, num_rows, dtype)
     ]
-    curve: list[dict[str, Any]] = []
+    curve: list[dict[str, object]] = []
     if config.recovery is not None:
         assert text is not None
         work = folder / RECOVERY_FOLDER
@@ -235,7 +235,7 @@ def restored_outputs(task: ScoringTask) -> Iterator[None]:
 
 def _describe_making(
     run: ScoringRun, config: OneShotConfig, budget: float, pricing: Pricing | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     cost = cost_of(config, pricing)
     return {
         "method": "one-shot",

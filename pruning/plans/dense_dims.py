@@ -52,7 +52,7 @@ class StackDims:
     sizes: UnitSizes
 
     @classmethod
-    def from_json(cls, data: Any) -> StackDims:
+    def from_json(cls, data: object) -> StackDims:
         """Read the dimensions of one stack from JSON values."""
         return _read_stack(data, 0)
 
@@ -114,7 +114,7 @@ class DenseDims:
                 _compare(f"sizes.{name}", expected, came, f" of the {mine.name}")
 
 
-def require_keys(data: Any, expected: set[str], what: str) -> None:
+def require_keys(data: object, expected: set[str], what: str) -> None:
     """Raise NirvanaError unless `data` is a mapping with exactly the keys `expected`."""
     if not isinstance(data, dict):
         raise NirvanaError(f"{what} should be a JSON object, got {type(data).__name__}.")
@@ -125,7 +125,7 @@ def require_keys(data: Any, expected: set[str], what: str) -> None:
         raise NirvanaError(f"{what} {' and '.join(found)}.")
 
 
-def require_list(data: Any, what: str) -> None:
+def require_list(data: object, what: str) -> None:
     """Raise NirvanaError unless `data` is a list."""
     if not isinstance(data, list):
         raise NirvanaError(f"The {what} should be a JSON list, got {type(data).__name__}.")

@@ -86,7 +86,7 @@ class PruningPlan:
     dims: DenseDims
     layers: tuple[LayerPlan, ...]
     config_hash: str
-    made_by: dict[str, Any] = field(default_factory=dict)
+    made_by: dict[str, object] = field(default_factory=dict)
     weights: tuple[WeightFingerprint, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -114,9 +114,9 @@ class PruningPlan:
             start += stack.num_layers
         return tuple(found)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the plan as plain JSON values."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))
         return {"version": PLAN_VERSION, **plain}
 
     @classmethod
@@ -161,7 +161,7 @@ class PruningPlan:
         return cls.from_json(read_value(path, remedy="Write the plan again."))
 
 
-def hash_config(config: dict[str, Any]) -> str:
+def hash_config(config: dict[str, object]) -> str:
     """Return a sha256 of a model config, without what differs between equal models."""
     volatile = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
     kept = {key: value for key, value in config.items() if key not in volatile}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pruning.errors import NirvanaError
 from pruning.plans.plan import LayerPlan, PruningPlan
@@ -16,7 +15,7 @@ _UNITS = (
 
 
 def compose(
-    current: PruningPlan, layers: Sequence[LayerPlan], made_by: Mapping[str, Any]
+    current: PruningPlan, layers: Sequence[LayerPlan], made_by: Mapping[str, object]
 ) -> PruningPlan:
     """Return the plan, relative to the dense model, of keeping `layers` of a pruned one.
 

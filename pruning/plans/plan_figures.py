@@ -41,13 +41,13 @@ def describe_size(model: Any, plan: PruningPlan, sequence_length: int) -> dict[s
     }
 
 
-def describe_layers(plan: PruningPlan) -> list[dict[str, Any]]:
+def describe_layers(plan: PruningPlan) -> list[dict[str, object]]:
     """Return what each layer keeps, for people and charts: the encoder's, then the decoder's."""
     pairs = zip(plan.layers, plan.dims.layers, strict=True)
     return [_describe_layer(i, layer, dims) for i, (layer, dims) in enumerate(pairs)]
 
 
-def _describe_layer(number: int, layer: LayerPlan, dims: StackDims) -> dict[str, Any]:
+def _describe_layer(number: int, layer: LayerPlan, dims: StackDims) -> dict[str, object]:
     cross = {
         "kept_cross_heads": list(layer.kept_cross_heads or ()),
         "cross_attention_dropped": layer.kept_cross_heads is None,

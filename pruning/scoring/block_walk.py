@@ -24,9 +24,9 @@ Batch = Mapping[str, torch.Tensor]
 class _Call:
     """How a block was called: everything but the hidden states, and what it returned besides."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    rest: tuple[Any, ...] | None  # None: the block returns a tensor
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    rest: tuple[object, ...] | None  # None: the block returns a tensor
 
 
 class BlockWalk:
@@ -84,7 +84,7 @@ class BlockWalk:
         raise AssertionError("the next block was not reached")
 
     @torch.no_grad()
-    def run_from(self, layer: int, batch: int, hidden_BSD: torch.Tensor) -> Any:
+    def run_from(self, layer: int, batch: int, hidden_BSD: torch.Tensor) -> object:
         """Return the model's output when `hidden_BSD` is what reaches block `layer`.
 
         The blocks before are not run, those of an earlier stack give what they gave when it was
@@ -101,14 +101,18 @@ class BlockWalk:
                 stack.enter_context(_skip(self.blocks[number], call, outputs.get(number)))
             return self.model(**self.inputs[batch])
 
-    def _run_recording(self, inputs: dict[str, Any], layer: int) -> torch.Tensor:
+    def _run_recording(self, inputs: dict[str, object], layer: int) -> torch.Tensor:
         calls: list[_Call] = []
         outputs: dict[int, torch.Tensor] = {}
         found: list[torch.Tensor] = []
         last: list[torch.Tensor] = []
 
         def note(
-            number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+            number: int,
+            _: nn.Module,
+            args: tuple[object, ...],
+            kwargs: dict[str, object],
+            output: object,
         ) -> None:
             entered = read_hidden(args, kwargs)
             if number == layer:
@@ -150,7 +154,7 @@ def first_of(output: Any) -> torch.Tensor:
 
 def prepare_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
     """Leave the labels out: no loss is wanted. An encoder-decoder's become its decoder's input."""
-    inputs: dict[str, Any] = {k: v.to(model.device) for k, v in batch.items() if k != "labels"}
+    inputs: dict[str, object] = {k: v.to(model.device) for k, v in batch.items() if k != "labels"}
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if "labels" in batch and shift is not None:
         inputs.setdefault("decoder_input_ids", shift(labels=batch["labels"].to(model.device)))
@@ -163,7 +167,7 @@ def prepare_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
 def _skip(block: nn.Module, call: _Call, hidden_BSD: torch.Tensor | None) -> Iterator[None]:
     """Let a block hand on its input, or `hidden_BSD`, with what it returned besides."""
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> object:
         hidden = read_hidden(args, kwargs) if hidden_BSD is None else hidden_BSD
         return hidden if call.rest is None else (hidden, *call.rest)
 
@@ -184,7 +188,7 @@ class _ReachedError(Exception):
 
 @contextlib.contextmanager
 def _stop_before(block: nn.Module) -> Iterator[None]:
-    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def stop(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         raise _ReachedError(read_hidden(args, kwargs))
 
     handle = block.register_forward_pre_hook(stop, with_kwargs=True)
@@ -196,7 +200,7 @@ def _stop_before(block: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replace_input(block: nn.Module, hidden_BSD: torch.Tensor) -> Iterator[None]:
-    def replace(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def replace(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         if args:
             return (hidden_BSD, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden_BSD}

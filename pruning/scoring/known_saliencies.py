@@ -84,7 +84,7 @@ def score_units(saliency: Saliency, task: ScoringTask) -> Scores:
             not finite.
     """
     with leave_as_found(task.model):
-        scores: Any = saliency.score(task)
+        scores: object = saliency.score(task)
     name = type(saliency).__name__
     if not isinstance(scores, Mapping):
         raise NirvanaError(
@@ -122,7 +122,7 @@ def _shorten(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _check_tensor(scores: Any, num_units: int, place: str) -> torch.Tensor:
+def _check_tensor(scores: object, num_units: int, place: str) -> torch.Tensor:
     if not isinstance(scores, torch.Tensor):
         raise NirvanaError(
             f"{place}: the scores are a {type(scores).__name__}. Expected a tensor [{num_units}]."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -97,7 +96,7 @@ def read_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     Raises:
         NirvanaError: the model gives no logits.
     """
-    output: Any = model(**prepare_inputs(model, batch))
+    output: object = model(**prepare_inputs(model, batch))
     logits = getattr(output, "logits", None)
     if isinstance(logits, torch.Tensor):
         return logits.float()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.allocation.allocation_config import KlKnapsack
 from pruning.calibration.calibration import (
@@ -70,7 +70,7 @@ class DenseModel:
     """
 
     model: PreTrainedModel
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     source: PrunableModel
     weights_hash: str
 
@@ -167,7 +167,7 @@ def hash_weights(sites: Mapping[Any, Site]) -> str:
     return digest.hexdigest()
 
 
-def _start(folder: Path, source: str, config: ScoringConfig) -> dict[str, Any]:
+def _start(folder: Path, source: str, config: ScoringConfig) -> dict[str, object]:
     """Return the manifest of a new run, or of the one in `folder` if it is of the same making."""
     skeleton = build_skeleton(resolve_model(source))
     refuse_textless(skeleton)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, TypedDict, get_args
+from typing import TypedDict, get_args
 
 from pruning.allocation.allocation_config import Allocation
 from pruning.calibration.calibration_config import CalibrationConfig
@@ -17,20 +17,20 @@ _ALLOCATIONS = {kind.__name__: kind for kind in get_args(Allocation)}
 
 class _Settings(TypedDict):
     saliency: str
-    allocation: dict[str, Any]
-    calibration: dict[str, Any]
+    allocation: dict[str, object]
+    calibration: dict[str, object]
     dtype: str
     damping: float
     draw_budget: float
 
 
-def describe_scoring(config: ScoringConfig) -> dict[str, Any]:
+def describe_scoring(config: ScoringConfig) -> dict[str, object]:
     """Return the settings as JSON values; `read_scoring` reads them back."""
     kind = {"kind": type(config.allocation).__name__}
     return {**asdict(config), "allocation": {**kind, **asdict(config.allocation)}}
 
 
-def read_scoring(plain: Mapping[str, Any]) -> ScoringConfig:
+def read_scoring(plain: Mapping[str, object]) -> ScoringConfig:
     """Make the settings of what `describe_scoring` returned."""
     name, remedy = "The settings of the scoring run", "Score the model again."
     given = convert_json(dict(plain), _Settings, name=name, remedy=remedy)
@@ -49,7 +49,7 @@ def read_scoring(plain: Mapping[str, Any]) -> ScoringConfig:
     )
 
 
-def refuse_difference(found: Mapping[str, Any], asked: Mapping[str, Any], what: str) -> None:
+def refuse_difference(found: Mapping[str, object], asked: Mapping[str, object], what: str) -> None:
     """Raise NirvanaError naming every setting of `found` that is another in `asked`.
 
     `what` names the thing that has the settings `found`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
@@ -12,10 +12,15 @@ from pruning.tasks.data_config import DataConfig
 from pruning.tasks.data_splits import Splits, require_text
 from pruning.tasks.encoded_rows import EncodedRows
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 NO_ANSWER = 0  # the token that stands for "not here", as in SQuAD 2
 
 
-def encode_answers(splits: Splits, tokenizer: Any, config: DataConfig) -> EncodedRows:
+def encode_answers(
+    splits: Splits, tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> EncodedRows:
     """Tokenise question and context, and find the first answer's first and last token.
 
     A context beyond max_length is cut at its end. A row without an answer, or whose answer was cut
@@ -32,8 +37,8 @@ def encode_answers(splits: Splits, tokenizer: Any, config: DataConfig) -> Encode
     )
 
 
-def _encode(rows: Dataset, tokenizer: Any, config: DataConfig) -> Dataset:
-    def encode(row: dict[str, Any]) -> dict[str, Any]:
+def _encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
+    def encode(row: dict[str, Any]) -> dict[str, object]:
         question, context = row[config.question_column], row[config.context_column]
         require_text([question], config.question_column)
         require_text([context], config.context_column)
@@ -45,7 +50,9 @@ def _encode(rows: Dataset, tokenizer: Any, config: DataConfig) -> Dataset:
     return rows.map(encode, remove_columns=rows.column_names, load_from_cache_file=False)
 
 
-def _tokenise(tokenizer: Any, question: str, context: str, max_length: int) -> Any:
+def _tokenise(
+    tokenizer: PreTrainedTokenizerBase, question: str, context: str, max_length: int
+) -> Any:
     try:
         return tokenizer(question, context, truncation="only_second", max_length=max_length)
     except Exception as error:
@@ -55,7 +62,7 @@ def _tokenise(tokenizer: Any, question: str, context: str, max_length: int) -> A
         ) from error
 
 
-def _first_answer(answers: Any, context: str, column: str) -> tuple[int, int] | None:
+def _first_answer(answers: object, context: str, column: str) -> tuple[int, int] | None:
     """Return the first answer's first and last character, None where there is no answer."""
     if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
         raise NirvanaError(
@@ -76,7 +83,7 @@ def _first_answer(answers: Any, context: str, column: str) -> tuple[int, int] | 
     return start, start + len(text) - 1
 
 
-def _find_tokens(encoded: Any, answer: tuple[int, int] | None) -> tuple[int, int]:
+def _find_tokens(encoded: object, answer: tuple[int, int] | None) -> tuple[int, int]:
     if answer is None:
         return NO_ANSWER, NO_ANSWER
     first, last = (_token_at(encoded, character) for character in answer)

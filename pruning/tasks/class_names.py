@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pruning.errors import NirvanaError
 from pruning.tasks.encoded_rows import IGNORED
@@ -32,7 +31,7 @@ class ClassNames:
     numbers: Mapping[str, int]
 
 
-def read_name(value: Any, declared: tuple[str, ...] | None, place: str) -> str:
+def read_name(value: object, declared: tuple[str, ...] | None, place: str) -> str:
     """Return the name of a class.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import ClassLabel, Dataset
 
@@ -14,9 +14,15 @@ from pruning.tasks.data_config import DataConfig
 from pruning.tasks.data_splits import Splits, require_text
 from pruning.tasks.encoded_rows import IGNORED, EncodedRows
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def encode_tags(
-    splits: Splits, tokenizer: Any, config: DataConfig, model: tuple[str, ...] | None = None
+    splits: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    model: tuple[str, ...] | None = None,
 ) -> EncodedRows:
     """Tokenise words and put each one's tag on its first token; the others are not scored.
 
@@ -63,7 +69,7 @@ def _name_tags(rows: Dataset, config: DataConfig, split: str) -> set[str]:
     }
 
 
-def require_offsets(tokenizer: Any, task: str) -> None:
+def require_offsets(tokenizer: PreTrainedTokenizerBase, task: str) -> None:
     """Raise NirvanaError for a tokenizer that cannot say which characters a token covers."""
     if not getattr(tokenizer, "is_fast", False):
         raise NirvanaError(
@@ -91,10 +97,12 @@ def _tag_names(rows: Dataset, column: str) -> tuple[str, ...] | None:
     return tuple(inner.names) if isinstance(inner, ClassLabel) else None
 
 
-def _encode_tags(rows: Dataset, names: ClassNames, tokenizer: Any, config: DataConfig) -> Dataset:
+def _encode_tags(
+    rows: Dataset, names: ClassNames, tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> Dataset:
     declared = _tag_names(rows, config.tags_column)
 
-    def encode(row: dict[str, Any]) -> dict[str, Any]:
+    def encode(row: dict[str, Any]) -> dict[str, object]:
         words, tags = row[config.tokens_column], row[config.tags_column]
         known = [names.numbers[read_name(tag, declared, "A row")] for tag in tags]
         # One text, not `is_split_into_words`: some byte-level tokenizers refuse that.
@@ -127,7 +135,10 @@ def _label_tokens(
 
 
 def encode_classes(
-    splits: Splits, tokenizer: Any, config: DataConfig, model: tuple[str, ...] | None = None
+    splits: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    model: tuple[str, ...] | None = None,
 ) -> EncodedRows:
     """Tokenise texts and number their classes, as the class names of `model` do where given.
 
@@ -173,10 +184,12 @@ def _declare(rows: Dataset, config: DataConfig) -> tuple[str, ...] | None:
     return tuple(feature.names) if isinstance(feature, ClassLabel) else None
 
 
-def _encode(rows: Dataset, classes: ClassNames, tokenizer: Any, config: DataConfig) -> Dataset:
+def _encode(
+    rows: Dataset, classes: ClassNames, tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> Dataset:
     declared = _declare(rows, config)
 
-    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+    def encode(batch: dict[str, list[object]]) -> dict[str, object]:
         texts, values = batch[config.text_column], batch[config.label_column]
         require_text(texts, config.text_column)
         encoded = dict(tokenizer(texts, truncation=True, max_length=config.max_length))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from pruning.errors import NirvanaError
 from pruning.tasks.encoded_rows import IGNORED
@@ -17,7 +18,7 @@ _REPLACED, _RANDOM = 0.8, 0.1  # of the hidden ones; the rest stay as they are
 def hide_tokens(
     input_ids_BS: torch.Tensor,
     special_BS: torch.Tensor,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return inputs with some tokens hidden, and labels that hold only those.
@@ -50,7 +51,9 @@ def hide_tokens(
 _SPANS = ("start_positions", "end_positions")
 
 
-def collate(tokenizer: Any, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def collate(
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]
+) -> dict[str, torch.Tensor]:
     """Pad rows to the longest of the batch; labels that are lists get IGNORED where padded.
 
     Rows of a masked language model that come without labels have their tokens hidden here, by
@@ -77,7 +80,9 @@ def collate(tokenizer: Any, rows: list[dict[str, Any]]) -> dict[str, torch.Tenso
     return batch
 
 
-def _pad(tokenizer: Any, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def _pad(
+    tokenizer: PreTrainedTokenizerBase, features: list[dict[str, Any]]
+) -> dict[str, torch.Tensor]:
     if tokenizer.pad_token_id is not None:
         return dict(tokenizer.pad(features, return_tensors="pt"))
     lengths = sorted({len(row["input_ids"]) for row in features})

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 
@@ -121,7 +120,7 @@ def take_splits(
     )
 
 
-def require_text(values: Iterable[Any], column: str, split: str = "") -> None:
+def require_text(values: Iterable[object], column: str, split: str = "") -> None:
     """Raise NirvanaError for a value of `column` that is not text; `split` has all the values."""
     for row, value in enumerate(values):
         if not isinstance(value, str):
@@ -196,7 +195,7 @@ def _keep_rare_classes(
     return train, validation
 
 
-def _name_all(value: Any) -> set[str]:
+def _name_all(value: object) -> set[str]:
     return {str(each) for each in value} if isinstance(value, list) else {str(value)}
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.checkpoints.model_source import quiet_transformers
 from pruning.errors import NirvanaError
@@ -60,7 +60,7 @@ class RowOutputs:
 def run_rows(
     model: Model,
     rows: Dataset,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     task: Task,
     *,
     device: torch.device | str = "cpu",
@@ -146,7 +146,7 @@ def score_rows(
 def evaluate(
     model: PreTrainedModel,
     rows: Dataset,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     task: Task,
     *,
     bytes_per_token: float | None = None,
@@ -180,7 +180,9 @@ def evaluate(
         model.train(was_training)
 
 
-def evaluate_text(model: PreTrainedModel, text: LabelledText, tokenizer: Any) -> dict[str, float]:
+def evaluate_text(
+    model: PreTrainedModel, text: LabelledText, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, float]:
     """Return the scores of `model` on the validation rows of `text`, as `evaluate` does."""
     return evaluate(
         model,
@@ -194,7 +196,12 @@ def evaluate_text(model: PreTrainedModel, text: LabelledText, tokenizer: Any) ->
 
 @torch.no_grad()
 def write_texts(
-    model: Any, rows: Dataset, tokenizer: Any, task: Task, *, num_rows: int = NUM_WRITTEN_ROWS
+    model: Any,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    *,
+    num_rows: int = NUM_WRITTEN_ROWS,
 ) -> tuple[list[str], list[str]]:
     """Return what the model writes greedily for the first rows, and the expected texts.
 
@@ -215,7 +222,7 @@ def write_texts(
 
 
 def _batches(
-    rows: Dataset, tokenizer: Any, batch_size: int, device: torch.device | str
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, device: torch.device | str
 ) -> Iterator[Batch]:
     for start in range(0, len(rows), batch_size):
         part = rows.select(range(start, min(start + batch_size, len(rows))))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from pruning.errors import NirvanaError
 from pruning.tasks.collation import hide_tokens
@@ -16,7 +16,9 @@ from pruning.tasks.data_splits import Splits, require_text
 from pruning.tasks.encoded_rows import EncodedRows
 
 
-def encode_targets(splits: Splits, tokenizer: Any, config: DataConfig) -> EncodedRows:
+def encode_targets(
+    splits: Splits, tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> EncodedRows:
     """Tokenise texts and targets, each cut to max_length.
 
     Raises:
@@ -28,10 +30,10 @@ def encode_targets(splits: Splits, tokenizer: Any, config: DataConfig) -> Encode
     )
 
 
-def _encode(rows: Dataset, tokenizer: Any, config: DataConfig) -> Dataset:
-    limits: dict[str, Any] = {"truncation": True, "max_length": config.max_length}
+def _encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
+    limits: dict[str, object] = {"truncation": True, "max_length": config.max_length}
 
-    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+    def encode(batch: dict[str, list[object]]) -> dict[str, object]:
         texts, targets = batch[config.text_column], batch[config.target_column]
         require_text(texts, config.text_column)
         require_text(targets, config.target_column)
@@ -43,7 +45,9 @@ def _encode(rows: Dataset, tokenizer: Any, config: DataConfig) -> Dataset:
     )
 
 
-def pack_texts(splits: Splits, tokenizer: Any, config: DataConfig) -> EncodedRows:
+def pack_texts(
+    splits: Splits, tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> EncodedRows:
     """Join all texts, each closed by the end-of-text token, and cut them into full rows.
 
     Every row has max_length tokens and no padding; what is left over at the end is dropped (a
@@ -58,7 +62,9 @@ def pack_texts(splits: Splits, tokenizer: Any, config: DataConfig) -> EncodedRow
     return EncodedRows(train=train, validation=validation, bytes_per_token=bytes_per_token)
 
 
-def mask_texts(splits: Splits, tokenizer: Any, config: DataConfig) -> EncodedRows:
+def mask_texts(
+    splits: Splits, tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> EncodedRows:
     """Tokenise one text a row; hidden are other tokens in each pass, in validation always the same.
 
     Training rows come without labels: `collate` hides their tokens.
@@ -70,7 +76,7 @@ def mask_texts(splits: Splits, tokenizer: Any, config: DataConfig) -> EncodedRow
     validation = _tokenise_rows(splits.validation, tokenizer, config)
     generator = torch.Generator().manual_seed(0)
 
-    def hide(row: dict[str, Any]) -> dict[str, Any]:
+    def hide(row: dict[str, object]) -> dict[str, object]:
         ids, special = (torch.tensor([row[k]]) for k in ("input_ids", "special_tokens_mask"))
         hidden, labels = hide_tokens(ids, special, tokenizer, generator)
         return {"input_ids": hidden[0].tolist(), "labels": labels[0].tolist()}
@@ -83,8 +89,10 @@ def mask_texts(splits: Splits, tokenizer: Any, config: DataConfig) -> EncodedRow
     )
 
 
-def _tokenise_rows(rows: Dataset, tokenizer: Any, config: DataConfig) -> Dataset:
-    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+def _tokenise_rows(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> Dataset:
+    def encode(batch: dict[str, list[object]]) -> dict[str, object]:
         texts = batch[config.text_column]
         require_text(texts, config.text_column)
         limits = {"truncation": True, "max_length": config.max_length}
@@ -95,7 +103,9 @@ def _tokenise_rows(rows: Dataset, tokenizer: Any, config: DataConfig) -> Dataset
     )
 
 
-def _pack(rows: Dataset, tokenizer: Any, config: DataConfig) -> tuple[Dataset, float]:
+def _pack(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> tuple[Dataset, float]:
     texts = [text for text in _read_texts(rows, config.text_column) if text]
     if not texts:
         raise NirvanaError(
@@ -128,7 +138,7 @@ def _cut(stream: list[int], size: int) -> Iterator[list[int]]:
         yield stream[start : start + size]
 
 
-def find_end(tokenizer: Any) -> int:
+def find_end(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token that ends a text: eos, or sep where there is none.
 
     Raises:
@@ -143,7 +153,7 @@ def find_end(tokenizer: Any) -> int:
     )
 
 
-def find_lead(tokenizer: Any) -> list[int]:
+def find_lead(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the token that the tokenizer begins every text with, if it does."""
     first = tokenizer("a")["input_ids"][:1]
     return first if first == [tokenizer.bos_token_id] else []

@@ -29,7 +29,7 @@ def load_metric(path: str) -> Metric:
             "and labels."
         )
 
-    def measure(predictions: Any, labels: Any) -> dict[str, float]:
+    def measure(predictions: object, labels: object) -> dict[str, float]:
         return _check_scores(found(predictions, labels), path)
 
     return measure
@@ -139,7 +139,7 @@ def score_tags(prediction: Any) -> dict[str, float]:
     return _score(prediction.predictions[counted], prediction.label_ids[counted])
 
 
-def _score(predicted: Any, labels: Any) -> dict[str, float]:
+def _score(predicted: object, labels: Any) -> dict[str, float]:
     if not labels.size:
         return {"accuracy": 0.0, "macro_f1": 0.0}
     classes = np.unique(np.concatenate([predicted, labels]))

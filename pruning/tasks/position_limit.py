@@ -55,7 +55,7 @@ def count_positions(model: PreTrainedModel) -> int | None:
     return None if any(_RELATIVE.search(name) for name in names) else stated
 
 
-def count_config_positions(config: Mapping[str, Any]) -> int | None:
+def count_config_positions(config: Mapping[str, object]) -> int | None:
     """Return the longest input in tokens of a model whose config.json is given; None: no limit.
 
     A model without weights is built for a type that transformers knows, since only the classes
@@ -143,7 +143,7 @@ def _count_skipped(table: torch.nn.Module) -> int:
     return offset if isinstance(offset, int) else 0
 
 
-def _read_stated(config: Mapping[str, Any]) -> int | None:
+def _read_stated(config: Mapping[str, object]) -> int | None:
     for name in _LENGTHS:
         number = config.get(name)
         if _is_number(number) and number >= 1:
@@ -151,5 +151,5 @@ def _read_stated(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _is_number(value: Any) -> TypeGuard[int | float]:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -13,7 +13,9 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from pruning.checkpoints.prunable_model import find_stock_class
@@ -202,7 +204,7 @@ def check_kind(task: Task, model: PreTrainedModel) -> None:
         )
 
 
-def settle_padding(task: Task, model: PreTrainedModel, tokenizer: Any) -> None:
+def settle_padding(task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give the config of a decoder's classifier the tokenizer's pad token, in place.
 
     Such a classifier reads the last token that is no padding, and takes single rows only without.
@@ -210,7 +212,7 @@ def settle_padding(task: Task, model: PreTrainedModel, tokenizer: Any) -> None:
     Raises:
         NirvanaError: neither has a pad token.
     """
-    config: Any = model.config
+    config: PretrainedConfig = model.config
     if task.name != "classification" or getattr(config, "pad_token_id", None) is not None:
         return
     if tokenizer.pad_token_id is None:
@@ -222,7 +224,7 @@ def settle_padding(task: Task, model: PreTrainedModel, tokenizer: Any) -> None:
     config.pad_token_id = tokenizer.pad_token_id
 
 
-def _classes(task: Task, model: PreTrainedModel) -> tuple[Any, ...]:
+def _classes(task: Task, model: PreTrainedModel) -> tuple[object, ...]:
     try:
         found = task.auto_class._model_mapping[type(model.config)]
     except KeyError:

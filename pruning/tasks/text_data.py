@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.errors import NirvanaError
 from pruning.tasks.class_names import ClassNames, are_unnamed, list_first
@@ -51,7 +51,7 @@ class LabelledText:
 
 def load_text(
     config: DataConfig,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     own: Task | None = None,
     model: PreTrainedModel | None = None,
 ) -> LabelledText:
@@ -82,7 +82,7 @@ def load_text(
 
 
 def load_scored_text(
-    config: DataConfig, tokenizer: Any, own: Task | None, model: Any = None
+    config: DataConfig, tokenizer: PreTrainedTokenizerBase, own: Task | None, model: Any = None
 ) -> LabelledText:
     """Load the rows that a finished model is scored on (see `load_scored_rows`), as `load_text`.
 

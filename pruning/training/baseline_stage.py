@@ -77,7 +77,7 @@ def run_baseline(
     }
 
 
-def _describe_head(text: LabelledText) -> dict[str, Any]:
+def _describe_head(text: LabelledText) -> dict[str, object]:
     """Say what head is made; one of another size that came along is replaced."""
     if text.task.head_size is not None:
         return {"num_labels": text.task.head_size, "ignore_mismatched_sizes": True}
@@ -94,7 +94,7 @@ def _describe_head(text: LabelledText) -> dict[str, Any]:
     }
 
 
-def _describe_data(text: LabelledText) -> dict[str, Any]:
+def _describe_data(text: LabelledText) -> dict[str, object]:
     return {
         "task": text.task.name,
         "metric": text.task.metric,

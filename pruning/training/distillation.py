@@ -64,7 +64,7 @@ class Distillation:
             handles.append(student.register_forward_pre_hook(_ask_hidden, with_kwargs=True))
         return Teaching(handles, self._match)
 
-    def _mix(self, student: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    def _mix(self, student: Any, args: Any, kwargs: dict[str, Any], output: Any) -> object:
         config = self.config
         if not student.training or output.loss is None:
             return output
@@ -97,7 +97,9 @@ class Distillation:
         return student[counted_BS], teacher[counted_BS]
 
 
-def _ask_hidden(student: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _ask_hidden(
+    student: Any, args: object, kwargs: dict[str, object]
+) -> tuple[Any, dict[str, object]]:
     return args, {**kwargs, "output_hidden_states": True} if student.training else kwargs
 
 

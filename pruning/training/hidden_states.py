@@ -51,7 +51,7 @@ class HiddenStateMatch:
             delattr(self._student, ATTRIBUTE)
             self._projection = None
 
-    def compute(self, student: Any, teacher: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    def compute(self, student: Any, teacher: Any, inputs: dict[str, object]) -> torch.Tensor:
         """Return the error between two outputs, the mean of the stacks that both have."""
         stacks = [name for name in _STACKS if student.get(name) and teacher.get(name)]
         errors = [self._compare(student[n], teacher[n], _find_live(n, inputs)) for n in stacks]

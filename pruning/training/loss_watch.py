@@ -55,7 +55,9 @@ Batch = dict[str, torch.Tensor]
 class RowCollator:
     """Collates rows, and remembers which rows the last batches were made of."""
 
-    def __init__(self, collate: Callable[[list[dict[str, Any]]], Batch], num_batches: int) -> None:
+    def __init__(
+        self, collate: Callable[[list[dict[str, object]]], Batch], num_batches: int
+    ) -> None:
         self._collate = collate
         self._last: deque[tuple[list[int], torch.Tensor]] = deque(maxlen=num_batches)
 
@@ -85,12 +87,16 @@ class LossWatch(TrainerCallback):
         self._num_batches = 0  # of the present step
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Begin to watch."""
         self.stop()
 
-        def look(model: Any, _: Any, inputs: dict[str, Any], output: Any) -> None:
+        def look(model: Any, _: object, inputs: dict[str, object], output: object) -> None:
             loss = output.get("loss") if isinstance(output, dict) else None
             if model.training and loss is not None:
                 self._num_batches += 1
@@ -109,7 +115,11 @@ class LossWatch(TrainerCallback):
         self._num_batches = 0
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Refuse weights that are no numbers: the step before this save broke them."""
         model: Any = kwargs["model"]
@@ -124,7 +134,11 @@ class LossWatch(TrainerCallback):
         )
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Leave the model as it was."""
         self.stop()
@@ -139,7 +153,7 @@ class LossWatch(TrainerCallback):
         self,
         loss: float,
         inputs: dict[str, Any],
-        output: Any,
+        output: object,
         args: TrainingArguments,
         state: TrainerState,
     ) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
@@ -23,11 +22,15 @@ class RecipeGuard(TrainerCallback):
     over all processes; how many processes share them may change.
     """
 
-    def __init__(self, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, recipe: Mapping[str, object]) -> None:
         self._recipe = recipe
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Compare, where this goes on from a checkpoint.
 
@@ -51,14 +54,18 @@ class RecipeGuard(TrainerCallback):
             )
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Write the recipe into the checkpoint."""
         if state.is_world_process_zero:
             text = json.dumps(self._describe(args, state), indent=2, sort_keys=True)
             (checkpoint_folder(args, state) / RECIPE_FILE).write_text(text + "\n")
 
-    def _describe(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+    def _describe(self, args: TrainingArguments, state: TrainerState) -> dict[str, object]:
         num_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         training = {
             "learning_rate": args.learning_rate,
@@ -66,7 +73,9 @@ class RecipeGuard(TrainerCallback):
             "num_steps": state.max_steps,
             "rows_per_step": num_rows,
         }
-        described: dict[str, Any] = json.loads(json.dumps({**self._recipe, "training": training}))
+        described: dict[str, object] = json.loads(
+            json.dumps({**self._recipe, "training": training})
+        )
         return described
 
 
@@ -92,7 +101,7 @@ def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
-def _compare(was: Any, now: Any, key: str = "") -> Iterator[str]:
+def _compare(was: object, now: object, key: str = "") -> Iterator[str]:
     """Yield each dotted key whose values differ, with both."""
     if not isinstance(was, dict) or not isinstance(now, dict):
         if was != now:

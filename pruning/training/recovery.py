@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from pruning.errors import MissingExtraError
 from pruning.tasks.text_data import LabelledText
@@ -18,10 +18,10 @@ def recover(
     model: PreTrainedModel,
     teacher: PreTrainedModel | None,
     text: LabelledText,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     config: RecoveryConfig,
     work_dir: Path | str,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Train a dense or repacked `model` in place; return the loss curve: step and loss.
 
     With `config.lora`, adapters on every linear map but the output embedding are trained, and
@@ -52,7 +52,7 @@ def recover(
     return [{k: e[k] for k in ("step", "loss")} for e in trainer.state.log_history if "loss" in e]
 
 
-def _add_adapters(model: PreTrainedModel, config: LoraConfig) -> Any:
+def _add_adapters(model: PreTrainedModel, config: LoraConfig) -> object:
     try:
         import peft
     except ImportError as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from transformers import (
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -82,13 +83,21 @@ class MarkComplete(TrainerCallback):
     """
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Let the loss curve begin anew where a training may resume."""
         log_before_save(args, state, control)
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Write the mark, when every process has written its part."""
         if torch.distributed.is_initialized():
@@ -100,7 +109,7 @@ class MarkComplete(TrainerCallback):
 def make_trainer(
     model: PreTrainedModel,
     text: LabelledText,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     settings: TrainingSettings,
     out_dir: Path,
     callbacks: list[TrainerCallback],
@@ -189,7 +198,7 @@ def freeze_unsaved(model: PreTrainedModel) -> None:
             parameter.requires_grad_(False)
 
 
-def _predict(task: Task, outputs: Any, _: Any) -> torch.Tensor:
+def _predict(task: Task, outputs: object, _: object) -> torch.Tensor:
     """Leave out what encoder-decoders return besides: the encoder's hidden states of all rows."""
     return task.predict(outputs if isinstance(outputs, tuple) else (outputs,))
 

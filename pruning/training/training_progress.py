@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -26,7 +25,11 @@ class TrainingProgress(TrainerCallback):
         self._task = TaskID(0)
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Start the bar, where a resumed training stands."""
         if not sys.stderr.isatty():
@@ -44,7 +47,11 @@ class TrainingProgress(TrainerCallback):
         self._bar.start()
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Move the bar, or write a line when another tenth is done."""
         step, total = state.global_step, state.max_steps
@@ -56,7 +63,11 @@ class TrainingProgress(TrainerCallback):
             sys.stderr.flush()
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Leave the terminal as it was."""
         self.stop()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PretrainedConfig, PreTrainedModel
 
 from pruning.wirings.known_wirings import WIRINGS
 from pruning.wirings.structure import has_experts, is_linear
@@ -149,7 +149,7 @@ def find_place(error: BaseException) -> str:
     return ""
 
 
-def _sub_configs(config: Any) -> dict[str, Any]:
+def _sub_configs(config: PretrainedConfig) -> dict[str, Any]:
     found = {
         name.removesuffix("_config"): value
         for name, value in vars(config).items()
@@ -158,11 +158,11 @@ def _sub_configs(config: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value.model_type}
 
 
-def _reads_text(config: Any) -> bool:
+def _reads_text(config: PretrainedConfig) -> bool:
     return getattr(config, "vocab_size", None) is not None and not hasattr(config, "patch_size")
 
 
-def _find_tower(model: PreTrainedModel, config: Any) -> str:
+def _find_tower(model: PreTrainedModel, config: PretrainedConfig) -> str:
     towers = [
         (path, getattr(module, "config", None))
         for path, module in model.named_modules()
@@ -195,7 +195,7 @@ def _list_shared(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> Iterato
         )
 
 
-def _list_in_block(block: nn.Module, config: Any) -> Iterator[str]:
+def _list_in_block(block: nn.Module, config: PretrainedConfig) -> Iterator[str]:
     paths = dict(block.named_modules())
     latent = [path for path in paths if re.search(r"kv_(a|b)_proj", path)]
     if latent:
@@ -250,7 +250,7 @@ def _list_loose_weights(block: nn.Module) -> list[str]:
     return [name for name in matrices if name not in named]
 
 
-def _spans_heads(paths: dict[str, nn.Module], path: str, config: Any) -> bool:
+def _spans_heads(paths: dict[str, nn.Module], path: str, config: PretrainedConfig) -> bool:
     """Return whether a norm of an attention normalizes what several heads hold."""
     parent, _, name = path.rpartition(".")
     of_heads = re.fullmatch(r"(q|k|v|query|key|value)_?(layer_?)?norm|.*sub_?norm", name.lower())

@@ -26,7 +26,7 @@ Three ways in which a fused projection holds the same rows:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pruning.strict_json import convert_json
 
@@ -174,14 +174,14 @@ class Wiring:
     stacks: tuple[StackWiring, ...]
     inferred_from: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the record as the plain mapping that a checkpoint's config carries."""
         plain = _to_plain(asdict(self))
         assert isinstance(plain, dict)
         return plain
 
     @classmethod
-    def from_json(cls, data: Any) -> Wiring:
+    def from_json(cls, data: object) -> Wiring:
         """Read back what `to_json` gave.
 
         Raises:
@@ -191,7 +191,7 @@ class Wiring:
         return convert_json(data, cls, name=name, remedy="Prune the model again.")
 
 
-def _to_plain(value: Any) -> Any:
+def _to_plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _to_plain(item) for key, item in value.items()}
     return [_to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

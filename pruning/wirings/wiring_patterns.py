@@ -34,7 +34,7 @@ def find_residual_norms(
     outputs: dict[tuple[int, str], torch.Tensor] = {}
     handles = []
 
-    def note_output(key: tuple[int, str], _: nn.Module, __: Any, out: torch.Tensor) -> None:
+    def note_output(key: tuple[int, str], _: nn.Module, __: object, out: torch.Tensor) -> None:
         outputs[key] = out
 
     def note_norm(stack: int, path: str, _: nn.Module, args: tuple[Any, ...]) -> None:

@@ -24,9 +24,9 @@ def make_cache(prefixes: Sequence[str]) -> Cache:
     return Cache(layers=[DynamicLayer() for _ in prefixes])
 
 
-def read_layers(cache: Cache, prefixes: Sequence[str]) -> dict[str, Any]:
+def read_layers(cache: Cache, prefixes: Sequence[str]) -> dict[str, object]:
     """Return arrays by the names that a graph's inputs have."""
-    layers: list[Any] = list(cache.layers)
+    layers: list[object] = list(cache.layers)
     return {
         f"{prefix}{name}": getattr(layer, f"{name}s").numpy()
         for prefix, layer in zip(prefixes, layers, strict=True)
@@ -34,7 +34,7 @@ def read_layers(cache: Cache, prefixes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def write_layers(cache: Cache, prefixes: Sequence[str], arrays: Mapping[str, Any]) -> None:
+def write_layers(cache: Cache, prefixes: Sequence[str], arrays: Mapping[str, object]) -> None:
     """Put arrays, by the names of the inputs that they become, into a cache in place."""
     layers: list[Any] = list(cache.layers)
     for prefix, layer in zip(prefixes, layers, strict=True):
@@ -47,7 +47,7 @@ def write_layers(cache: Cache, prefixes: Sequence[str], arrays: Mapping[str, Any
 class GeneratingModel(OnnxModel, GenerationMixin):
     """`generate` is transformers' own, with sampling, beams and the rest."""
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, *args: Any, **kwargs: Any) -> object:
         """Generate as transformers does; its arguments and results."""
         settings = kwargs.get("generation_config") or self.generation_config
         if kwargs.get("use_cache", settings.use_cache) is not False:
@@ -90,7 +90,7 @@ class OnnxDecoder(GeneratingModel):
         cache: Cache | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> CausalLMOutputWithPast:
         """Return logits and the longer cache, which the older transformers call past_key_values.
 

@@ -54,7 +54,7 @@ class OnnxEncoderDecoder(GeneratingModel):
         cache: EncoderDecoderCache | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Seq2SeqLMOutput:
         """Return logits of `decoder_input_ids` and the longer cache.
 
@@ -137,6 +137,6 @@ class GraphEncoder(nn.Module):
         return BaseModelOutput(last_hidden_state=torch.from_numpy(hidden_BED))
 
 
-def _as_past(made: dict[str, Any]) -> dict[str, Any]:
+def _as_past(made: dict[str, object]) -> dict[str, object]:
     """Return a step's cache by the names of the inputs that it becomes."""
     return {to_past(name): made[name] for name in made}

@@ -13,7 +13,7 @@ from transformers.utils.generic import ModelOutput
 from exporters.onnx_session import open_session
 from pruning.errors import NirvanaError
 
-_NUMPY_TYPES: dict[str, Any] = {
+_NUMPY_TYPES: dict[str, object] = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
     "tensor(bool)": np.bool_,
@@ -34,14 +34,14 @@ class LoadedGraph:
         }
         self._outputs = [node.name for node in self._session.get_outputs()]
 
-    def run(self, named: dict[str, Any]) -> dict[str, Any]:
+    def run(self, named: dict[str, Any]) -> dict[str, object]:
         """Return all outputs; of what is given it takes the inputs that it has."""
         feeds = {name: np.asarray(named[name], dtype) for name, dtype in self.inputs.items()}
         arrays = self._session.run(self._outputs, feeds)
         return dict(zip(self._outputs, arrays, strict=True))
 
 
-def _find_type(onnx_path: Path, node: Any) -> Any:
+def _find_type(onnx_path: Path, node: Any) -> object:
     if node.type not in _NUMPY_TYPES:
         raise NirvanaError(
             f"{onnx_path}: the input {node.name!r} is {node.type}, which numpy has no type for. "
@@ -80,7 +80,7 @@ class OnnxModel(PreTrainedModel):
             )
         return self
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def save_pretrained(self, *args: object, **kwargs: object) -> NoReturn:
         """Raise NirvanaError: there are no weights here to be saved."""
         raise NirvanaError("A loaded export holds no weights to save: copy its folder instead.")
 
@@ -101,7 +101,7 @@ class OnnxEncoder(OnnxModel):
         self._inputs = self._graph.inputs
         self.main_input_name = next(iter(self._inputs))
 
-    def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> ModelOutput:
+    def forward(self, input_ids: torch.Tensor | None = None, **inputs: object) -> ModelOutput:
         """Run a batch of tensors by name, such as a tokenizer makes them.
 
         Without an attention mask, all tokens count; without token types, they are 0.

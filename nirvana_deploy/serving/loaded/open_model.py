@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from exporters.compare.artefact import MODEL
 from exporters.compare.open_artefact import ArtefactKind, find_engine_dir, require_artefact
@@ -92,7 +92,7 @@ class OpenModel:
     kind: ArtefactKind
     call: Any
     config: PretrainedConfig
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     task: Task | None
     max_length: int | None
 
@@ -126,7 +126,7 @@ def open_model(source: str, texts: Path | None = None) -> OpenModel:
     )
 
 
-def _open(kind: ArtefactKind, path: Path, config: PretrainedConfig) -> Any:
+def _open(kind: ArtefactKind, path: Path, config: PretrainedConfig) -> object:
     if kind == "checkpoint":
         return load_source(path)
     if kind == "engine":

@@ -24,7 +24,7 @@ NUM_RESAMPLES = 2000
 NOTHING_FOUND = {"max_abs_difference": 0.0, "largest": 0.0, "not_a_number": 0}
 
 
-def ask(url: str, body: bytes) -> tuple[list[dict[str, Any]], float]:
+def ask(url: str, body: bytes) -> tuple[list[dict[str, object]], float]:
     """Return the outputs of one request, and milliseconds; raise RuntimeError with the reason."""
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     started = time.perf_counter()
@@ -43,7 +43,7 @@ def compare(
     one: list[dict[str, Any]],
     other: list[dict[str, Any]],
     counts: dict[str, list[float]],
-    by_output: dict[str, dict[str, Any]],
+    by_output: dict[str, dict[str, object]],
 ) -> None:
     """Add what two answers have in common to `counts` and `by_output`, in place."""
     others = {output["name"]: output for output in other}
@@ -67,7 +67,7 @@ def compare(
             counts["divergences"].append(divergence(row_a, row_b))
 
 
-def note_differences(a: list[Any], b: list[Any], found: dict[str, Any]) -> None:
+def note_differences(a: list[Any], b: list[object], found: dict[str, Any]) -> None:
     """Add the differences of one output to `found`, in place; null and NaN have no size."""
     for x, y in zip(a, b):  # noqa: B905
         if is_finite(x):
@@ -116,7 +116,7 @@ def ratio_of_medians(pairs: list[tuple[float, float]]) -> float:
     return statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs)
 
 
-def replay(url_a: str, url_b: str, bodies: list[bytes], rounds: int) -> dict[str, Any]:
+def replay(url_a: str, url_b: str, bodies: list[bytes], rounds: int) -> dict[str, object]:
     """Send every request to both, and return what was found."""
     counts: dict[str, list[float]] = {
         name: [] for name in ("argmax_equal", "divergences", "tokens_equal")
@@ -134,7 +134,7 @@ def replay(url_a: str, url_b: str, bodies: list[bytes], rounds: int) -> dict[str
             pairs.append((ms_a, ms_b))
             if turn == 0:
                 compare(one, other, counts, by_output)
-    found: dict[str, Any] = {"requests": len(bodies), "rounds": rounds, "a": url_a, "b": url_b}
+    found: dict[str, object] = {"requests": len(bodies), "rounds": rounds, "a": url_a, "b": url_b}
     for name, title in (
         ("argmax_equal", "argmax_agreement"),
         ("divergences", "kl_a_to_b_nats"),

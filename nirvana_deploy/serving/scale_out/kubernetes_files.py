@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from exporters.engines.check_loadable import list_targets
 from exporters.engines.engine_manifest import read_engine_manifest
@@ -25,7 +24,7 @@ def asks_for_gpu(config: PackageConfig, sources: Sources) -> bool:
     return sources.engine is not None or wanted
 
 
-def affinity_of(config: PackageConfig, sources: Sources) -> dict[str, Any]:
+def affinity_of(config: PackageConfig, sources: Sources) -> dict[str, object]:
     """Return `affinity` of a pod for nodes whose GPU the model runs on; nothing for any node.
 
     By the labels of NVIDIA's GPU feature discovery: compute capability, and memory of a target.
@@ -66,10 +65,10 @@ def _read_capabilities(sources: Sources) -> tuple[str, ...]:
     return () if manifest.hardware_compatible == "ampere_plus" else list_targets(manifest)
 
 
-def _match(capability: str, target: Target | None) -> list[dict[str, Any]]:
+def _match(capability: str, target: Target | None) -> list[dict[str, object]]:
     major, _, minor = capability.partition(".")
     labels = {"major": major, "minor": minor}
-    found: list[dict[str, Any]] = [
+    found: list[dict[str, object]] = [
         {"key": f"nvidia.com/gpu.compute.{part}", "operator": "In", "values": [value]}
         for part, value in labels.items()
     ]
@@ -109,7 +108,7 @@ def write_manifests(
         (out_dir / CANARY_NAME).write_text(text, encoding="utf-8")
 
 
-def _make_deployment(config: PackageConfig, sources: Sources) -> dict[str, Any]:
+def _make_deployment(config: PackageConfig, sources: Sources) -> dict[str, object]:
     name = name_resource(config.model_name)
     container = {
         "name": "triton",
@@ -162,7 +161,7 @@ def _make_deployment(config: PackageConfig, sources: Sources) -> dict[str, Any]:
     }
 
 
-def _make_service(config: PackageConfig) -> dict[str, Any]:
+def _make_service(config: PackageConfig) -> dict[str, object]:
     name = name_resource(config.model_name)
     return {
         "apiVersion": "v1",
@@ -178,7 +177,7 @@ def _make_service(config: PackageConfig) -> dict[str, Any]:
     }
 
 
-def _make_autoscaler(config: PackageConfig) -> dict[str, Any]:
+def _make_autoscaler(config: PackageConfig) -> dict[str, object]:
     """Scale by what waits in Triton's queue, which the Prometheus adapter gives to Kubernetes."""
     name = name_resource(config.model_name)
     return {
@@ -205,7 +204,7 @@ def _make_autoscaler(config: PackageConfig) -> dict[str, Any]:
     }
 
 
-def _make_inference_service(config: PackageConfig, sources: Sources) -> dict[str, Any]:
+def _make_inference_service(config: PackageConfig, sources: Sources) -> dict[str, object]:
     """The newest revision gets a part of the traffic until it is promoted."""
     name = name_resource(config.model_name)
     return {
@@ -232,7 +231,7 @@ def _make_inference_service(config: PackageConfig, sources: Sources) -> dict[str
     }
 
 
-def _make_canary(config: PackageConfig, models: Sequence[PlacedModel]) -> dict[str, Any]:
+def _make_canary(config: PackageConfig, models: Sequence[PlacedModel]) -> dict[str, object]:
     """Share the requests that name no version between dense and pruned, behind one address."""
     name = name_resource(config.model_name)
     path = f"/v2/models/{config.model_name}/infer"
@@ -264,14 +263,14 @@ def _make_canary(config: PackageConfig, models: Sequence[PlacedModel]) -> dict[s
     }
 
 
-def _rewrite(path: str) -> dict[str, Any]:
+def _rewrite(path: str) -> dict[str, object]:
     return {
         "type": "URLRewrite",
         "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": path}},
     }
 
 
-def _list_resources(config: PackageConfig, sources: Sources) -> dict[str, Any]:
+def _list_resources(config: PackageConfig, sources: Sources) -> dict[str, object]:
     limits = {"cpu": "4", "memory": "8Gi"}
     if asks_for_gpu(config, sources):
         limits[config.gpu_resource] = "1"  # its instances share it
@@ -279,7 +278,7 @@ def _list_resources(config: PackageConfig, sources: Sources) -> dict[str, Any]:
     return {"requests": requests, "limits": limits}
 
 
-def _probe_health() -> dict[str, Any]:
+def _probe_health() -> dict[str, object]:
     return {"httpGet": {"path": "/v2/health/ready", "port": "http"}}
 
 

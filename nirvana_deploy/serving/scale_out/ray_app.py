@@ -74,7 +74,7 @@ class Model:
         return {what: True}
 
     @api.post("/v2/models/{name}/infer")
-    async def infer(self, name: str, request: Request) -> dict[str, Any]:
+    async def infer(self, name: str, request: Request) -> dict[str, object]:
         """Answer a request, or say what is wrong with it."""
         if name != NAME:
             raise HTTPException(404, f"Model {name} not found; this is {NAME}.")

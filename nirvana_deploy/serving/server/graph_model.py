@@ -26,11 +26,11 @@ class GraphModel:
         self._names = [tensor.name for tensor in graph.signature.outputs]
         self._session, self._options = open_shared(str(graph.path), num_threads)
 
-    def answer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, feeds: Mapping[str, object]) -> dict[str, object]:
         """Return the outputs by name."""
         return dict(zip(self._names, self._run(self._names, feeds), strict=True))
 
-    def _run(self, names: list[str], feeds: Mapping[str, Any]) -> Any:
+    def _run(self, names: list[str], feeds: Mapping[str, object]) -> Any:
         return self._session.run(names, dict(feeds), self._options)
 
 
@@ -52,7 +52,7 @@ class TextModel(GraphModel):
             pad_to_multiple_of=find_length_step(text.max_length),
         )
 
-    def answer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, feeds: Mapping[str, Any]) -> dict[str, object]:
         """Return the labels of each text and their scores."""
         logits_BC = self._classify([self._cut(text) for text in feeds["text"].reshape(-1)])
         labels, scores = score_labels(logits_BC, list(self._text.labels), self._text.score_kind)

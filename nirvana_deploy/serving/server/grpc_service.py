@@ -92,23 +92,23 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, server: ModelServer) -> None:
         self._server = server
 
-    async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ServerLive(self, request: object, context: object) -> object:  # noqa: N802
         return messages.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ServerReady(self, request: object, context: object) -> object:  # noqa: N802
         return messages.ServerReadyResponse(ready=self._server.is_ready)
 
-    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ModelReady(self, request: Any, context: object) -> object:  # noqa: N802
         try:
             self._server.find(request.name, request.version)
         except RefusedError as error:
             await _abort(context, error)
         return messages.ModelReadyResponse(ready=self._server.is_ready)
 
-    async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ServerMetadata(self, request: object, context: object) -> object:  # noqa: N802
         return messages.ServerMetadataResponse(name=SERVER_NAME, version=version("nirvana-deploy"))
 
-    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ModelMetadata(self, request: Any, context: object) -> object:  # noqa: N802
         try:
             graph = self._server.find(request.name, request.version)
         except RefusedError as error:
@@ -122,7 +122,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
             described.outputs.add(**describe_tensor(tensor))
         return described
 
-    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ModelInfer(self, request: Any, context: object) -> object:  # noqa: N802
         try:
             asked = _read(request)
             graph, outputs = await self._server.infer(
@@ -139,10 +139,10 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
             answer.raw_output_contents.append(_pack(array))
         return answer
 
-    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def RepositoryModelLoad(self, request: object, context: object) -> object:  # noqa: N802
         await _abort(context, RefusedError("The models of this server are fixed.", 403))
 
-    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def RepositoryModelUnload(self, request: object, context: object) -> object:  # noqa: N802
         await _abort(context, RefusedError("The models of this server are fixed.", 403))
 
 
@@ -165,7 +165,7 @@ def _read(request: Any) -> InferRequest:
             raise RefusedError(f"{given.name} has contents and raw contents; send one of them.")
         field = _FIELDS.get(given.datatype)
         if raw:
-            data: Any = raw[number]
+            data: object = raw[number]
         elif field is None:
             raise RefusedError(f"{given.name} of type {given.datatype} needs raw contents.")
         else:

@@ -42,13 +42,13 @@ class _Input(msgspec.Struct):
     name: str
     datatype: str
     shape: list[int]
-    data: Any = None
-    parameters: dict[str, Any] = {}
+    data: object = None
+    parameters: dict[str, object] = {}
 
 
 class _Output(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, object] = {}
 
 
 class _Body(msgspec.Struct):
@@ -137,7 +137,7 @@ class _Routes:
         graph = self._find(request)
         asked = read_body(await request.body(), request.headers)
         graph, outputs = await self._server.infer(graph.name, graph.version, asked)
-        answer: dict[str, Any] = {"model_name": graph.name, "model_version": graph.version}
+        answer: dict[str, object] = {"model_name": graph.name, "model_version": graph.version}
         if asked.id:
             answer["id"] = asked.id
         for name, array in outputs.items():
@@ -163,7 +163,7 @@ class _Routes:
         return self._server.find(named["name"], named.get("version", ""))
 
 
-def describe_tensor(tensor: TensorSignature) -> dict[str, Any]:
+def describe_tensor(tensor: TensorSignature) -> dict[str, object]:
     """Return a tensor as the protocol's metadata have it, with the free batch."""
     return {"name": tensor.name, "datatype": tensor.wire_type, "shape": [-1, *tensor.dims]}
 
@@ -214,7 +214,7 @@ class _Tail:
     def __init__(self, rest: bytes) -> None:
         self.rest = rest
 
-    def take(self, name: str, data: Any, size: Any) -> Any:
+    def take(self, name: str, data: object, size: object) -> object:
         if size is None:
             if data is None:
                 raise RefusedError(f"{name} has no data.")

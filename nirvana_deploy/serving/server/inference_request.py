@@ -96,7 +96,7 @@ class RequestReader:
     max_positions: int | None = None
     id_limits: Mapping[str, int] = field(default_factory=dict)
 
-    def read(self, request: InferRequest) -> dict[str, Any]:
+    def read(self, request: InferRequest) -> dict[str, object]:
         """Return the arrays by name.
 
         Raises:
@@ -175,7 +175,7 @@ class RequestReader:
                     f"{name} must hold numbers from 0{last}, got {array.min()} to {array.max()}."
                 )
 
-    def _read_text(self, given: GivenTensor, shape: list[int]) -> Any:
+    def _read_text(self, given: GivenTensor, shape: list[int]) -> object:
         """Read text, which comes as such in JSON and as UTF-8 by gRPC."""
         rows = split_bytes(given) if isinstance(given.data, bytes) else given.data
         rows = _flatten(rows, len(shape))
@@ -228,7 +228,7 @@ def split_bytes(given: GivenTensor) -> list[bytes]:
     return rows
 
 
-def _flatten(data: Any, depth: int) -> list[Any]:
+def _flatten(data: object, depth: int) -> list[Any]:
     rows = data if isinstance(data, list) else [data]
     for _ in range(depth - 1):
         if not any(isinstance(row, list) for row in rows):
@@ -237,7 +237,7 @@ def _flatten(data: Any, depth: int) -> list[Any]:
     return rows
 
 
-def _read_array(given: GivenTensor, shape: list[int], dtype: str) -> Any:
+def _read_array(given: GivenTensor, shape: list[int], dtype: str) -> object:
     wanted, count = np.dtype(dtype), math.prod(shape)
     if isinstance(given.data, bytes):
         if len(given.data) != count * wanted.itemsize:

@@ -141,7 +141,7 @@ class ModelServer:
         wanted = request.outputs or tuple(outputs)
         return graph, {output: outputs[output] for output in wanted}
 
-    async def _run(self, graph: ServedGraph, request: InferRequest) -> dict[str, Any]:
+    async def _run(self, graph: ServedGraph, request: InferRequest) -> dict[str, object]:
         if self._is_stopping:
             raise RefusedError("The server is stopping.", 503)
         if self._num_open >= self.config.max_waiting:
@@ -212,7 +212,7 @@ class _Throttle:
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
 
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         error = context.get("exception")
         kind = f"{context.get('message')} ({error!r})"[:300]
         now = loop.time()

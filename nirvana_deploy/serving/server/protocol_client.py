@@ -51,7 +51,7 @@ _NUMPY_TYPES = {
 }
 
 
-def make_body(inputs: Arrays, signature: OnnxSignature) -> dict[str, Any]:
+def make_body(inputs: Arrays, signature: OnnxSignature) -> dict[str, object]:
     """Return a request's body as JSON takes it."""
     types = {tensor.name: tensor.wire_type for tensor in signature.inputs}
     return {
@@ -69,7 +69,7 @@ def make_body(inputs: Arrays, signature: OnnxSignature) -> dict[str, Any]:
 
 def ask_http(
     address: str, model: str, version: str, inputs: Arrays, signature: OnnxSignature
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Send a request as JSON to a URL such as http://localhost:8000 and return the outputs."""
     body = make_body(inputs, signature)
     which = f"/versions/{version}" if version else ""
@@ -81,7 +81,7 @@ def ask_http(
 
 def ask_grpc(
     address: str, model: str, version: str, inputs: Arrays, signature: OnnxSignature
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Send a request by tritonclient to HOST:PORT and return the outputs."""
     from tritonclient import grpc
 
@@ -95,7 +95,7 @@ def ask_grpc(
     return {tensor.name: answer.as_numpy(tensor.name) for tensor in signature.outputs}
 
 
-def get_json(url: str, body: Any = None) -> Any:
+def get_json(url: str, body: object = None) -> Any:
     """Get a URL, or post a body to it; raise NirvanaError with the server's reason."""
     data = None if body is None else json.dumps(body).encode()
     try:

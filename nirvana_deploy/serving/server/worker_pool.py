@@ -70,7 +70,7 @@ class _Worker:
         kind, content = self._pipe.recv()
         return kind, content
 
-    def ask(self, job: tuple[Key, Mapping[str, Any]]) -> tuple[str, Any]:
+    def ask(self, job: tuple[Key, Mapping[str, object]]) -> tuple[str, Any]:
         """Run a request."""
         self._pipe.send(job)
         return self.receive()
@@ -120,7 +120,7 @@ class WorkerPool:
         """
         await asyncio.gather(*(self._add_worker() for _ in range(self._num_workers)))
 
-    async def run(self, key: Key, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    async def run(self, key: Key, feeds: Mapping[str, object]) -> dict[str, object]:
         """Run a request in the next free worker.
 
         Raises:
@@ -151,7 +151,7 @@ class WorkerPool:
         self._give_back(worker)
         if kind == "failed":
             raise RefusedError(content)
-        answer: dict[str, Any] = content
+        answer: dict[str, object] = content
         return answer
 
     async def close(self) -> None:

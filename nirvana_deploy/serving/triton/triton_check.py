@@ -69,7 +69,7 @@ class ServerCheck:
     rows_per_run: float
     refused: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data."""
         return {**asdict(self), "models": list(self.models), "stood_in": list(self.stood_in)}
 

@@ -151,7 +151,7 @@ def _add_tensors(
         add_tensor(message.output.add(), tensor)
 
 
-def _write_config(model_dir: Path, message: Any) -> None:
+def _write_config(model_dir: Path, message: object) -> None:
     from google.protobuf import text_format
 
     text = text_format.MessageToString(message)

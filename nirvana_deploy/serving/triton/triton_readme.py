@@ -184,7 +184,7 @@ def format_request(signature: OnnxSignature) -> str:
     return f'{{\n  "inputs": [\n{inputs}\n  ]\n}}'
 
 
-def _fill_input(tensor: TensorSignature, names: list[str]) -> dict[str, Any]:
+def _fill_input(tensor: TensorSignature, names: list[str]) -> dict[str, object]:
     shape = [1, *fill_dims(tensor.name, tensor.dims, _SAMPLE_LENGTH, names)]
     count = math.prod(shape)
     # Ids from 1, which every vocabulary has; a mask of ones; the rest, such as segments, zeros.

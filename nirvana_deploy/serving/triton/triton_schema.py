@@ -79,7 +79,7 @@ def write_config(signature: OnnxSignature, model: ServedModel, config: PackageCo
 MODEL_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
 
 
-def _make_instances(schema: Any, model: ServedModel, config: PackageConfig) -> Any:
+def _make_instances(schema: Any, model: ServedModel, config: PackageConfig) -> object:
     group = schema.ModelInstanceGroup
     kinds = {"auto": group.KIND_AUTO, "cpu": group.KIND_CPU, "gpu": group.KIND_GPU}
     kind = "gpu" if model.backend == "tensorrt" else config.instance_kind

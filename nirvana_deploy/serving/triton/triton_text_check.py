@@ -85,7 +85,7 @@ def _run(text: str, tokenizer_dir: Path, model_dir: Path) -> Any:
     parameters = read_config_file(tokenizer_dir / CONFIG_NAME).parameters
     tokenizer.enable_truncation(int(parameters["max_length"].string_value))
     row = tokenizer.encode(text)
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "input_ids": row.ids,
         "attention_mask": row.attention_mask,
         "token_type_ids": row.type_ids,

@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 
-def answer(model: str, prompts: list[list[int]], num_new: int, trust: bool) -> dict[str, Any]:
+def answer(model: str, prompts: list[list[int]], num_new: int, trust: bool) -> dict[str, object]:
     """Generate greedily; return the tokens, and the log-probability of each but the first."""
     import vllm
 

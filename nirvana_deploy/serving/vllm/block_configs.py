@@ -25,7 +25,7 @@ _TYPES = ("llama", "mistral")
 
 
 def make_deci(
-    document: dict[str, Any],
+    document: dict[str, object],
     checkpoint: Path,
     *,
     server: str,
@@ -92,7 +92,7 @@ def make_deci(
     )
 
 
-def _refuse_other_blocks(document: dict[str, Any], server: str, takes_biases: bool) -> None:
+def _refuse_other_blocks(document: dict[str, object], server: str, takes_biases: bool) -> None:
     if document["model_type"] not in _TYPES:
         raise NirvanaError(
             f"{server}'s DeciLM has blocks of {' and '.join(_TYPES)}, and this is "
@@ -111,14 +111,14 @@ def _refuse_other_blocks(document: dict[str, Any], server: str, takes_biases: bo
         )
 
 
-def _describe(size: LayerSize, document: dict[str, Any], neuron_multiple: int) -> dict[str, Any]:
+def _describe(size: LayerSize, document: dict[str, Any], neuron_multiple: int) -> dict[str, object]:
     """Return one block's entry; where a part is not there, its numbers are null."""
     attention = {
         "no_op": not size.num_heads,
         "replace_with_linear": False,
         "n_heads_in_group": size.heads_per_group or None,
     }
-    mlp: dict[str, Any] = {"no_op": not size.num_neurons, "replace_with_linear": False}
+    mlp: dict[str, object] = {"no_op": not size.num_neurons, "replace_with_linear": False}
     if neuron_multiple == 1:
         mlp["intermediate_size"] = size.num_neurons or None
     else:

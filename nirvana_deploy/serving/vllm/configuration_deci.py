@@ -9,10 +9,10 @@ from typing import Any
 from transformers import LlamaConfig
 
 
-class Entry(dict[str, Any]):
+class Entry(dict[str, object]):
     """A mapping whose keys are attributes too, as DeciLM's modelling reads them."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         """Return the value of a key."""
         try:
             return self[name]

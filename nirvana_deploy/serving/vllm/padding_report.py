@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from nirvana_deploy.serving.vllm.layer_sizes import CheckpointSizes, LayerSize
 from nirvana_deploy.serving.vllm.padded_weights import PaddedTensor
@@ -50,7 +49,7 @@ class PaddingReport:
         """Cache that holds nothing, a token, in all layers."""
         return sum(layer.added_kv_bytes_per_token for layer in self.layers)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data, with the sums."""
         return {
             **asdict(self),

@@ -85,9 +85,11 @@ def _carry_layer_sizes(document: dict[str, Any]) -> bool:
     return True
 
 
-def _describe_sizes(layer: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+def _describe_sizes(layer: dict[str, object], names: dict[str, str]) -> dict[str, object]:
     counts = {"heads": layer["num_heads"], "kv_heads": layer["num_kv_heads"]}
-    described: dict[str, Any] = {names[what]: n for what, n in counts.items() if names[what] and n}
+    described: dict[str, object] = {
+        names[what]: n for what, n in counts.items() if names[what] and n
+    }
     if layer["num_neurons"]:
         described[names["neurons"]] = layer["num_neurons"]
     skip = ["attention"] * (not layer["num_heads"]) + ["mlp"] * (not layer["num_neurons"])

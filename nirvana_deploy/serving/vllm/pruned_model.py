@@ -18,13 +18,13 @@ class PrunedForCausalLM(TransformersForCausalLM):
         config = vllm_config.model_config.hf_config
         # The backend asks AutoModel by the config's class. A class of its own leaves what is
         # registered for the stock one, which a dense draft model may need, as it is.
-        config_class: Any = type(config)
+        config_class: object = type(config)
         config.__class__ = _register_pruned(config_class)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
 
 
 @cache
-def _register_pruned(config_class: Any) -> Any:
+def _register_pruned(config_class: Any) -> object:
     """Register the pruned model class under a config class of its own, and return that."""
     stock: Any = AutoModel._model_mapping[config_class]
     own = type(f"Pruned{config_class.__name__}", (config_class,), {})

@@ -25,7 +25,7 @@ class ServedForm:
         notes: what to know before serving it.
     """
 
-    document: dict[str, Any]
+    document: dict[str, object]
     sizes: CheckpointSizes | None = None
     held: tuple[LayerSize, ...] = ()
     left_out: frozenset[tuple[int, str]] = frozenset()
@@ -33,7 +33,7 @@ class ServedForm:
     notes: tuple[str, ...] = ()
 
 
-def make_plain(document: dict[str, Any]) -> dict[str, Any]:
+def make_plain(document: dict[str, object]) -> dict[str, Any]:
     """Return a pruned checkpoint's config without what is ours, naming the stock class."""
     plain = {key: value for key, value in document.items() if key not in _OURS}
     return {**plain, "architectures": [name_stock(document)]}
@@ -44,7 +44,7 @@ def name_stock(document: dict[str, Any]) -> str:
     return str((document.get("architectures") or ["none"])[0]).removeprefix("Pruned")
 
 
-def ask_config_class(document: dict[str, Any], keys: Any) -> Callable[[int, int], bool]:
+def ask_config_class(document: dict[str, object], keys: Any) -> Callable[[int, int], bool]:
     """Return a test whether the model's config class takes numbers of query and of KV heads.
 
     Llama's, for one, wants the former to divide the hidden size, though nothing computed by it

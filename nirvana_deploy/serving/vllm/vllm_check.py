@@ -57,7 +57,7 @@ class VllmCheck:
     num_new_tokens: int
     max_abs_difference: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data."""
         return asdict(self)
 
@@ -99,7 +99,7 @@ def _find_python() -> Path:
 
 def _ask(
     python: Path, folder: Path, prompts: list[list[int]], trust_remote_code: bool
-) -> dict[str, Any]:
+) -> dict[str, object]:
     script = str(Path(answer_prompts.__file__).resolve())
     with tempfile.TemporaryDirectory() as name:
         asked, answered = Path(name) / "prompts.json", Path(name) / "answers.json"
