@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
@@ -20,6 +20,7 @@ from pruning.checkpoints.config_file import read_config_file
 from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.prunable_model import find_stock_class
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 
 if TYPE_CHECKING:
     import onnx
@@ -95,7 +96,7 @@ def _describe_tensor(value: onnx.ValueInfoProto) -> dict[str, object]:
     return {"name": value.name, "dtype": dtype, "shape": shape}
 
 
-def sum_up(graphs: Mapping[str, dict[str, Any]], comparison: Comparison) -> dict[str, Any]:
+def sum_up(graphs: Mapping[str, JsonObject], comparison: Comparison) -> JsonObject:
     """Return the figures of all graphs together; `sha256` is the first one's."""
     described = list(graphs.values())
     return {

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporters.compare.checkpoint_artefact import describe_parts
 from exporters.compare.compare_config import CompareConfig
@@ -36,6 +36,7 @@ from pruning.checkpoints.model_source import fetch_model
 from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.errors import NirvanaError
 from pruning.progress import Progress, name_progress, show_nothing
+from pruning.strict_json import JsonObject
 
 if TYPE_CHECKING:
     import onnx
@@ -87,7 +88,7 @@ def run_export(
     config: ExportConfig,
     out_dir: Path,
     progress: Progress = show_nothing,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Export both checkpoints to `out_dir/dense` and `out_dir/pruned`."""
     results = {}
     for name, folder in (("dense", dense), ("pruned", pruned)):
@@ -104,7 +105,7 @@ def export_checkpoint(
     out_dir: Path,
     config: ExportConfig,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write the graphs of a dense or pruned checkpoint to `out_dir`, and describe them.
 
     Config and tokenizer go with them, and `export.json`, which holds what is returned. Where the
@@ -174,9 +175,9 @@ def _write_graphs(
     out_dir: Path,
     config: ExportConfig,
     progress: Progress,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, JsonObject]:
     """Write each part in its form and precision, with its own inputs; say what the passes did."""
-    made: dict[str, dict[str, Any]] = {}
+    made: dict[str, JsonObject] = {}
     for number, part in enumerate(parts):
         progress("trace", number, len(parts))
         path = out_dir / f"{part.name}.onnx"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+
+from pruning.strict_json import JsonMapping
 
 # Beyond this share of the CPUs, other programs may have moved the ratio.
 _BUSY = 0.1
@@ -11,7 +12,7 @@ _BUSY = 0.1
 _TOLD_BESIDE = "other programs took"
 
 
-def describe_profile(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def describe_profile(profile: JsonMapping) -> Iterator[tuple[str, str]]:
     """Yield a row (what, value) for each measured case, and what generating took."""
     for case in profile["cases"]:
         doubt = _describe_doubt(case)
@@ -38,7 +39,7 @@ def _describe_ratio(speedup: Mapping[str, object]) -> str:
     return f"{speedup['ratio']:.2f}x [{low:.2f}, {high:.2f}]"
 
 
-def _describe_doubt(case: Mapping[str, Any]) -> str:
+def _describe_doubt(case: JsonMapping) -> str:
     """Write what a reader must know beside a figure: drift, no difference, a busy machine."""
     doubt = "" if case.get("stationary", True) else " (not stationary)"
     if case.get("verdict") == "no significant difference":
@@ -48,7 +49,7 @@ def _describe_doubt(case: Mapping[str, Any]) -> str:
     return doubt + busy if other > _BUSY else doubt
 
 
-def _describe_notes(cases: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _describe_notes(cases: Sequence[JsonMapping]) -> Iterator[tuple[str, str]]:
     """Yield each note once, with the cases that have it unless all have."""
     noted: dict[str, list[str]] = {}
     for case in cases:
@@ -59,7 +60,7 @@ def _describe_notes(cases: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, s
             yield "note" if len(where) == len(cases) else f"note, {', '.join(where)}", note
 
 
-def _describe_parts(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _describe_parts(case: JsonMapping) -> Iterator[tuple[str, str]]:
     """Yield where the time went on a GPU, and the energy."""
     for name in ("dense", "pruned"):
         parts, energy = case[name].get("parts") or {}, case[name].get("energy")
@@ -76,7 +77,7 @@ def _describe_parts(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             )
 
 
-def _describe_generation(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _describe_generation(case: JsonMapping) -> Iterator[tuple[str, str]]:
     shape = f"{case['num_tokens']} tokens, batch {case['batch']} x {case['prompt_length']}"
     doubt = _describe_doubt(case)
     for what, part in (("first token", "first_token"), ("between tokens", "inter_token")):
@@ -93,7 +94,7 @@ def _count_callers(num_callers: int) -> str:
     return f"{num_callers} caller{'' if num_callers == 1 else 's'}"
 
 
-def _describe_load(point: Mapping[str, Any]) -> tuple[str, str]:
+def _describe_load(point: JsonMapping) -> tuple[str, str]:
     offered = point["offered_per_s"]
     load = _count_callers(point["num_callers"]) if offered is None else f"{offered:g} requests/s"
     doubt = " OVERLOADED" if point["overloaded"] else ""

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -29,6 +29,9 @@ def flatten(value: object, prefix: str = "") -> dict[str, object]:
 
 
 T = TypeVar("T")
+# An object of JSON: what its values are is looked at where they are read.
+JsonObject: TypeAlias = dict[str, Any]
+JsonMapping: TypeAlias = Mapping[str, Any]
 
 # Of the plans and tables that were written so far the largest has 3 MB and the deepest 9 levels.
 MAX_BYTES = 256 << 20

@@ -15,6 +15,7 @@ from exporters.graphs.onnx_files import explain_malformed
 from exporters.io_names import is_past
 from pruning.checkpoints.config_file import CONFIG_FILE, read_config_file
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 from pruning.tasks.position_limit import count_config_positions
 from pruning.token_ids import find_pad, list_steering
 
@@ -29,7 +30,7 @@ def read_config_facts(folder: Path) -> TokenFacts | None:
     return make_facts(read_config_file(folder))
 
 
-def make_facts(config: dict[str, Any]) -> TokenFacts:
+def make_facts(config: JsonObject) -> TokenFacts:
     """Return what a config says, given as a plain mapping."""
     max_length = count_config_positions(config)
     inner = config.get("text_config")

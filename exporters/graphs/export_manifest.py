@@ -10,13 +10,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from exporters.export_config import EXPORT_FILE
 from exporters.graphs.read_structure import read_structure
 from pruning.checkpoints.file_hash import check_inside, hash_file, hash_unchanged
 from pruning.errors import NirvanaError
-from pruning.strict_json import convert_json, read_object
+from pruning.strict_json import JsonMapping, convert_json, read_object
 
 _REMEDY = "Export the model again."
 
@@ -75,7 +75,7 @@ class ExportManifest:
 
     folder: Path
     graphs: Mapping[str, ExportedGraph]
-    told: Mapping[str, Any]
+    told: JsonMapping
 
     @classmethod
     def read(cls, folder: Path) -> ExportManifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporters.compare.open_artefact import require_onnx
 from exporters.engines.engine_config import EngineConfig
@@ -12,6 +12,7 @@ from exporters.engines.engine_manifest import LOG_NAME, read_engine_manifest
 from nirvana_deploy.runs.run_folder import free_folder
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explained
+from pruning.strict_json import JsonObject
 from pruning.write_aside import write_new_folder
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ class EngineRun:
     device: str
     profile: int
     num_profiles: int
-    outputs: dict[str, Any]
+    outputs: JsonObject
     parts_ms: dict[str, float]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain data; of the outputs, which may be large, types and shapes."""
         shapes = {
             name: {"dtype": str(array.dtype), "shape": list(array.shape)}

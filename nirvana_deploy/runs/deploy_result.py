@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nirvana_deploy.profile_summary import describe_profile
 from pruning.oneshot.oneshot_figures import summarise, summarise_latency
+from pruning.strict_json import JsonMapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class DeployResult:
     out: Path
     report: Path
     folders: Mapping[str, Path]
-    results: Mapping[str, Mapping[str, Any]]
+    results: Mapping[str, JsonMapping]
     skipped: tuple[str, ...]
 
     @property
@@ -105,7 +105,7 @@ class ExportResult:
     """Hold the first ONNX file, and what is said of all of them in `export.json` (plain data)."""
 
     onnx: Path
-    figures: Mapping[str, Any]
+    figures: JsonMapping
 
     def headline(self) -> list[tuple[str, str]]:
         """Return what a person wants to know of it, as (what, value)."""
@@ -139,7 +139,7 @@ class ExportResult:
         return {"onnx": str(self.onnx), **self.figures}
 
 
-def _describe_prune(prune: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _describe_prune(prune: JsonMapping) -> Iterator[tuple[str, str]]:
     budget, dense, pruned = prune["budget"], prune["dense"], prune["pruned"]
     unit = {"macs": "MACs"}.get(budget["cost"], budget["cost"])
     yield (
@@ -177,14 +177,14 @@ def _describe_skipped(result: Mapping[str, object]) -> str:
     return f"{result['status']}: {result['reason']} {result.get('install', '')}".strip()
 
 
-def _describe_engines(build: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _describe_engines(build: JsonMapping) -> Iterator[tuple[str, str]]:
     if "engines" not in build:
         yield "engine", _describe_engine(build)
     for engine in build.get("engines", ()):
         yield f"engine of {engine['graph']}", _describe_engine(engine)
 
 
-def _describe_engine(build: Mapping[str, Any]) -> str:
+def _describe_engine(build: JsonMapping) -> str:
     if build["status"] != "built":
         return _describe_skipped(build)
     num_fused = build["num_fused_attentions"]

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nirvana_deploy.config_reader import to_plain
 from nirvana_deploy.runs.recipe import Recipe
@@ -26,6 +25,7 @@ from nirvana_deploy.yaml_text import dump_yaml
 from pruning.errors import NirvanaError
 from pruning.machine_limits import explain_limits
 from pruning.progress import Progress, Say
+from pruning.strict_json import JsonMapping, JsonObject
 from pruning.write_aside import write_text
 
 WriteReport = Callable[[Path], Path]
@@ -79,7 +79,7 @@ def run_stages(
     Raises:
         NirvanaError: a stage failed in a way that the user can mend; finished stages are kept.
     """
-    manifests: dict[str, dict[str, Any]] = {}
+    manifests: dict[str, JsonObject] = {}
     skipped: list[str] = []
     from pruning.checkpoints.model_source import refuse_onnx
 
@@ -155,7 +155,7 @@ def _find_finished(
     return manifest
 
 
-def _describe_start(interrupted: Mapping[str, Any] | None, parts: Mapping[str, object]) -> str:
+def _describe_start(interrupted: JsonMapping | None, parts: Mapping[str, object]) -> str:
     """Say that a stage starts, and of interrupted work that is let go why."""
     if interrupted is None:
         return "starts"
@@ -168,7 +168,7 @@ def _run_stage(
     folder: StageFolder,
     parts: Mapping[str, object],
     recipe: Recipe,
-    manifests: Mapping[str, Mapping[str, Any]],
+    manifests: Mapping[str, JsonMapping],
     say: Say,
 ) -> dict[str, object]:
     key = hash_key_parts(parts)

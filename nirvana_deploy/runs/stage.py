@@ -7,11 +7,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from nirvana_deploy.runs.recipe import Recipe
 from pruning.progress import Progress, Say, show_nothing
-from pruning.strict_json import flatten
+from pruning.strict_json import JsonMapping, flatten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,7 @@ class StageInputs:
 
     recipe: Recipe
     folders: Mapping[str, Path]
-    results: Mapping[str, Mapping[str, Any]]
+    results: Mapping[str, JsonMapping]
     say: Say = lambda _: None
     progress: Progress = show_nothing
 

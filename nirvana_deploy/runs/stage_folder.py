@@ -16,7 +16,7 @@ from typing import Any, NotRequired, TypedDict
 
 from pruning.checkpoints.file_hash import describe_file, hash_file
 from pruning.errors import NirvanaError
-from pruning.strict_json import convert_json, read_object
+from pruning.strict_json import JsonMapping, JsonObject, convert_json, read_object
 from pruning.write_aside import delete_folder, is_leftover, remove_leftovers, write_json
 
 MANIFEST_FILE = "manifest.json"
@@ -92,7 +92,7 @@ class StageFolder:
         delete_folder(self.old)
         delete_folder(self.run_dir / f".{self.name}.trash")  # left by version 0.1
 
-    def read_manifest(self) -> dict[str, Any] | None:
+    def read_manifest(self) -> JsonObject | None:
         """Return the finished folder's manifest; None when there is none, or it is damaged.
 
         Raises:
@@ -110,7 +110,7 @@ class StageFolder:
             )
         return _read_json(self.final / MANIFEST_FILE, _StageManifest)
 
-    def find_damage(self, manifest: Mapping[str, Any]) -> str | None:
+    def find_damage(self, manifest: JsonMapping) -> str | None:
         """Name the first file that is missing or differs from the manifest; None when all hold."""
         for name, expected in manifest["files"].items():
             path = self.final / name
@@ -126,7 +126,7 @@ class StageFolder:
                 return f"{name} was changed"
         return None
 
-    def read_interrupted(self) -> dict[str, Any] | None:
+    def read_interrupted(self) -> JsonObject | None:
         """Return what the working folder of an interrupted attempt says of it; None without one."""
         return _read_json(self.partial / KEY_FILE, _Interrupted)
 

@@ -28,7 +28,7 @@ from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.package_manifest import PackageResult, check_package, write_manifest
 from nirvana_deploy.serving.text_model_file import TOKENIZER_FILE, open_tokenizer
 from pruning.errors import MissingExtraError, NirvanaError
-from pruning.strict_json import read_object
+from pruning.strict_json import JsonObject, read_object
 from pruning.write_aside import refuse_used_folder
 
 if TYPE_CHECKING:
@@ -282,5 +282,5 @@ def _check_tokenizer(package: Path, tokenizer: PreTrainedTokenizerBase) -> None:
             )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     return read_object(path, remedy="Give an ONNX file in the folder of its export.", finite=False)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from nirvana_deploy.fingerprints import find_versions
 from nirvana_deploy.serving.package_config import PackageConfig
 from pruning.checkpoints.file_hash import check_inside, hash_file
 from pruning.errors import NirvanaError
-from pruning.strict_json import convert_json, read_object
+from pruning.strict_json import JsonObject, convert_json, read_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,7 @@ class PackageResult:
     notes: tuple[str, ...] = ()
     server_check: dict[str, object] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain data for a stage manifest."""
         lists = {name: list(getattr(self, name)) for name in ("models", "files", "notes")}
         return {**asdict(self), **lists}
@@ -56,7 +55,7 @@ class PackageManifest:
     stack: str
     sha256: dict[str, str]
     versions: dict[str, str | None]
-    settings: dict[str, Any]
+    settings: JsonObject
 
 
 def write_manifest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nirvana_deploy.serving.text_model_file import (
     LENGTH_STEP,
@@ -15,6 +15,7 @@ from nirvana_deploy.serving.text_model_file import (
 )
 from pruning.checkpoints.config_file import read_config_file, read_tokenizer_file
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +103,7 @@ def _choose_score_kind(path: Path, config: dict[str, object], num_labels: int) -
     return _SCORE_KINDS[given]
 
 
-def _read_labels(path: Path, config: dict[str, Any]) -> tuple[str, ...]:
+def _read_labels(path: Path, config: JsonObject) -> tuple[str, ...]:
     """Return the labels' names in the order of the logits; LABEL_0 and so on where none are named.
 
     Raises NirvanaError where the numbers are not 0, 1, 2, ... without a gap.

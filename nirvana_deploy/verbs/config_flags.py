@@ -20,6 +20,7 @@ from nirvana_deploy.config_reader import (
 )
 from nirvana_deploy.yaml_text import dump_yaml, parse_scalar
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 
 # Marks the flags of a config in the argparse namespace; no other destination can start so.
 _MARK = "config:"
@@ -45,9 +46,9 @@ def add_flags(
         _add_fields(group, config_type, prefix=prefix, skip=skip, seen=seen, default=None, about="")
 
 
-def collect_flags(namespace: argparse.Namespace) -> dict[str, Any]:
+def collect_flags(namespace: argparse.Namespace) -> JsonObject:
     """Return the flags that were given, nested."""
-    nested: dict[str, Any] = {}
+    nested: JsonObject = {}
     for destination, value in vars(namespace).items():
         if not destination.startswith(_MARK):
             continue
@@ -156,7 +157,7 @@ def _add_fields(
             )
         if not nested:
             seen.add(key)
-            switch: dict[str, Any] = {"nargs": "?", "const": True}
+            switch: JsonObject = {"nargs": "?", "const": True}
             group.add_argument(
                 name_flag(key),
                 dest=f"{_MARK}{key}",

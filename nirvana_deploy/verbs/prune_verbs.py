@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from nirvana_deploy.api import pruning
 from nirvana_deploy.config_reader import read_config, read_union
@@ -17,6 +16,7 @@ from profiles.latency.latency_config import LatencyConfig, TableConfig
 from pruning.errors import NirvanaError
 from pruning.gates.prune_config import PruneConfig
 from pruning.oneshot.oneshot_config import OneShotConfig, ScoringConfig
+from pruning.strict_json import JsonObject
 from pruning.tasks.data_config import DataConfig
 from pruning.training.training_configs import BaselineConfig
 
@@ -120,7 +120,7 @@ def _require_model(args: argparse.Namespace) -> None:
 
 
 def _prune_from_scores(
-    args: argparse.Namespace, given: dict[str, Any], latency: LatencyConfig | None
+    args: argparse.Namespace, given: JsonObject, latency: LatencyConfig | None
 ) -> int:
     data = given.pop("data", None)
     unused = [name for name in ("baseline", "scoring") if name in given]
@@ -201,7 +201,7 @@ def _add_latency(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, TableConfig, prefix="table")
 
 
-def _read_latency(args: argparse.Namespace, given: dict[str, Any]) -> LatencyConfig | None:
+def _read_latency(args: argparse.Namespace, given: JsonObject) -> LatencyConfig | None:
     """Return the budget in milliseconds that was asked for, None where none was.
 
     Takes "table" out of the settings `given`, in place.

@@ -21,7 +21,7 @@ from profiles.measuring.statistics import (
     find_variation,
     take_percentile,
 )
-from pruning.strict_json import convert_json
+from pruning.strict_json import JsonObject, convert_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,7 @@ class ProfileResult:
     """
 
     environment: Environment
-    method: dict[str, Any]
+    method: JsonObject
     cases: tuple[ProfileCase, ...]
     memory: dict[str, MemoryFigures] = field(default_factory=dict)
     generations: tuple[GenerationCase, ...] = ()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from exporters.io_names import PAST_PREFIX, is_past
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 
 Tensors = Mapping[str, NDArray[Any]]
 # What a call's time has in it, for runners that see no more than its beginning and end.
@@ -65,7 +66,7 @@ class Runner(Protocol):
         """
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """Say how the model is run: provider, threads, options. JSON values only.
 
         `semantics` says what a call's time has in it.

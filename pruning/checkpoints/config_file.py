@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from pruning.errors import NirvanaError
-from pruning.strict_json import convert_json, read_object
+from pruning.strict_json import JsonObject, convert_json, read_object
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -30,7 +30,7 @@ class _Config(TypedDict, total=False):
     nirvana: dict[str, object] | None
 
 
-def read_config_file(folder: Path, *, remedy: str = _REMEDY) -> dict[str, Any]:
+def read_config_file(folder: Path, *, remedy: str = _REMEDY) -> JsonObject:
     """Return the config of the checkpoint in `folder` as plain values.
 
     Raises:

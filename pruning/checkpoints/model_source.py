@@ -9,12 +9,13 @@ import contextlib
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.checkpoints.remote_code import explain_remote_code, is_remote_code_allowed
 from pruning.errors import NirvanaError, NirvanaWarning
+from pruning.strict_json import JsonMapping
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +112,7 @@ def load_stock_model(auto_class: Any, source: str, **kwargs: object) -> Any:
         raise NirvanaError(_explain(source, path, error)) from error
 
 
-def find_own_class(config: Mapping[str, Any], name: str, source: str) -> object:
+def find_own_class(config: JsonMapping, name: str, source: str) -> object:
     """Return the class `name` of the code in the folder of `source`; None where it has none.
 
     Raises:

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
@@ -18,6 +17,7 @@ from pruning.gates.prune_config import CanaryConfig
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.plan import LayerPlan
 from pruning.plans.sub_block import SubBlock, kept_units, list_sub_blocks
+from pruning.strict_json import JsonObject
 from pruning.write_aside import finish_replacing, make_folder_aside, put_in_place
 
 
@@ -51,7 +51,7 @@ class CollapseWatch:
         """Return the closed sub-blocks, each with its step."""
         return [{"sub_block": name, "step": step} for name, step in self.collapsed.items()]
 
-    def restore(self, collapsed: Sequence[dict[str, Any]]) -> None:
+    def restore(self, collapsed: Sequence[JsonObject]) -> None:
         """Take up what `to_json` gave."""
         self.collapsed = {entry["sub_block"]: entry["step"] for entry in collapsed}
 
@@ -100,7 +100,7 @@ class Canary:
         """Return what goes into a checkpoint."""
         return [asdict(loss) for loss in self.losses]
 
-    def restore(self, losses: list[dict[str, Any]]) -> None:
+    def restore(self, losses: list[JsonObject]) -> None:
         """Take up what `to_json` gave."""
         self.losses = [HeldOutLoss(**loss) for loss in losses]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +24,7 @@ from pruning.scoring.fisher import Fisher
 from pruning.scoring.kl_curves import measure_curves
 from pruning.scoring.known_saliencies import score_units
 from pruning.scoring.saliency import Scores, ScoringTask
+from pruning.strict_json import JsonObject
 from pruning.tasks.text_data import LabelledText, collate
 from pruning.wirings.sites import find_sites
 
@@ -69,7 +69,7 @@ def draw_start_batches(
     ]
 
 
-def _measure(row: dict[str, Any]) -> tuple[int, ...]:
+def _measure(row: JsonObject) -> tuple[int, ...]:
     """Return the number of tokens, and of labels where each token or a target text has them."""
     labels = row.get("labels")
     return (len(row["input_ids"]), len(labels) if isinstance(labels, list) else 0)

@@ -23,6 +23,7 @@ from pruning.oneshot.oneshot_config import Pricing
 from pruning.oneshot.oneshot_figures import describe_latency
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_budget, describe_layers, describe_size
+from pruning.strict_json import JsonObject
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.evaluation import evaluate_text
 from pruning.tasks.task import Task
@@ -174,14 +175,14 @@ def _compute_logits(
     return {name: part[live_BS] if task.reads_tokens else part for name, part in found.items()}
 
 
-def _read_curve(history: list[dict[str, Any]]) -> list[dict[str, object]]:
+def _read_curve(history: list[JsonObject]) -> list[dict[str, object]]:
     keys = ("step", "loss", "target_kept_fraction", "kept_fraction", "undecided_fraction")
     return [{key: entry[key] for key in keys} for entry in history if "loss" in entry]
 
 
 def _read_validations(
-    history: list[dict[str, Any]], task: Task, callback: PruningCallback
-) -> list[dict[str, Any]]:
+    history: list[JsonObject], task: Task, callback: PruningCallback
+) -> list[JsonObject]:
     """Return each stage's validation: its loss, and the task's metric where it was measured."""
     keys = ("step", "pruning_stage", "target_kept_fraction", "kept_fraction")
     measured = f"eval_{task.metric}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pruning.allocation.allocation_config import Allocation, KlKnapsack
 from pruning.allocation.constraints import Constraints
@@ -12,6 +12,7 @@ from pruning.calibration.calibration_config import CalibrationConfig
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
 from pruning.plans.cost import CostModel, make_cost_model
+from pruning.strict_json import JsonMapping
 from pruning.training.training_configs import RecoveryConfig, require_one_of, require_positive
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -158,7 +159,7 @@ class Pricing:
     """
 
     cost: CostModel
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: JsonMapping = field(default_factory=dict)
 
 
 def cost_of(config: OneShotConfig, pricing: Pricing | None) -> CostModel:

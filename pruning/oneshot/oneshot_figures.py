@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 from pruning.allocation.levels import list_items
 from pruning.oneshot.oneshot_config import OneShotConfig, Pricing, cost_of
 from pruning.plans.cost import CostModel, dense_cost, plan_cost
 from pruning.plans.plan import PruningPlan
 from pruning.plans.plan_figures import describe_budget
+from pruning.strict_json import JsonMapping
 
 
 def describe_spare(
@@ -35,7 +35,7 @@ def _largest_step(plan: PruningPlan, cost: CostModel, config: OneShotConfig) -> 
     return max(more - less for item in items for less, more in pairwise(item.costs))
 
 
-def summarise(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+def summarise(figures: JsonMapping) -> list[tuple[str, str]]:
     """Return the first figures as (what, value) for a person to read."""
     budget = figures["budget"]
     rows = [
@@ -63,7 +63,7 @@ def _show_part(part: Mapping[str, object]) -> str:
     return text
 
 
-def summarise_latency(latency: Mapping[str, Any]) -> tuple[str, str]:
+def summarise_latency(latency: JsonMapping) -> tuple[str, str]:
     """Return what a budget in milliseconds asked and what is predicted, as (what, value)."""
     return (
         "latency, " + latency["how"],

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -41,6 +40,7 @@ from pruning.scoring.saliency import ScoringTask
 from pruning.scoring.score_model import DenseModel, load_dense
 from pruning.scoring.scoring_run import ScoringRun
 from pruning.scoring.scoring_settings import describe_scoring, refuse_difference
+from pruning.strict_json import JsonObject
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.tasks import check_head, recognise_task, settle_padding
 from pruning.tasks.text_data import LabelledText, load_text
@@ -64,7 +64,7 @@ def prune_with_scores(
     progress: Progress | None = None,
     say: Say = lambda _: None,
     pricing: Pricing | None = None,
-) -> dict[float, dict[str, Any]]:
+) -> dict[float, JsonObject]:
     """Prune the model of a scoring run to each budget, and return the figures of each.
 
     Of `config`, `budget` is not looked at. `place(budget)` gives a folder to write in, which gets
@@ -147,7 +147,7 @@ def prune_once(
     text: LabelledText | None = None,
     progress: Progress | None = None,
     pricing: Pricing | None = None,
-) -> tuple[dict[str, Any], PreTrainedModel]:
+) -> tuple[JsonObject, PreTrainedModel]:
     """Prune to one budget into `folder`; the dense model is as it was afterwards.
 
     Returns the figures and the model as it was saved. Recovery resumes from what it left in

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 
 # No model has more; beyond, lists of all units do not fit into memory.
 _MOST_UNITS = 2**24
@@ -91,7 +92,7 @@ class DenseDims:
         return sum(stack.num_layers for stack in self.stacks)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> DenseDims:
+    def from_json(cls, data: JsonObject) -> DenseDims:
         """Read the dimensions from JSON values."""
         require_keys(data, {f.name for f in fields(cls)}, "The plan's dims")
         require_list(data["stacks"], "stacks of the plan's dims")

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims, StackDims, require_keys, require_list
 from pruning.plans.weight_fingerprint import WeightFingerprint
-from pruning.strict_json import read_value
+from pruning.strict_json import JsonObject, read_value
 from pruning.write_aside import write_json
 
 PLAN_VERSION = 2
@@ -120,7 +119,7 @@ class PruningPlan:
         return {"version": PLAN_VERSION, **plain}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> PruningPlan:
+    def from_json(cls, data: JsonObject) -> PruningPlan:
         """Read a plan from JSON values.
 
         Raises:
@@ -210,7 +209,7 @@ def _check_groups(heads: Sequence[int], dims: StackDims, layer: int) -> None:
         )
 
 
-def _read_layer(data: dict[str, Any], number: int) -> LayerPlan:
+def _read_layer(data: JsonObject, number: int) -> LayerPlan:
     require_keys(data, {f.name for f in fields(LayerPlan)}, f"Layer {number} of the plan")
     kept = ("kept_heads", "kept_neurons", "kept_cross_heads")
     for name in kept:

@@ -7,11 +7,12 @@ from typing import Any
 from pruning.plans.cost import CostModel, MacCost, ParameterCost, dense_cost, plan_cost
 from pruning.plans.dense_dims import StackDims
 from pruning.plans.plan import LayerPlan, PruningPlan
+from pruning.strict_json import JsonObject
 
 
 def describe_budget(
     plan: PruningPlan, cost: CostModel, asked: float, unit_cost: int, sequence_length: int
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return what was asked and what is kept of the dense cost.
 
     Args:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from safetensors import SafetensorError, safe_open
 
@@ -23,7 +23,7 @@ from pruning.oneshot.oneshot_config import ScoringConfig
 from pruning.plans.dense_dims import DenseDims
 from pruning.plans.sub_block import SubBlock, count_units, list_sub_blocks
 from pruning.scoring.scoring_settings import read_scoring
-from pruning.strict_json import convert_json, read_json, read_value
+from pruning.strict_json import JsonMapping, JsonObject, convert_json, read_json, read_value
 from pruning.write_aside import write_aside, write_json
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class ScoringRun:
     curves: Curves | None = field(repr=False)
     calibration: Calibration = field(repr=False)
     held_out: Calibration | None = field(repr=False)
-    figures: Mapping[str, Any]
+    figures: JsonMapping
 
     def headline(self) -> list[tuple[str, str]]:
         """Return the first figures as (what, value) for a person to read."""
@@ -175,7 +175,7 @@ def _check_sizes(folder: Path, dims: DenseDims, scores: Scores) -> None:
         raise NirvanaError(f"{folder / SCORES_FILE} has scores that are not numbers. {_REMEDY}")
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> JsonObject | None:
     """Return the manifest of a run, finished or not; None where there is none.
 
     Raises:

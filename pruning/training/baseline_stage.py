@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
@@ -17,6 +16,7 @@ from pruning.checkpoints.model_source import (
 )
 from pruning.cutting.repack import read_dense
 from pruning.progress import Say
+from pruning.strict_json import JsonObject
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.evaluation import evaluate_text
 from pruning.tasks.position_limit import check_length
@@ -32,7 +32,7 @@ def run_baseline(
     config: BaselineConfig,
     out_dir: Path,
     say: Say = lambda _: None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Fine-tune `model` for the task of `data` into `out_dir/checkpoint`.
 
     Where the task has classes, the head is a fresh one; `fresh_tensors` of the result names what

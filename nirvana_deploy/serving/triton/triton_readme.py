@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature, fill_dims
 from nirvana_deploy.serving.package_config import PackageConfig, Sources
 from nirvana_deploy.serving.triton.placed_models import PlacedModel
+from pruning.strict_json import JsonObject
 
 # It carries ONNX Runtime 1.22.
 IMAGE = "nvcr.io/nvidia/tritonserver:25.06-py3"
@@ -118,7 +118,7 @@ takes filters on backends, as Envoy Gateway does. Raise the weight step by step.
 """
 
 
-def make_request(signature: OnnxSignature) -> dict[str, Any]:
+def make_request(signature: OnnxSignature) -> JsonObject:
     """Return a request of one row in the form of the KServe protocol, version 2."""
     names = [tensor.name for tensor in signature.inputs]
     return {"inputs": [_fill_input(tensor, names) for tensor in signature.inputs]}

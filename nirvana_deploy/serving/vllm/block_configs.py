@@ -8,7 +8,6 @@ vllm/model_executor/models/nemotron_nas.py and tensorrt_llm/_torch/models/modeli
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from nirvana_deploy.serving.vllm import configuration_deci
 from nirvana_deploy.serving.vllm.held_sizes import hold_query_heads
@@ -16,6 +15,7 @@ from nirvana_deploy.serving.vllm.layer_sizes import LayerSize, read_sizes
 from nirvana_deploy.serving.vllm.padded_weights import find_biases
 from nirvana_deploy.serving.vllm.served_form import ServedForm, ask_config_class, make_plain
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 
 ARCHITECTURE = "DeciLMForCausalLM"
 CONFIG_FILE = "configuration_deci.py"
@@ -111,7 +111,7 @@ def _refuse_other_blocks(document: dict[str, object], server: str, takes_biases:
         )
 
 
-def _describe(size: LayerSize, document: dict[str, Any], neuron_multiple: int) -> dict[str, object]:
+def _describe(size: LayerSize, document: JsonObject, neuron_multiple: int) -> dict[str, object]:
     """Return one block's entry; where a part is not there, its numbers are null."""
     attention = {
         "no_op": not size.num_heads,

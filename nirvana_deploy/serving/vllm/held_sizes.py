@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from nirvana_deploy.serving.vllm.layer_sizes import LayerSize, read_sizes
 from nirvana_deploy.serving.vllm.served_form import ServedForm, ask_config_class, make_plain
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 
 Accepts = Callable[[int, int], bool]  # query heads, KV heads
 
@@ -102,7 +102,7 @@ def _round_up(number: int, multiple: int) -> int:
 
 
 def make_padded(
-    document: dict[str, Any], neuron_multiple: int = 1, *, ties_head_width: bool = False
+    document: JsonObject, neuron_multiple: int = 1, *, ties_head_width: bool = False
 ) -> ServedForm:
     """Return a checkpoint's form in which every layer is as large as the largest.
 

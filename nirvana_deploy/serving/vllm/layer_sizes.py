@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 from pruning.wirings.known_wirings import WIRINGS
 from pruning.wirings.wiring import StackWiring, Wiring
 
@@ -41,7 +41,7 @@ class CheckpointSizes:
     dense_heads: int
 
 
-def read_sizes(document: dict[str, Any]) -> CheckpointSizes:
+def read_sizes(document: JsonObject) -> CheckpointSizes:
     """Read the sizes from the document in `config.json`, of a pruned or a plain checkpoint.
 
     Raises:

@@ -18,6 +18,7 @@ from nirvana_deploy.serving.vllm.served_form import ServedForm
 from pruning.checkpoints.checkpoint_files import CODE_FILE, describe_remote_code
 from pruning.checkpoints.model_source import quiet_transformers
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 
 # Whose pruned classes vLLM has run, with other heads and neurons in each layer.
 PER_LAYER_TYPES = ("gemma2", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3")
@@ -26,7 +27,7 @@ PER_LAYER_TYPES = ("gemma2", "gemma3_text", "llama", "mistral", "phi3", "qwen2",
 _AUTOS = ("AutoModel", "AutoModelForCausalLM")
 
 
-def make_per_layer(document: dict[str, Any], checkpoint: Path, *, remote_code: bool) -> ServedForm:
+def make_per_layer(document: JsonObject, checkpoint: Path, *, remote_code: bool) -> ServedForm:
     """Return the form of a pruned checkpoint in which each layer keeps its own sizes.
 
     With `remote_code`, the folder carries the code that builds it.
@@ -61,7 +62,7 @@ def make_per_layer(document: dict[str, Any], checkpoint: Path, *, remote_code: b
     return replace(form, sizes=sizes, held=tuple(held))
 
 
-def _carry_layer_sizes(document: dict[str, Any]) -> bool:
+def _carry_layer_sizes(document: JsonObject) -> bool:
     """Write the layer sizes where vLLM reads them, in place; False where the config forbids them.
 
     Only packages carry them: transformers warns of every config that has them, and builds nothing
@@ -96,7 +97,7 @@ def _describe_sizes(layer: dict[str, object], names: dict[str, str]) -> dict[str
     return {**described, "skip": skip} if skip else described
 
 
-def _describe_code(document: dict[str, Any], remote_code: bool) -> dict[str, Any]:
+def _describe_code(document: JsonObject, remote_code: bool) -> JsonObject:
     """Set the config's `auto_map`, in place, and return the code and the notes that go with it."""
     document.pop("auto_map", None)
     if not remote_code:
@@ -113,7 +114,7 @@ def _describe_code(document: dict[str, Any], remote_code: bool) -> dict[str, Any
     return {"code": {CODE_FILE: code}, "notes": (note,)}
 
 
-def _say_one_head(per_layer: dict[str, Any], number: str, keys: Any) -> None:
+def _say_one_head(per_layer: JsonObject, number: str, keys: Any) -> None:
     described = per_layer.setdefault(number, {})
     described.update({keys.heads: 1, keys.kv_heads: 1})
     skipped = [part for part in described.pop("skip", []) if part != "attention"]

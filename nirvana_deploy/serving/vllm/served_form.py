@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nirvana_deploy.serving.vllm.layer_sizes import CheckpointSizes, LayerSize
+from pruning.strict_json import JsonObject
 
 # Of pruned checkpoints; a server's own classes read none of it.
 _OURS = ("nirvana", "auto_map", "per_layer_config", "allow_global_per_layer_attribute_access")
@@ -33,13 +34,13 @@ class ServedForm:
     notes: tuple[str, ...] = ()
 
 
-def make_plain(document: dict[str, object]) -> dict[str, Any]:
+def make_plain(document: dict[str, object]) -> JsonObject:
     """Return a pruned checkpoint's config without what is ours, naming the stock class."""
     plain = {key: value for key, value in document.items() if key not in _OURS}
     return {**plain, "architectures": [name_stock(document)]}
 
 
-def name_stock(document: dict[str, Any]) -> str:
+def name_stock(document: JsonObject) -> str:
     """Return the name of transformers' class of a checkpoint."""
     return str((document.get("architectures") or ["none"])[0]).removeprefix("Pruned")
 

@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from pruning.checkpoints.checkpoint import is_pruned, load_pruned
 from pruning.checkpoints.config_file import read_config_file
 from pruning.checkpoints.model_source import load_model
 from pruning.errors import NirvanaError
-from pruning.strict_json import read_object
+from pruning.strict_json import JsonObject, read_object
 
 ENVIRONMENT_VARIABLE = "NIRVANA_VLLM"
 _INSTALL = (
@@ -136,7 +135,7 @@ def _find_reason(log: str) -> str:
     return (errors or lines or ["it said nothing"])[-1][:500].rstrip(".")
 
 
-def _compare(given: dict[str, Any], prompts: list[list[int]], checkpoint: Path) -> VllmCheck:
+def _compare(given: JsonObject, prompts: list[list[int]], checkpoint: Path) -> VllmCheck:
     if is_pruned(checkpoint):
         model = load_pruned(checkpoint, dtype=torch.float32).eval()
     else:
@@ -164,7 +163,7 @@ def _compare(given: dict[str, Any], prompts: list[list[int]], checkpoint: Path) 
     )
 
 
-def _measure(logs_SV: Array, answer: dict[str, Any], num_prompt: int) -> Difference:
+def _measure(logs_SV: Array, answer: JsonObject, num_prompt: int) -> Difference:
     """Compare vLLM's log-probabilities of the tokens, and its choices, with all of ours.
 
     Scaled by what is usual in the whole vocabulary, as logits are in `nirvana verify`; a choice
