@@ -43,7 +43,7 @@ _REMEDY = "Copy the run again, or score the model again."
 
 class _RunManifest(TypedDict):
     finished: bool
-    settings: dict[str, Any]
+    settings: JsonObject
     model: str
     config_hash: str
 
@@ -59,7 +59,7 @@ class _Finished(_RunManifest):
     """What is read of the manifest of a finished run."""
 
     files: dict[str, str]
-    dims: dict[str, Any]
+    dims: JsonObject
     weights_hash: str
     figures: _Figures
 
@@ -110,7 +110,7 @@ class ScoringRun:
             return f"{self.held_out.num_sequences:,} sequences"
         return f"none. {self.figures.get('not_held_out') or ''}".rstrip()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain data of where the run is and how it went; the scores are in its files."""
         return {
             "folder": str(self.folder),
@@ -197,7 +197,7 @@ def read_manifest(folder: Path) -> JsonObject | None:
     return dict(found)
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: JsonMapping) -> None:
     """Write the manifest; with "finished" it also lists the hash of each file of the run."""
     there = [name for name in _FILES if (folder / name).is_file()]
     files = {name: hash_file(folder / name) for name in there} if manifest["finished"] else {}
