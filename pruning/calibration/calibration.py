@@ -23,6 +23,7 @@ from pruning.errors import NirvanaError
 from pruning.scoring.block_walk import Batch
 from pruning.tasks.position_limit import check_length
 from pruning.tasks.tasks import find_task
+from pruning.write_aside import write_aside
 
 __all__ = [
     "Calibration",
@@ -77,7 +78,8 @@ class Calibration:
             for name, tensor in batch.items()
         }
         about = {"format": _FORMAT, "labels": self.labels, "sha256": self.sha256}
-        save_file(tensors, path, metadata=about)
+        with write_aside(path) as aside:
+            save_file(tensors, aside, metadata=about)
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
