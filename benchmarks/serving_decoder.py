@@ -18,7 +18,7 @@ from exporters.export_config import ExportConfig
 from exporters.trace.list_parts import list_parts
 from exporters.trace.trace_part import trace_graph, write_graph
 from nirvana_deploy.serving.genai import generate, package_genai
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from pruning.cutting.repack import plan_for
 from pruning.plans.plan import LayerPlan
 
@@ -86,7 +86,7 @@ def _package(model: Any, folder: Path) -> Path:
     write_graph(trace_graph(part, 18), export / "model.onnx")
     (export / "config.json").write_text(json.dumps(model.config.to_dict(), default=str))
     Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(export / "tokenizer.json"))
-    package_genai(Sources(onnx=export / "model.onnx"), folder, PackageConfig(to="genai"))
+    package_genai(OnnxSources(onnx=export / "model.onnx"), folder, PackageConfig(to="genai"))
     return folder
 
 

@@ -34,7 +34,7 @@ from serving import list_descendants
 from serving_load import TOLERANCE, Ask, make_asks
 from serving_models import VOCABULARY, make_packages
 
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.triton.triton_package import package_triton
 from nirvana_deploy.serving.triton.tritonserver import find_free_ports
 from profiles.measuring.environment import find_version
@@ -343,7 +343,7 @@ def main() -> None:
     package = args.work / "hostile-package"
     shutil.rmtree(package, ignore_errors=True)
     onnx = args.work / "pruned-onnx" / "model.onnx"
-    sources = Sources(onnx=onnx, checkpoint=args.work / "pruned")
+    sources = OnnxSources(onnx=onnx, checkpoint=args.work / "pruned")
     package_triton(sources, package, PackageConfig(model_name=MODEL))
     load = os.getloadavg()[0]
     found = examine(package, make_asks(onnx, VOCABULARY), args.work / "serve.log")

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import nirvana_deploy
 from exporters.export_stage import export_checkpoint
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.triton.triton_package import package_triton
 from pruning.checkpoints.model_source import resolve_model
 from pruning.cutting.repack import plan_for
@@ -32,7 +32,7 @@ def make_packages(work: Path, name: str) -> tuple[Path, Path]:
             export_checkpoint(folder, out, nirvana_deploy.ExportConfig())
     package = work / "packages" / "triton"
     shutil.rmtree(package, ignore_errors=True)
-    sources = Sources(
+    sources = OnnxSources(
         onnx=work / "pruned-onnx" / "model.onnx", dense=work / "dense-onnx" / "model.onnx"
     )
     package_triton(sources, package, PackageConfig(model_name=name, backend="python"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from exporters.compare.open_artefact import require_onnx
 from nirvana_deploy.runs.pipeline import say_on_stderr
 from nirvana_deploy.runs.run_folder import free_folder
-from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.package_config import PackageConfig, choose_sources
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from pruning.checkpoints.model_source import require_weights
 from pruning.machine_limits import explained
@@ -48,10 +48,10 @@ def package(
     else:
         require_onnx(Path(onnx))
     from nirvana_deploy.serving.package import package_model
-    from nirvana_deploy.serving.package_config import Sources
 
-    sources = Sources(
-        onnx=Path(onnx),
+    sources = choose_sources(
+        config,
+        Path(onnx),
         dense=None if dense is None else Path(dense),
         engine=None if engine is None else Path(engine),
         checkpoint=None if checkpoint is None else Path(checkpoint),

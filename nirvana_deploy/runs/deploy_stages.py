@@ -169,7 +169,7 @@ def _package(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
     if _has_several_graphs(inputs):
         return _leave_out("package")
     from nirvana_deploy.serving.package import package_model
-    from nirvana_deploy.serving.package_config import Sources
+    from nirvana_deploy.serving.package_config import choose_sources
 
     config = inputs.recipe.package
     model = _pruned_onnx(inputs)
@@ -177,7 +177,7 @@ def _package(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
         model = inputs.folders["prune"] / "checkpoint"
     # A folder a server: a package wants one of its own.
     try:
-        package = package_model(Sources(onnx=model), out_dir / config.to, config)
+        package = package_model(choose_sources(config, model), out_dir / config.to, config)
     except MissingExtraError as error:
         return _describe_skip(error)
     result = package.to_json()

@@ -24,7 +24,7 @@ from exporters.graphs.read_structure import read_structure
 from exporters.io_names import PAST_PREFIX, PRESENT_PREFIX
 from nirvana_deploy.serving.graph_decoder import DecoderInputs, GraphDecoder, read_decoder
 from nirvana_deploy.serving.onnx_signature import read_signature
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.package_manifest import PackageResult, check_package, write_manifest
 from nirvana_deploy.serving.text_model_file import TOKENIZER_FILE, open_tokenizer
 from pruning.errors import MissingExtraError, NirvanaError
@@ -50,7 +50,7 @@ _COMPANIONS = (
 _CHECKED_TOKENS = 16
 
 
-def package_genai(sources: Sources, out_dir: Path, config: PackageConfig) -> PackageResult:
+def package_genai(sources: OnnxSources, out_dir: Path, config: PackageConfig) -> PackageResult:
     """Write a folder that `onnxruntime_genai.Model` loads, from an export's folder.
 
     Config and tokenizer are taken from beside the ONNX file.

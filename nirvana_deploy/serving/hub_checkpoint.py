@@ -10,7 +10,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nirvana_deploy.serving.package_config import HUB_STACKS, HubStack, PackageConfig, Sources
+from nirvana_deploy.serving.package_config import (
+    HUB_STACKS,
+    CheckpointSources,
+    HubStack,
+    PackageConfig,
+)
 from nirvana_deploy.serving.package_manifest import PackageResult, write_manifest
 from nirvana_deploy.serving.vllm.block_configs import make_deci
 from nirvana_deploy.serving.vllm.held_sizes import make_padded
@@ -56,7 +61,9 @@ _COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 _LEFT_OUT = ("plan.json", "manifest.json", "config.json", INDEX_FILE)
 
 
-def package_checkpoint(sources: Sources, out_dir: Path, config: PackageConfig) -> PackageResult:
+def package_checkpoint(
+    sources: CheckpointSources, out_dir: Path, config: PackageConfig
+) -> PackageResult:
     """Copy a checkpoint that the server can hold, without what only this package reads.
 
     Raises:
@@ -64,13 +71,7 @@ def package_checkpoint(sources: Sources, out_dir: Path, config: PackageConfig) -
             model: the message names layer and limit, and what to do instead.
     """
     stack = HUB_STACKS[config.to]
-    for name in ("dense", "engine", "checkpoint"):
-        if getattr(sources, name) is not None:
-            raise NirvanaError(
-                f"A package for {stack.name} holds one checkpoint, and --{name} is something else. "
-                "Leave it out, or package each on its own."
-            )
-    checkpoint = sources.onnx
+    checkpoint = sources.checkpoint
     document = _read_config(checkpoint)
     if (checkpoint / "manifest.json").is_file():
         check_files(checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pruning.errors import NirvanaError
 from pruning.number_ranges import check_numbers
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """What a package is made of.
+class OnnxSources:
+    """What a package of ONNX files or an engine is made of.
 
     Attributes:
-        onnx: the model that requests get; for vLLM and TensorRT-LLM, a checkpoint's folder.
+        onnx: the model that requests get.
         dense: its dense model, served as version 1 beside it.
         engine: folder of an engine that was built from `onnx`, served in its place.
         checkpoint: folder with tokenizer and labels, for a model that takes text.
@@ -42,6 +42,15 @@ class Sources:
         """The ONNX files, by version from 1."""
         return (self.onnx,) if self.dense is None else (self.dense, self.onnx)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSources:
+    """What a package for a server that reads checkpoints is made of: the checkpoint's folder."""
+
+    checkpoint: Path
+
+
+Sources: TypeAlias = OnnxSources | CheckpointSources
 
 InstanceKind = Literal["auto", "cpu", "gpu"]
 Backend = Literal["onnxruntime", "python"]
@@ -307,3 +316,27 @@ class PackageConfig:
                 f"backend is a setting of Triton packages, and {self.to} runs models by its own. "
                 "Leave it out, or package for triton."
             )
+
+
+def choose_sources(
+    config: PackageConfig,
+    model: Path,
+    *,
+    dense: Path | None = None,
+    engine: Path | None = None,
+    checkpoint: Path | None = None,
+) -> Sources:
+    """Return what a package of `model` is made of: a checkpoint's folder, or an ONNX file.
+
+    Raises:
+        NirvanaError: the server takes a checkpoint, and more was given; see also `OnnxSources`.
+    """
+    if not config.takes_checkpoint:
+        return OnnxSources(onnx=model, dense=dense, engine=engine, checkpoint=checkpoint)
+    others = {"dense": dense, "engine": engine, "checkpoint": checkpoint}
+    if extra := [name for name, path in others.items() if path is not None]:
+        raise NirvanaError(
+            f"A package for {HUB_STACKS[config.to].name} holds one checkpoint, and --{extra[0]} is "
+            "something else. Leave it out, or package each on its own."
+        )
+    return CheckpointSources(checkpoint=model)

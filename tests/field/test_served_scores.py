@@ -16,7 +16,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.server.protocol_client import get_json
 from nirvana_deploy.serving.server.served_models import ServedGraph, list_served_graphs
 from nirvana_deploy.serving.text_model_file import score_labels
@@ -66,7 +66,9 @@ def package(
     graph = save_graph(folder / "onnx" / "model.onnx", num_labels)
     dense = save_graph(folder / "dense" / "model.onnx", num_labels) if with_dense else None
     package_triton(
-        Sources(onnx=graph, dense=dense, checkpoint=checkpoint), folder / "package", PackageConfig()
+        OnnxSources(onnx=graph, dense=dense, checkpoint=checkpoint),
+        folder / "package",
+        PackageConfig(),
     )
     return folder / "package"
 

@@ -18,7 +18,7 @@ from exporters.compare.onnx_artefact import read_config_facts
 from exporters.engines.engine_profiles import find_max_length
 from nirvana_deploy import profile, sweep
 from nirvana_deploy.serving.genai import package_genai
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.text_model_file import find_length_step
 from nirvana_deploy.serving.text_parts import read_text_parts
 from profiles.measuring.measure_config import ProfileConfig, SweepConfig
@@ -156,7 +156,9 @@ def test_the_context_of_genai_is_the_models(
     for name in ("max_position_embeddings", "model_type"):
         config.pop(name)
     (folder / "config.json").write_text(json.dumps({**config, **settings}))
-    package_genai(Sources(onnx=folder / "model.onnx"), tmp_path / "out", PackageConfig(to="genai"))
+    package_genai(
+        OnnxSources(onnx=folder / "model.onnx"), tmp_path / "out", PackageConfig(to="genai")
+    )
     written = json.loads((tmp_path / "out" / "genai_config.json").read_text())
     assert written["model"]["context_length"] == written["search"]["max_length"] == expected
 

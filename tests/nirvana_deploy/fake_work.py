@@ -11,7 +11,7 @@ import pytest
 from exporters.engines.engine_config import EngineConfig
 from exporters.export_config import ExportConfig
 from nirvana_deploy.runs.recipe import Recipe
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from profiles.measuring.measure_config import ProfileConfig
 from pruning.errors import MissingExtraError
 from pruning.gates.prune_config import PruneConfig
@@ -135,7 +135,7 @@ def profile_artefacts(dense: str, pruned: str, config: ProfileConfig) -> Result:
     return Result({"cases": [case]})
 
 
-def package_triton(sources: Sources, out_dir: Path, config: PackageConfig) -> Result:
+def package_triton(sources: OnnxSources, out_dir: Path, config: PackageConfig) -> Result:
     calls.append("package")
     refuse_used_folder(out_dir)
     (out_dir / "repository").mkdir(parents=True)

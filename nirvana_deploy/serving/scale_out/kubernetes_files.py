@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporters.engines.check_loadable import list_targets
 from exporters.engines.engine_manifest import read_engine_manifest
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.triton.placed_models import PlacedModel
 from nirvana_deploy.serving.triton.triton_readme import IMAGE, REQUEST_NAME, name_resource
 from nirvana_deploy.yaml_text import dump_yaml
@@ -18,13 +18,13 @@ from pruning.errors import NirvanaError
 _REPORTED_MIB_PER_GB = 900
 
 
-def asks_for_gpu(config: PackageConfig, sources: Sources) -> bool:
+def asks_for_gpu(config: PackageConfig, sources: OnnxSources) -> bool:
     """Return whether a pod needs a GPU: for an engine, by the instances' kind, or by a target."""
     wanted = config.instance_kind == "gpu" or bool(config.target)
     return sources.engine is not None or wanted
 
 
-def affinity_of(config: PackageConfig, sources: Sources) -> dict[str, object]:
+def affinity_of(config: PackageConfig, sources: OnnxSources) -> dict[str, object]:
     """Return `affinity` of a pod for nodes whose GPU the model runs on; nothing for any node.
 
     By the labels of NVIDIA's GPU feature discovery: compute capability, and memory of a target.
@@ -58,7 +58,7 @@ def _find_target(config: PackageConfig) -> Target:
     return load_target(config.target)
 
 
-def _read_capabilities(sources: Sources) -> tuple[str, ...]:
+def _read_capabilities(sources: OnnxSources) -> tuple[str, ...]:
     assert sources.engine is not None
     manifest = read_engine_manifest(sources.engine)
     # Which GPUs "Ampere and newer" are, no label says.
@@ -88,7 +88,7 @@ _PENDING_PER_REPLICA = 16
 
 
 def write_manifests(
-    out_dir: Path, config: PackageConfig, sources: Sources, models: Sequence[PlacedModel]
+    out_dir: Path, config: PackageConfig, sources: OnnxSources, models: Sequence[PlacedModel]
 ) -> None:
     """Write the files into a package's folder; what is in them is a start, to be edited.
 
@@ -108,7 +108,7 @@ def write_manifests(
         (out_dir / CANARY_NAME).write_text(text, encoding="utf-8")
 
 
-def _make_deployment(config: PackageConfig, sources: Sources) -> dict[str, object]:
+def _make_deployment(config: PackageConfig, sources: OnnxSources) -> dict[str, object]:
     name = name_resource(config.model_name)
     container = {
         "name": "triton",
@@ -204,7 +204,7 @@ def _make_autoscaler(config: PackageConfig) -> dict[str, object]:
     }
 
 
-def _make_inference_service(config: PackageConfig, sources: Sources) -> dict[str, object]:
+def _make_inference_service(config: PackageConfig, sources: OnnxSources) -> dict[str, object]:
     """The newest revision gets a part of the traffic until it is promoted."""
     name = name_resource(config.model_name)
     return {
@@ -270,7 +270,7 @@ def _rewrite(path: str) -> dict[str, object]:
     }
 
 
-def _list_resources(config: PackageConfig, sources: Sources) -> dict[str, object]:
+def _list_resources(config: PackageConfig, sources: OnnxSources) -> dict[str, object]:
     limits = {"cpu": "4", "memory": "8Gi"}
     if asks_for_gpu(config, sources):
         limits[config.gpu_resource] = "1"  # its instances share it

@@ -11,7 +11,7 @@ from nirvana_deploy.serving.onnx_signature import (
     TensorSignature,
     read_signature,
 )
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from pruning.errors import NirvanaError
 
 
@@ -24,7 +24,7 @@ class PlacedModel:
     signature: OnnxSignature
 
 
-def arrange_models(sources: Sources, config: PackageConfig) -> tuple[PlacedModel, ...]:
+def arrange_models(sources: OnnxSources, config: PackageConfig) -> tuple[PlacedModel, ...]:
     """Return the models, the one that requests are for last.
 
     Dense and pruned are versions of it where they take and give the same. Where nothing but the

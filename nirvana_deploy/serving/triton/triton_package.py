@@ -10,7 +10,7 @@ from typing import Any
 from exporters.engines.engine_profiles import find_max_length
 from exporters.graphs.onnx_files import check_hashes
 from nirvana_deploy.serving.onnx_signature import read_signature
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.package_manifest import PackageResult, write_manifest
 from nirvana_deploy.serving.scale_out.kubernetes_files import write_manifests
 from nirvana_deploy.serving.scale_out.rollout_files import write_ray_app, write_rollout
@@ -40,14 +40,16 @@ MODELS_DIR = Path(__file__).parent / "models"
 _VERSION = "1"
 
 
-def package_triton(sources: Sources | Path, out_dir: Path, config: PackageConfig) -> PackageResult:
+def package_triton(
+    sources: OnnxSources | Path, out_dir: Path, config: PackageConfig
+) -> PackageResult:
     """Write a model repository, a README and a sample request into `out_dir`, and check them.
 
     Raises MissingExtraError without tritonclient, NirvanaError when `out_dir` holds something
     already or the model cannot be served.
     """
     if isinstance(sources, Path):
-        sources = Sources(onnx=sources)
+        sources = OnnxSources(onnx=sources)
     load_schema()
     models = arrange_models(sources, config)
     for graph in sources.graphs:
@@ -141,7 +143,7 @@ def _is_version(name: str) -> bool:
 
 
 def _write_model(
-    model_dir: Path, placed: PlacedModel, sources: Sources, config: PackageConfig
+    model_dir: Path, placed: PlacedModel, sources: OnnxSources, config: PackageConfig
 ) -> None:
     model = ServedModel(name=model_dir.name, backend=config.backend)
     if sources.engine is not None:

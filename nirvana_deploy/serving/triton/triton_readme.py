@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, TensorSignature, fill_dims
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.triton.placed_models import PlacedModel
 from pruning.strict_json import JsonObject
 
@@ -124,7 +124,7 @@ def make_request(signature: OnnxSignature) -> JsonObject:
     return {"inputs": [_fill_input(tensor, names) for tensor in signature.inputs]}
 
 
-def write_readme(models: Sequence[PlacedModel], config: PackageConfig, sources: Sources) -> str:
+def write_readme(models: Sequence[PlacedModel], config: PackageConfig, sources: OnnxSources) -> str:
     """Return the text of the README; the last of the models is the one that requests are for."""
     signature = models[-1].signature
     outputs = [
@@ -148,7 +148,7 @@ def write_readme(models: Sequence[PlacedModel], config: PackageConfig, sources: 
 
 
 def _list_notes(
-    models: Sequence[PlacedModel], config: PackageConfig, sources: Sources
+    models: Sequence[PlacedModel], config: PackageConfig, sources: OnnxSources
 ) -> list[str]:
     notes = [
         (sources.engine is not None, _ENGINE),

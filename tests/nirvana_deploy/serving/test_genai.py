@@ -12,7 +12,7 @@ import pytest
 from nirvana_deploy.serving.genai import check_genai, generate, package_genai
 from nirvana_deploy.serving.graph_decoder import GraphDecoder
 from nirvana_deploy.serving.package import package_model
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.tiny_classifier import save_classifier
 from tests.nirvana_deploy.serving.tiny_decoder import TinyDecoder, generate_greedily, save_tokenizer
@@ -27,7 +27,7 @@ def test_it_generates_the_tokens_of_transformers(
     which: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     tiny: TinyDecoder = request.getfixturevalue(which)
-    result = package_model(Sources(onnx=tiny.onnx), tmp_path / "package", CONFIG, check=True)
+    result = package_model(OnnxSources(onnx=tiny.onnx), tmp_path / "package", CONFIG, check=True)
     assert result.server_check is not None and result.server_check["num_answers"] == 3
     model = genai.Model(str(tmp_path / "package"))
     for prompt in PROMPTS:
@@ -37,7 +37,7 @@ def test_it_generates_the_tokens_of_transformers(
 
 
 def test_layers_have_caches_of_their_own_sizes(pruned_decoder: TinyDecoder, tmp_path: Path) -> None:
-    package_genai(Sources(onnx=pruned_decoder.onnx), tmp_path / "package", CONFIG)
+    package_genai(OnnxSources(onnx=pruned_decoder.onnx), tmp_path / "package", CONFIG)
     cache = GraphDecoder(tmp_path / "package" / "model.onnx").inputs.cache
     heads = {each.layer: each.num_heads for each in cache}
     # Layer 1 has no attention, and the block behind the last is gone.
@@ -59,7 +59,7 @@ def test_end_tokens_come_from_the_generation_config_first(
     onnx_path = copy(dense_decoder, tmp_path / "export")
     ends = {"eos_token_id": [7, 8], "bos_token_id": 4}
     (tmp_path / "export" / "generation_config.json").write_text(json.dumps(ends))
-    package_genai(Sources(onnx=onnx_path), tmp_path / "package", CONFIG)
+    package_genai(OnnxSources(onnx=onnx_path), tmp_path / "package", CONFIG)
     config = json.loads((tmp_path / "package" / "genai_config.json").read_text())["model"]
     assert (config["eos_token_id"], config["bos_token_id"]) == ([7, 8], 4)
     generated = generate(genai.Model(str(tmp_path / "package")), [5, 6, 7, 8], 20)
@@ -73,7 +73,7 @@ def test_the_check_asks_nothing_with_pad_or_end_tokens(
     onnx_path = copy(pruned_decoder, tmp_path / "export")
     ids = {"pad_token_id": 2, "eos_token_id": 1}
     (tmp_path / "export" / "generation_config.json").write_text(json.dumps(ids))
-    package_genai(Sources(onnx=onnx_path), tmp_path / "package", CONFIG)
+    package_genai(OnnxSources(onnx=onnx_path), tmp_path / "package", CONFIG)
     assert check_genai(tmp_path / "package")["num_answers"] == 3
 
 
@@ -93,22 +93,22 @@ def test_what_genai_cannot_hold_is_refused(dense_decoder: TinyDecoder, tmp_path:
     out = tmp_path / "package"
     classifier = save_classifier(tmp_path / "classifier.onnx")
     with pytest.raises(NirvanaError, match=r"input_ids, attention_mask: expected a decoder with"):
-        package_genai(Sources(onnx=classifier), out, CONFIG)
+        package_genai(OnnxSources(onnx=classifier), out, CONFIG)
     with pytest.raises(NirvanaError, match=r"holds one ONNX model, and --dense is another"):
-        package_genai(Sources(onnx=dense_decoder.onnx, dense=dense_decoder.onnx), out, CONFIG)
+        package_genai(OnnxSources(onnx=dense_decoder.onnx, dense=dense_decoder.onnx), out, CONFIG)
     onnx_path = copy(dense_decoder, tmp_path / "export")
     (tmp_path / "export" / "tokenizer.json").unlink()
     with pytest.raises(NirvanaError, match=r"tokenizer\.json is missing: GenAI reads text by it"):
-        package_genai(Sources(onnx=onnx_path), out, CONFIG)
+        package_genai(OnnxSources(onnx=onnx_path), out, CONFIG)
     (tmp_path / "export" / "config.json").unlink()
     with pytest.raises(NirvanaError, match=r"config\.json cannot be read"):
-        package_genai(Sources(onnx=onnx_path), out, CONFIG)
+        package_genai(OnnxSources(onnx=onnx_path), out, CONFIG)
     model = onnx.load(onnx_path)
     (key,) = [i for i in model.graph.input if i.name == "past_key_values.0.key"]
     key.type.tensor_type.shape.dim[1].dim_param = "heads"
     onnx.save(model, onnx_path)
     with pytest.raises(NirvanaError, match=r"past_key_values\.0\.key is .* whose heads and"):
-        package_genai(Sources(onnx=onnx_path), out, CONFIG)
+        package_genai(OnnxSources(onnx=onnx_path), out, CONFIG)
     assert not out.exists()
 
 
@@ -128,7 +128,7 @@ def choose_last(generate: Any, *given: Any) -> list[int]:
 def test_other_tokens_or_another_tokenizer_are_found(
     dense_decoder: TinyDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package_genai(Sources(onnx=dense_decoder.onnx), tmp_path / "package", CONFIG)
+    package_genai(OnnxSources(onnx=dense_decoder.onnx), tmp_path / "package", CONFIG)
     wrong = "nirvana_deploy.serving.genai.generate"
     with monkeypatch.context() as patched:
         for change, reason in (
@@ -146,7 +146,7 @@ def test_other_tokens_or_another_tokenizer_are_found(
             check_genai(tmp_path / "package")
     onnx_path = copy(dense_decoder, tmp_path / "export")
     save_tokenizer(tmp_path / "export", alphabet=[])
-    package_genai(Sources(onnx=onnx_path), tmp_path / "other", CONFIG)
+    package_genai(OnnxSources(onnx=onnx_path), tmp_path / "other", CONFIG)
     with pytest.raises(NirvanaError, match=r"GenAI's tokenizer makes .* the model's own makes"):
         check_genai(tmp_path / "other")
     path = tmp_path / "package" / "genai_config.json"

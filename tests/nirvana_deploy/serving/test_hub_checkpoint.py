@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 import nirvana_deploy
 from nirvana_deploy import LayerPlan
 from nirvana_deploy.serving.package import package_model
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import CheckpointSources, PackageConfig, choose_sources
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.tiny_decoder import save_tokenizer
 from tests.pruning.tiny_models import make_tiny
@@ -34,7 +34,9 @@ def save(
 
 
 def package(folder: Path, to: Any, out: Path) -> Any:
-    return package_model(Sources(onnx=folder), out, PackageConfig(to=to, model_name="small"))
+    return package_model(
+        CheckpointSources(checkpoint=folder), out, PackageConfig(to=to, model_name="small")
+    )
 
 
 def keep(heads: tuple[int, ...] | None = (0, 1), neurons: Any = ALL) -> LayerPlan:
@@ -103,7 +105,7 @@ def test_vllm_s_own_width_of_a_head_is_told_and_padding_meets_it(tmp_path: Path)
     with pytest.raises(NirvanaError, match=r"2 heads of 8 channels.*24 wide.*form padded"):
         package(tmp_path / "qwen2", "vllm", tmp_path / "package")
     config = PackageConfig(to="vllm", form="padded")
-    package_model(Sources(onnx=tmp_path / "qwen2"), tmp_path / "package", config)
+    package_model(CheckpointSources(checkpoint=tmp_path / "qwen2"), tmp_path / "package", config)
     written = json.loads((tmp_path / "package/model/config.json").read_text())
     assert written["num_attention_heads"] * written["head_dim"] == written["hidden_size"]
 
@@ -136,15 +138,14 @@ def test_other_architectures_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NirvanaError, match="holds no tokenizer, and vLLM reads text by it"):
         package(tmp_path / "llama", "vllm", tmp_path / "package")
     with pytest.raises(NirvanaError, match="holds one checkpoint, and --dense is something else"):
-        package_model(
-            Sources(onnx=tmp_path / "llama", dense=tmp_path / "bert"),
-            tmp_path / "package",
-            PackageConfig(to="vllm"),
-        )
+        choose_sources(PackageConfig(to="vllm"), tmp_path / "llama", dense=tmp_path / "bert")
     (tmp_path / "llama" / "plan.json").write_text("{}")
     with pytest.raises(NirvanaError, match=r"plan\.json"):
         package(tmp_path / "llama", "vllm", tmp_path / "again")
     with pytest.raises(NirvanaError, match="TensorRT-LLM is not run here: leave out --check"):
         package_model(
-            Sources(onnx=tmp_path), tmp_path / "again", PackageConfig(to="tensorrt-llm"), check=True
+            CheckpointSources(checkpoint=tmp_path),
+            tmp_path / "again",
+            PackageConfig(to="tensorrt-llm"),
+            check=True,
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.triton.triton_package import package_triton
 from nirvana_deploy.serving.triton.triton_readme import name_resource
 from pruning.errors import NirvanaError
@@ -28,7 +28,7 @@ def package(
     tmp_path: Path, *, engine: bool = False, dense: bool = False, **settings: Any
 ) -> list[dict[str, Any]]:
     onnx = save_classifier(tmp_path / "model.onnx")
-    sources = Sources(
+    sources = OnnxSources(
         onnx=onnx,
         engine=save_engine(tmp_path / "e", onnx) if engine else None,
         dense=save_classifier(tmp_path / "dense.onnx", seed=1) if dense else None,

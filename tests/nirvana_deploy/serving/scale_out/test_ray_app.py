@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.triton.triton_package import package_triton
 from tests.nirvana_deploy.serving.tiny_classifier import make_classifier, save_classifier
 
@@ -20,7 +20,7 @@ pytest.importorskip("fastapi", reason="FastAPI (extra test) is missing")
 
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    sources = Sources(
+    sources = OnnxSources(
         onnx=save_classifier(tmp_path / "pruned.onnx", 1),
         dense=save_classifier(tmp_path / "dense.onnx", 0),
     )

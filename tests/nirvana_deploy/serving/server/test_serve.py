@@ -24,7 +24,7 @@ import onnxruntime
 import pytest
 
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.server.protocol_client import ask_grpc, ask_http, get_json, make_rows
 from nirvana_deploy.serving.server.serve_config import ServeConfig
 from nirvana_deploy.serving.server.served_models import list_served_graphs
@@ -84,7 +84,7 @@ def stop(served: Served) -> int:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package")
-    sources = Sources(
+    sources = OnnxSources(
         onnx=save_classifier(folder / "pruned.onnx", seed=1),
         dense=save_classifier(folder / "dense.onnx", seed=0),
         checkpoint=save_checkpoint(folder / "checkpoint"),

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from nirvana_deploy.serving.onnx_signature import read_signature
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.server.protocol_client import make_rows
 from nirvana_deploy.serving.server.served_models import list_served_graphs
 from nirvana_deploy.serving.triton.triton_package import package_triton
@@ -21,7 +21,7 @@ pytest.importorskip("tritonclient.grpc", reason="tritonclient[grpc] (extra trito
 
 
 def test_warm_up_and_sample_requests_run(pruned_decoder: TinyDecoder, tmp_path: Path) -> None:
-    package_triton(Sources(onnx=pruned_decoder.onnx), tmp_path / "package", PackageConfig())
+    package_triton(OnnxSources(onnx=pruned_decoder.onnx), tmp_path / "package", PackageConfig())
     signature = read_signature(pruned_decoder.onnx)
     session = onnxruntime.InferenceSession(
         str(pruned_decoder.onnx), providers=["CPUExecutionProvider"]
@@ -46,7 +46,7 @@ def test_warm_up_and_sample_requests_run(pruned_decoder: TinyDecoder, tmp_path: 
 def test_dense_and_pruned_with_other_caches_are_two_models(
     dense_decoder: TinyDecoder, pruned_decoder: TinyDecoder, tmp_path: Path
 ) -> None:
-    sources = Sources(onnx=pruned_decoder.onnx, dense=dense_decoder.onnx)
+    sources = OnnxSources(onnx=pruned_decoder.onnx, dense=dense_decoder.onnx)
     result = package_triton(sources, tmp_path / "package", PackageConfig(model_name="tiny"))
     assert result.models == ("tiny", "tiny-dense")
     for name, decoder in (("tiny", pruned_decoder), ("tiny-dense", dense_decoder)):

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.server.protocol_client import get_json
 from nirvana_deploy.serving.triton.triton_check import check_with_server
 from nirvana_deploy.serving.triton.triton_package import package_triton
@@ -50,7 +50,7 @@ CONFIG = PackageConfig(
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dense and pruned as two versions in the Python backend, and the model that takes text."""
     folder = tmp_path_factory.mktemp("package")
-    sources = Sources(
+    sources = OnnxSources(
         onnx=save_classifier(folder / "pruned.onnx", seed=1),
         dense=save_classifier(folder / "dense.onnx", seed=0),
         checkpoint=save_checkpoint(folder / "checkpoint"),
@@ -81,7 +81,7 @@ def test_a_backend_that_is_not_here_is_checked_by_a_stand_in(tmp_path: Path, kin
     onnx_path = save_classifier(tmp_path / "model.onnx")
     engine = save_engine(tmp_path / "engine", onnx_path) if kind == "tensorrt" else None
     config = PackageConfig(model_name="tiny", instance_kind="gpu")
-    package_triton(Sources(onnx=onnx_path, engine=engine), tmp_path / "package", config)
+    package_triton(OnnxSources(onnx=onnx_path, engine=engine), tmp_path / "package", config)
     config_text = (tmp_path / "package/model_repository/tiny/config.pbtxt").read_text()
     assert f'backend: "{kind}"' in config_text and "KIND_GPU" in config_text
     assert ('profile: "0"' in config_text) == (kind == "tensorrt")

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from exporters.engines.engine_manifest import EngineManifest, EngineResult, read_engine_manifest
 from nirvana_deploy.serving.onnx_signature import read_signature
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.package_manifest import PackageResult
 from nirvana_deploy.serving.triton import triton_engine
 from nirvana_deploy.serving.triton.triton_package import (
@@ -39,7 +39,7 @@ def onnx_path(tmp_path: Path) -> Path:
 
 
 def package(tmp_path: Path, config: PackageConfig = CONFIG, **sources: Any) -> PackageResult:
-    return package_triton(Sources(**sources), tmp_path / "package", config)
+    return package_triton(OnnxSources(**sources), tmp_path / "package", config)
 
 
 def read(tmp_path: Path, model: str) -> Any:
@@ -149,7 +149,7 @@ def test_versions_must_take_and_give_the_same(onnx_path: Path, tmp_path: Path) -
         package(tmp_path, onnx=onnx_path, dense=tmp_path / "dense.onnx")
     assert not (tmp_path / "package").exists()
     with pytest.raises(NirvanaError, match="give --engine or --dense"):
-        Sources(onnx=onnx_path, dense=onnx_path, engine=tmp_path)
+        OnnxSources(onnx=onnx_path, dense=onnx_path, engine=tmp_path)
 
 
 def test_a_model_that_takes_text_is_four_models(onnx_path: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nirvana_deploy.serving.package import package_model
-from nirvana_deploy.serving.package_config import HUB_STACKS, PackageConfig, Sources
+from nirvana_deploy.serving.package_config import HUB_STACKS, CheckpointSources, PackageConfig
 from nirvana_deploy.serving.vllm.vllm_check import _measure
 from pruning.errors import NirvanaError
 from tests.nirvana_deploy.serving.vllm.tiny_checkpoints import EMPTY, MIXED, save
@@ -24,7 +24,7 @@ needs_vllm = pytest.mark.skipif(
 
 def check(folder: Path, out: Path, form: Any, **settings: Any) -> Any:
     config = PackageConfig(to="vllm", form=form, model_name="small", **settings)
-    return package_model(Sources(onnx=folder), out, config, check=True).server_check
+    return package_model(CheckpointSources(checkpoint=folder), out, config, check=True).server_check
 
 
 @needs_vllm

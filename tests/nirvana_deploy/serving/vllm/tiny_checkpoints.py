@@ -11,7 +11,7 @@ import torch
 import nirvana_deploy
 from nirvana_deploy import LayerPlan
 from nirvana_deploy.serving.package import package_model
-from nirvana_deploy.serving.package_config import PackageConfig, Sources
+from nirvana_deploy.serving.package_config import CheckpointSources, PackageConfig
 from nirvana_deploy.serving.package_manifest import PackageResult
 from tests.nirvana_deploy.serving.tiny_decoder import save_tokenizer
 from tests.pruning.tiny_models import make_tiny
@@ -45,7 +45,7 @@ def save(
 
 def package(folder: Path, out: Path, to: Any = "vllm", **settings: Any) -> PackageResult:
     config = PackageConfig(to=to, model_name="small", **settings)
-    return package_model(Sources(onnx=folder), out, config)
+    return package_model(CheckpointSources(checkpoint=folder), out, config)
 
 
 def read_config(package_dir: Path) -> Any:
