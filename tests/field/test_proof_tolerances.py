@@ -12,7 +12,7 @@ from transformers import (
 
 from pruning.cutting import proof
 from pruning.cutting.inspection import prove_model
-from pruning.cutting.repack import repack
+from pruning.cutting.smaller_model import make_smaller
 from pruning.cutting.wiring_inference import prove
 from tests.pruning.tiny_models import _BART, SIZES, make_tiny
 
@@ -89,12 +89,12 @@ def test_a_wrong_cut_is_noticed(monkeypatch, harm, scale: float, seed: int) -> N
         model.final_layer_norm.weight *= scale
         model.final_layer_norm.bias *= scale
 
-    def repack_wrongly(*args):
-        smaller = repack(*args)
+    def cut_wrongly(*args):
+        smaller = make_smaller(*args)
         harm(smaller)
         return smaller
 
-    monkeypatch.setattr(proof, "repack", repack_wrongly)
+    monkeypatch.setattr(proof, "make_smaller", cut_wrongly)
     found = prove(model, seed=seed)
     assert not found.holds
     assert any(not c.passed and c.what.startswith("outputs") for c in found.checks)
