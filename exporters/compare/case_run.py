@@ -206,7 +206,8 @@ def _decoder_inputs(ids_BS: Array, live_BT: Array) -> dict[str, Array]:
 
 def _count_positions(live_BT: Array) -> Array:
     """Number the tokens of each row from 0, as transformers' generate does."""
-    return np.maximum(live_BT.cumsum(axis=1) - 1, 0)
+    positions_BT: Array = np.maximum(live_BT.cumsum(axis=1) - 1, 0)
+    return positions_BT
 
 
 def _takes_past(graph: ComparedGraph) -> bool:

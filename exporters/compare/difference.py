@@ -229,7 +229,8 @@ def _find_gaps(left: Array, right: Array) -> Array:
 
 def _is_same(left: Array, right: Array) -> Array:
     both_infinite = (np.abs(left) >= _INFINITE) & (np.abs(right) >= _INFINITE)
-    return (left == right) | (both_infinite & (np.sign(left) == np.sign(right)))
+    equal: Array = (left == right) | (both_infinite & (np.sign(left) == np.sign(right)))
+    return equal
 
 
 def _find_worst_element(

@@ -72,7 +72,8 @@ def convert_types(onnx_path: Path, model: onnx.ModelProto, precision: str) -> by
             f"ends at {MAX_GRAPH_BYTES}. Export it with precision {precision}, and build it with "
             "precision graph."
         )
-    return half.SerializeToString()
+    written: bytes | None = half.SerializeToString()
+    return written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

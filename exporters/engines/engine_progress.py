@@ -44,7 +44,7 @@ class StopFlag:
 def make_logger(trt: Any, log: BuildLog) -> object:
     """Return a TensorRT logger, at VERBOSE, that writes into `log`."""
 
-    class Logger(trt.ILogger):
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -60,7 +60,7 @@ def make_monitor(trt: Any, stop: StopFlag, bar: Any) -> object:
     Phases nest, and the same name may run again later: each has a bar of its own while it runs.
     """
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._tasks: dict[str, object] = {}

@@ -154,7 +154,7 @@ def _list_blobs(path: Path) -> Iterator[Path]:
 def _count_bytes(path: Path, tensor: onnx.TensorProto) -> int:
     from onnx import helper
 
-    count = math.prod(tensor.dims)
+    count = int(math.prod(tensor.dims))
     try:
         if tensor.data_type in _PACKED:
             return -(-count // _PACKED[tensor.data_type])

@@ -103,7 +103,7 @@ def _import_quantiser() -> Any:
 
 
 def _make_reader(quantisation: Any, feeds: list[dict[str, NDArray[Any]]]) -> object:
-    class Reader(quantisation.CalibrationDataReader):
+    class Reader(quantisation.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._waiting = iter(feeds)
 

@@ -71,7 +71,7 @@ class GivenLayer(DynamicLayer):
     """One layer's keys and values, of a cache that is `num_past` tokens long."""
 
     def __init__(self, num_past: int, keys: Any = None, values: Any = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.num_past = num_past
         self.keys, self.values = keys, values
         self.is_initialized = True

@@ -50,7 +50,8 @@ def load_source(folder: Path) -> PreTrainedModel:
         model = load_pruned(folder, attn_implementation="eager")
     else:
         model = load_model(stock, str(folder), attn_implementation="eager")
-    return model.float().eval()
+    loaded: PreTrainedModel = model.float().eval()
+    return loaded
 
 
 def refuse_head(stock: Any, config: PretrainedConfig, source: str) -> None:

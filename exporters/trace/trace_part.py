@@ -77,7 +77,8 @@ def _serialize_head(tensor: onnx_ir.TensorProtocol, name: str) -> bytes:
     from onnx import TensorProto
 
     message = TensorProto(name=name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
-    return message.SerializeToString() + _RAW_DATA_TAG + _encode(tensor.nbytes)
+    written: bytes = message.SerializeToString() + _RAW_DATA_TAG + _encode(tensor.nbytes)
+    return written
 
 
 def _encode(number: int) -> bytes:

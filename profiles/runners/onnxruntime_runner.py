@@ -58,7 +58,8 @@ class OnnxStepper:
         logits, *present = binding.get_outputs()
         self._past = dict(zip(self._past, present, strict=True))
         self._num_past += ids_BS.shape[1]
-        return logits.numpy()[:, -1:].argmax(-1)
+        likeliest_B: np.ndarray[Any, Any] = logits.numpy()[:, -1:].argmax(-1)
+        return likeliest_B
 
 
 def _make_empty(spec: TensorSpec, batch: int) -> NDArray[Any]:

@@ -1,6 +1,6 @@
 """Makes a batch of tokens for a model's inputs, unpadded, so that every row is full work."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def make_token_inputs(
             f"past is {past}, and the model takes no cache ({PAST_PREFIX}*). Leave past at 0, "
             "or give a decoder that was exported with its cache."
         )
-    values = {
+    values: dict[str, Callable[[], NDArray[np.generic]]] = {
         "input_ids": lambda: draw.integers(0, vocab_size, (batch, length)),
         "attention_mask": lambda: np.ones((batch, past + length)),
         "token_type_ids": lambda: np.zeros((batch, length)),

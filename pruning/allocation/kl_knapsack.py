@@ -113,4 +113,5 @@ def check_curves(curves: Curves, dims: DenseDims) -> None:
 
 def _sum_damages(item: Item, curves: Curves) -> list[float]:
     summed = sum(interpolate(curves[sub_block], item.counts) for sub_block in item.sub_blocks)
-    return np.asarray(summed, np.float64).tolist()
+    damages: list[float] = np.asarray(summed, np.float64).tolist()
+    return damages

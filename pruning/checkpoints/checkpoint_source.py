@@ -47,7 +47,8 @@ class StoredTensor:
     def read(self) -> torch.Tensor:
         """Map the tensor into memory; its pages go when it is let go."""
         with _open(self.file) as shard:
-            return shard.get_tensor(self.name)
+            tensor: torch.Tensor = shard.get_tensor(self.name)
+            return tensor
 
 
 def list_tensors(folder: Path) -> list[StoredTensor]:

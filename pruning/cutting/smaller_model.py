@@ -50,7 +50,8 @@ def _build(model: PreTrainedModel, source: PrunableModel, plan: PruningPlan) -> 
     if generation is not None:
         smaller.generation_config = copy.deepcopy(generation)
     keep_files(smaller, plan)
-    return smaller.to(device=model.device).train(model.training)
+    placed: PreTrainedModel = smaller.to(device=model.device).train(model.training)
+    return placed
 
 
 def _take_types(smaller: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:

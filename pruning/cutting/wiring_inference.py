@@ -281,4 +281,5 @@ def _build_short(model: PreTrainedModel, wiring: Wiring) -> PreTrainedModel:
         for parameter in short.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.05 * torch.randn_like(parameter)
-    return short.eval()
+    ready: PreTrainedModel = short.eval()
+    return ready

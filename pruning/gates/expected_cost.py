@@ -96,7 +96,8 @@ def find_convex_below(price_K: np.ndarray) -> np.ndarray:
         while len(corners) > 1 and _is_above(price_K, corners[-2], corners[-1], count):
             corners.pop()
         corners.append(count)
-    return np.interp(np.arange(len(price_K)), corners, price_K[corners])
+    below_K: np.ndarray = np.interp(np.arange(len(price_K)), corners, price_K[corners])
+    return below_K
 
 
 def count_distribution(kept_U: torch.Tensor) -> torch.Tensor:

@@ -111,7 +111,10 @@ def _price_removals(
     blocks = inverse_CC.view(num_units, unit_width, num_units, unit_width)
     own_NWW = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)[left]
     columns_NWO = weight_OC.T.reshape(num_units, unit_width, -1)[left]
-    return (columns_NWO * torch.linalg.solve(own_NWW, columns_NWO)).sum(dim=(1, 2))
+    losses_N: torch.Tensor = (columns_NWO * torch.linalg.solve(own_NWW, columns_NWO)).sum(
+        dim=(1, 2)
+    )
+    return losses_N
 
 
 def _remove(weight_OC: torch.Tensor, inverse_CC: torch.Tensor, gone: torch.Tensor) -> None:

@@ -50,7 +50,8 @@ def count_positions(model: PreTrainedModel) -> int | None:
     ]
     if tables:
         # Nystromformer's table has two rows more than its config says, which it skips.
-        return max(1, min([*tables, *(() if stated is None else (stated,))]))
+        most: int | None = max(1, min([*tables, *(() if stated is None else (stated,))]))
+        return most
     names = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
     return None if any(_RELATIVE.search(name) for name in names) else stated
 

@@ -34,7 +34,8 @@ def has_native_bf16() -> bool:
     Elsewhere bf16 is emulated, and slower than fp32. Weights and optimizer stay fp32 either way.
     """
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        is_native: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return is_native
     if torch.backends.mps.is_available() or not hasattr(torch.cpu, "get_capabilities"):
         return False
     capabilities = torch.cpu.get_capabilities()

@@ -129,7 +129,10 @@ def _to_array(given: dict[str, Any], name: str, dtype: Any) -> np.ndarray[Any, A
     if name in given:
         return np.asarray(given[name]).astype(dtype)
     if name == "position_ids" and "attention_mask" in given:  # padding has no position of its own
-        return np.maximum(np.asarray(given["attention_mask"]).cumsum(-1) - 1, 0).astype(dtype)
+        positions: np.ndarray[Any, Any] = np.maximum(
+            np.asarray(given["attention_mask"]).cumsum(-1) - 1, 0
+        ).astype(dtype)
+        return positions
     if name not in ("attention_mask", "token_type_ids") or "input_ids" not in given:
         raise NirvanaError(f"The graph needs the input {name}, got {', '.join(given) or 'none'}.")
     fill = 1 if name == "attention_mask" else 0

@@ -86,7 +86,7 @@ class GrpcServer:
         await self._server.stop(_STOP_SECONDS)
 
 
-class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
+class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """The protocol's calls, under the names that its definition gives them."""
 
     def __init__(self, server: ModelServer) -> None:

@@ -11,7 +11,7 @@ from vllm.model_executor.models.transformers import TransformersForCausalLM
 from pruning.checkpoints.modeling_pruned import pruned_class
 
 
-class PrunedForCausalLM(TransformersForCausalLM):
+class PrunedForCausalLM(TransformersForCausalLM):  # type: ignore[misc]
     """The backend's model, with the layers that the config's `nirvana` entry describes."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
