@@ -17,6 +17,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,15 @@ def run_tests(python: Path, settings: dict[str, str], root: Path = ROOT) -> dict
         told = read_report(report) if report.is_file() else {"tests": 0, "failures": []}
     if ran.returncode and not told["failures"]:
         told["failures"].append({"test": "pytest", "traceback": ran.stdout[-4000:]})
+    for failure in told["failures"]:
+        failure["traceback"] = strip_places(failure["traceback"], root)
     return told
+
+
+def strip_places(text: str, root: Path) -> str:
+    """Leave out where on this machine the files are."""
+    text = text.replace(f"{root}/", "").replace(str(root), ".")
+    return re.sub(r"(?<![\w.])/(?:[\w.+-]+/)+(?=[\w.+-])", ".../", text)
 
 
 def run(

@@ -52,3 +52,9 @@ def test_the_python_that_is_asked_for_is_found() -> None:
     code = "import sys; print(*sys.version_info[:2], sep='.')"
     assert machines.run([found, "-c", code]).stdout.strip() == version
     assert machines.find_python("3.1") is None
+
+
+def test_a_failure_does_not_say_where_the_files_are() -> None:
+    text = "File /some/place/clone/tests/test_a.py: /var/lib/x-1.2/y.json is missing, 3/4 done"
+    stripped = machines.strip_places(text, Path("/some/place/clone"))
+    assert stripped == "File tests/test_a.py: .../y.json is missing, 3/4 done"
