@@ -86,6 +86,20 @@ def _like_first(_node: ir.Node, facts: Facts) -> list[Fact]:
     return [Fact(shape_of(facts, 0))]
 
 
+def _reorder_output(node: ir.Node, facts: Facts) -> list[Fact]:
+    rows, _, height, width = shape_of(facts, 0)  # channels are filled up to whole blocks
+    channels = read_attribute(node, "channels", 0)
+    last = read_attribute(node, "channels_last", 0)
+    return [Fact((rows, height, width, channels) if last else (rows, channels, height, width))]
+
+
+def _reorder_input(node: ir.Node, facts: Facts) -> list[Fact]:
+    rows, *others = shape_of(facts, 0)
+    if read_attribute(node, "channels_last", 0):
+        others = [others[-1], *others[:-1]]
+    return [Fact((rows, *others))]
+
+
 FUSED_SHAPE_RULES: dict[str, Rule] = {
     "Attention": _attention,
     "MultiHeadAttention": _multi_head,
@@ -94,4 +108,6 @@ FUSED_SHAPE_RULES: dict[str, Rule] = {
     "SkipSimplifiedLayerNormalization": _skip_norm,
     "EmbedLayerNormalization": _embed_norm,
     "RotaryEmbedding": _like_first,
+    "ReorderInput": _reorder_input,
+    "ReorderOutput": _reorder_output,
 }

@@ -17,6 +17,8 @@ from exporters.graphs.fused_shape_rules import FUSED_SHAPE_RULES
 from exporters.graphs.op_values import MAX_ELEMENTS, UNKNOWN, VALUE_OPS, Fact
 from exporters.graphs.shape_rules import SHAPE_RULES, ShapeUnknown
 
+# Of convolutions and pools whose channels ONNX Runtime puts into blocks (optimization level "all").
+_BLOCKED_LAYOUT = "com.microsoft.nchwc"
 # Larger constants are weights.
 _CONSTANT_ELEMENTS = 64
 
@@ -71,9 +73,10 @@ class GraphFacts:
 
     def _ask_onnx(self, node: ir.Node, facts: Sequence[Fact | None]) -> list[Fact]:
         """Let ONNX itself infer the shapes of an operator that has no rule here."""
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx", _BLOCKED_LAYOUT):
             raise ShapeUnknown
         proto = ir.to_proto(node)
+        proto.domain = ""
         types, data = {}, {}
         for value, fact in zip(node.inputs, facts, strict=True):
             if value is None or fact is None or value.name is None:

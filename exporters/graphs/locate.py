@@ -12,7 +12,13 @@ import onnx_ir as ir
 from exporters.graphs.graph_facts import GraphFacts
 from exporters.graphs.linear_map import LinearMap, list_linear_maps
 from exporters.graphs.locate_by_pattern import explain_pattern, locate_by_pattern
-from exporters.graphs.located_model import LocatedModel, LocatedSubBlock, check_once, check_sizes
+from exporters.graphs.located_model import (
+    LocatedModel,
+    LocatedSubBlock,
+    check_once,
+    check_parameters,
+    check_sizes,
+)
 from exporters.graphs.node_reading import name_node
 from exporters.graphs.sub_block_pattern import SubBlockPattern
 from pruning.errors import NirvanaError
@@ -175,7 +181,10 @@ def locate(graph: ir.Graph, facts: GraphFacts, dims: DenseDims) -> LocatedModel:
         check_sizes(sub_block)
     check_once(tuple(located.sub_blocks))
     unchecked = _check_heads(located, pattern)
-    return dataclasses.replace(located, unchecked_heads=unchecked)
+    hidden = {name for sub_block in located.sub_blocks for name in check_parameters(sub_block)}
+    return dataclasses.replace(
+        located, unchecked_heads=unchecked, unchecked_sizes=tuple(sorted(hidden))
+    )
 
 
 def _check_heads(located: LocatedModel, pattern: SubBlockPattern) -> tuple[int, ...]:

@@ -55,11 +55,13 @@ class LocatedModel:
         by: what told where they are: `names` or `pattern`.
         layers: by number in the plan, the sub-blocks of the layer.
         unchecked_heads: layers of which the graph does not show how many heads they have.
+        unchecked_sizes: of the plan's dims, those that the graph does not show.
     """
 
     by: str
     layers: dict[int, tuple[LocatedSubBlock, ...]]
     unchecked_heads: tuple[int, ...] = ()
+    unchecked_sizes: tuple[str, ...] = ()
 
     @property
     def sub_blocks(self) -> Iterator[LocatedSubBlock]:
@@ -87,23 +89,71 @@ def check_sizes(located: LocatedSubBlock) -> None:
     for projection, linears in located.inputs:
         for linear in linears:
             _check_size(linear.num_out, count_rows(projection, dims), linear, sub_block)
-    if sub_block.part == "mlp":
-        _check_neuron(located)
     columns = count_columns(dims, sub_block.part)
     _check_size(located.output.num_in, columns, located.output, sub_block)
     _check_size(located.output.num_out, dims.hidden_size, located.output, sub_block)
 
 
-def _check_neuron(located: LocatedSubBlock) -> None:
-    """Refuse a plan whose model has other weights per neuron: a gated MLP for a plain one."""
-    inputs = sum(len(projection.parts) * lis[0].num_in for projection, lis in located.inputs)
-    came, expected = inputs + located.output.num_out, located.dims.sizes.neuron_weights
-    if came != expected:
-        raise NirvanaError(
-            f"The plan was made for sizes.neuron_weights {expected} of the {located.dims.name}, "
-            f"the graph has {came} in layer {located.sub_block.layer}. Apply it to the dense graph "
-            "of the model that it was made for."
-        )
+def check_parameters(located: LocatedSubBlock) -> Iterator[str]:
+    """Refuse a plan whose model has other parameters per unit: a gated MLP for a plain one.
+
+    Yields the sizes of which the graph shows less: ONNX Runtime adds a bias together with other
+    terms, and computes the projection of a constant once.
+
+    Raises:
+        NirvanaError: the graph shows more, or the plan says more than there can be.
+    """
+    if located.sub_block.part == "cross_attention":
+        return  # the sizes of the plan are those of the self-attention
+    for name, (shown, most) in _count_parameters(located).items():
+        expected = getattr(located.dims.sizes, name)
+        if shown < expected <= most:
+            yield f"sizes.{name}"
+        elif shown != expected:
+            raise NirvanaError(
+                f"The plan was made for sizes.{name} {expected} of the {located.dims.name}, the "
+                f"graph has {shown} in layer {located.sub_block.layer}. Apply it to the dense "
+                "graph of the model that it was made for."
+            )
+
+
+def _count_parameters(located: LocatedSubBlock) -> dict[str, tuple[int, int]]:
+    """Return, by name in `UnitSizes`, how many parameters a graph shows, and the most it can have.
+
+    Keys and values that come from a cache are left out.
+    """
+    dims, hidden = located.dims, located.output.num_out
+    units = {"query": ("query_head", dims.head_dim), "kv": ("kv_head", dims.head_dim)}
+    output_bias = "attention_bias"
+    if located.sub_block.part == "mlp":
+        units, output_bias = {"neuron": ("neuron", 1)}, "mlp_bias"
+    found = {output_bias: (0 if located.output.bias is None else hidden, hidden)}
+    for part, (name, rows) in units.items():
+        owned = [
+            (linears[0], rows * projection.parts.count(part))
+            for projection, linears in located.inputs
+        ]
+        if not _is_whole(located):
+            continue
+        weights = sum(linear.num_in * count for linear, count in owned)
+        weights += 0 if part == "kv" else rows * hidden
+        hidden_rows = rows * _count_hidden(located, part)
+        found[f"{name}_weights"] = weights, weights + hidden * hidden_rows
+        biases = sum(count for linear, count in owned if linear.bias is not None)
+        found[f"{name}_biases"] = biases, sum(count for _, count in owned) + hidden_rows
+    return found
+
+
+def _count_hidden(located: LocatedSubBlock, part: str) -> int:
+    """Return how many rows of a unit may lie in projections that the graph does not show."""
+    shown = {projection.path for projection, _ in located.inputs}
+    if located.sub_block.part == "mlp":
+        return 0
+    return sum(
+        projection.parts.count(part)
+        for projection in located.wiring.inputs
+        if projection.optional and projection.path not in shown
+    )
 
 
 def check_once(sub_blocks: Sequence[LocatedSubBlock]) -> None:
@@ -145,7 +195,7 @@ def fingerprint_located(located: LocatedModel, dims: DenseDims) -> tuple[WeightF
             return None
         if group.side == "output":
             return [_pick(found.output, units_axis=found.output.in_axis)]
-        return _read_inputs(found) if _is_whole(found) else None
+        return _read_inputs(found) if _shows_all(found) else None
 
     return take_fingerprint(dims, read)
 
@@ -154,6 +204,14 @@ def _is_whole(located: LocatedSubBlock) -> bool:
     """Return whether queries, keys and values are all there."""
     parts = [part for projection, _ in located.inputs for part in projection.parts]
     return located.sub_block.part == "mlp" or (parts.count("kv") > 1 and "query" in parts)
+
+
+def _shows_all(located: LocatedSubBlock) -> bool:
+    """Return whether all projections into a sub-block are there, those of positions too."""
+    if not _is_whole(located) or located.sub_block.part == "cross_attention":
+        return _is_whole(located)
+    name = "neuron_weights" if located.sub_block.part == "mlp" else "query_head_weights"
+    return bool(_count_parameters(located)[name][0] == getattr(located.dims.sizes, name))
 
 
 def _read_inputs(located: LocatedSubBlock) -> list[Matrix]:

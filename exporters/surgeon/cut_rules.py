@@ -203,7 +203,9 @@ def _split(cutter: GraphCutter, node: ir.Node) -> Outputs:
     else:
         node.resize_inputs(2)
         node.replace_input_with(1, counts)
-    return [{**cuts, axis: UnitCut.of(piece)} for piece in pieces]
+    others = {other: cut for other, cut in cuts.items() if other != axis}
+    # Of a fused projection, a piece may be one that the plan keeps whole.
+    return [others if piece.all() else {**others, axis: UnitCut.of(piece)} for piece in pieces]
 
 
 def _slice(cutter: GraphCutter, node: ir.Node) -> Outputs:

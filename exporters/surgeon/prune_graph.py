@@ -123,6 +123,7 @@ class GraphPruning:
         nodes_before: without those that only hold a constant.
         weights: whether the plan was made on these weights, or why that was not checked.
         unchecked_heads: layers of which the graph does not show how many heads they have.
+        unchecked_sizes: of the plan's dims, those that the graph does not show.
     """
 
     located_by: str
@@ -131,6 +132,7 @@ class GraphPruning:
     nodes_after: int
     weights: str
     unchecked_heads: tuple[int, ...]
+    unchecked_sizes: tuple[str, ...]
 
 
 def prune_graph(model: ir.Model, plan: PruningPlan, *, force: bool = False) -> GraphPruning:
@@ -161,4 +163,5 @@ def prune_graph(model: ir.Model, plan: PruningPlan, *, force: bool = False) -> G
         nodes_after=len(model.graph),
         weights=weights,
         unchecked_heads=located.unchecked_heads,
+        unchecked_sizes=located.unchecked_sizes,
     )

@@ -173,12 +173,18 @@ def _list_types(config: Any, depth: int = 0) -> Iterator[str]:
         yield from _list_types(part, depth + 1)
 
 
+# Parameters that go with no unit: of norms, and what else an attention holds.
+_ONLY_COUNTED = ("sizes.attention_rest", "sizes.norms", "sizes.first_block_lacks")
+
+
 def _list_unchecked(graph: GraphPruning, model_type: str) -> Iterator[str]:
     if not model_type:
         yield "the model type: no export.json and no config.json with one lie beside the graph"
     if graph.unchecked_heads:
         layers = ", ".join(map(str, graph.unchecked_heads))
         yield f"the number of heads: the graph does not show it in layers {layers}"
+    sizes = (*graph.unchecked_sizes, *_ONLY_COUNTED)
+    yield f"{', '.join(sizes)}: the graph does not show them; they count in the plan's cost alone"
 
 
 def _list_data(model: ir.Model) -> list[Path]:

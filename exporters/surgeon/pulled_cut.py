@@ -63,9 +63,28 @@ def pull_cut(cutter: GraphCutter, value: ir.Value, axis: int, cut: UnitCut) -> i
         return _copy(cutter, node, value, axis, cut, _wide_operands(cutter, node, value, axis))
     if node.op_type == "Expand" and _is_repeated(cutter, node, axis):
         return _expand(cutter, node, value, axis, cut)
+    if node.op_type == "Tile":
+        return _tile(cutter, node, value, axis, cut)
     if node.op_type == "Reshape":
         return _repeat(cutter, node, value, axis, cut)
     return None
+
+
+def _tile(
+    cutter: GraphCutter, node: ir.Node, value: ir.Value, axis: int, cut: UnitCut
+) -> ir.Value | None:
+    """Return a copy of a Tile of fewer heads: DeBERTa repeats its positions for each row."""
+    source, repeats = input_at(node, 0), cutter.dense.of(input_at(node, 1))
+    if source is None or repeats is None or repeats.data is None or cut.mask is None:
+        return None
+    size, times = cutter.shape(source, node)[axis], int(repeats.data[axis])
+    rows = cut.mask.reshape(times, size) if size * times == cut.total else None
+    if rows is None or not (rows == rows[0]).all():
+        return None
+    pulled = pull_cut(cutter, source, axis, UnitCut.of(rows[0]))
+    if pulled is None:
+        return None
+    return _insert(cutter, node, [pulled, *node.inputs[1:]], value, axis, cut)
 
 
 def _copy(

@@ -196,7 +196,7 @@ def _prepare(folder: Path, plan: PruningPlan, force: bool) -> _Job:
         size_bytes=sum(_count_bytes(tensor) for tensor in stored),
         weights=weights,
         # Of the model itself where the plan's are others, or not known.
-        dense_weights=plan.weights if weights == SAME_WEIGHTS else found or plan.weights,
+        dense_weights=plan.weights if weights.startswith(SAME_WEIGHTS) else found or plan.weights,
     )
 
 

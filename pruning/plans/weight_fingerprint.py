@@ -231,19 +231,32 @@ def check_weights(
         return "not checked: the plan does not say on which weights it was made"
     if not found:
         return f"not checked: {unread}"
-    differences = [mine.find_difference(its) for mine in expected for its in found]
+    pairs = [(mine, its) for mine in expected for its in found]
+    differences = [mine.find_difference(its) for mine, its in pairs]
     if "" in differences:
-        return SAME_WEIGHTS
+        mine, its = pairs[differences.index("")]
+        return SAME_WEIGHTS + _tell_missing([name for name in mine.sums if name not in its.sums])
     known = [name for name in differences if name is not None]
     if not known:
         return f"not checked: {unread}"
-    layer, part, side = known[0].split("/")
+    layer, part, _ = known[0].split("/")
     if not force:
         raise NirvanaError(
-            f"The plan was made on other weights: those of the {side} of layer {layer}'s "
-            f"{part.replace('_', '-')} differ by more than a cast to another type explains. The "
-            "sizes fit, but what can go was decided on a model with other values, or before it was "
-            "trained further. Give that model, make a plan of this one, or apply it all the same "
-            "with --force (force=True)."
+            f"The plan was made on other weights: those of {_tell_group(known[0])} differ by more "
+            "than a cast to another type explains. The sizes fit, but what can go was decided on a "
+            "model with other values, or before it was trained further. Give that model, make a "
+            "plan of this one, or apply it all the same with --force (force=True)."
         )
     return f"WARNING: not those that the plan was made on (layer {layer}, {part}); forced"
+
+
+def _tell_group(name: str) -> str:
+    layer, part, side = name.split("/")
+    return f"the {side} of layer {layer}'s {part.replace('_', '-')}"
+
+
+def _tell_missing(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"; not compared, for they were not found: {_tell_group(names[0])}{more}"

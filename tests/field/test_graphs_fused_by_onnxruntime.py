@@ -9,20 +9,29 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters.graphs.shape_rules import product_axes
 from exporters.surgeon.prune_onnx import prune_onnx
-from pruning.cutting.repack import repack
+from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
+from pruning.plans.weight_fingerprint import SAME_WEIGHTS
 from tests.exporters.surgeon.dense_graphs import assert_same_logits, export_torchscript
 from tests.pruning.tiny_models import dropping_plan, make_tiny, uneven_plan
 
 LEVELS = {
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 FAMILIES = ("bert", "llama", "gpt2", "vit", "modernbert", "t5")
+OWN_KEYS = "deberta-v2-own-position-keys"
+CASES = [
+    *((name, level) for name in FAMILIES for level in ("basic", "extended")),
+    # Convolutions in blocks; constants where positions were projected; pieces kept whole.
+    *((name, "all") for name in ("vit", "deberta-v2", OWN_KEYS, "falcon-grouped")),
+]
 
 
 def optimize(path: Path, out: Path, level: str) -> set[str]:
@@ -49,8 +58,7 @@ def dense(tmp_path_factory):
 
 
 @pytest.mark.parametrize("make_plan", [uneven_plan, dropping_plan])
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "level"), CASES)
 def test_an_optimized_graph_gives_what_the_repacked_model_gives(
     name, level, make_plan, dense, tmp_path
 ):
@@ -60,6 +68,27 @@ def test_an_optimized_graph_gives_what_the_repacked_model_gives(
     optimize(dense(name), path, level)
     prune_onnx(path, plan, tmp_path / "pruned.onnx")
     assert_same_logits(tmp_path / "pruned.onnx", repack(model, plan))
+
+
+def test_projections_that_became_constants_are_not_compared_and_that_is_said(dense, tmp_path):
+    model = make_tiny(OWN_KEYS, "eager")
+    plan = plan_for(model, uneven_plan(model).layers)
+    path = tmp_path / "optimized.onnx"
+    optimize(dense(OWN_KEYS), path, "all")
+    graph = prune_onnx(path, plan, tmp_path / "pruned.onnx").graph
+    assert graph.weights.startswith(SAME_WEIGHTS)
+    assert (
+        "not compared, for they were not found: the inputs of layer 0's attention" in graph.weights
+    )
+    assert "sizes.query_head_weights" in graph.unchecked_sizes
+    assert_same_logits(tmp_path / "pruned.onnx", repack(model, plan))
+    whole = prune_onnx(dense(OWN_KEYS), plan, tmp_path / "whole.onnx").graph
+    assert (whole.weights, whole.unchecked_sizes) == (SAME_WEIGHTS, ())
+    with torch.no_grad():
+        model.deberta.encoder.layer[0].attention.output.dense.weight.mul_(1.01)
+    other = plan_for(model, uneven_plan(model).layers)
+    with pytest.raises(NirvanaError, match="other weights: those of the output of layer 0's"):
+        prune_onnx(path, other, tmp_path / "no.onnx")
 
 
 def test_the_optimizer_does_fuse_products(dense, tmp_path):

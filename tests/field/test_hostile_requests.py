@@ -192,6 +192,26 @@ def test_grpc_has_the_codes_of_its_protocol(served: Served) -> None:
             assert raised.value.code() == code
 
 
+def test_grpc_bodies_that_are_no_messages_and_calls_that_are_not_served(served: Served) -> None:
+    import grpc
+
+    path = "/inference.GRPCInferenceService/"
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc}") as channel:
+        for name, body, code, reason in (
+            ("ModelInfer", b"\xff\xff", "INVALID_ARGUMENT", "2 bytes is no message of ModelInfer"),
+            ("ServerLive", b"\x0a", "INVALID_ARGUMENT", "is no message of ServerLive"),
+            ("ModelConfig", b"", "UNIMPLEMENTED", "does not have the call; it has ServerLive, "),
+            ("Nothing", b"", "UNIMPLEMENTED", "does not have the call"),
+        ):
+            with pytest.raises(grpc.RpcError) as raised:
+                channel.unary_unary(path + name)(body, timeout=20)
+            assert raised.value.code().name == code
+            assert reason in raised.value.details()
+        with pytest.raises(grpc.RpcError) as raised:
+            list(channel.stream_stream(path + "ModelStreamInfer")(iter([b""]), timeout=20))
+        assert raised.value.code().name == "UNIMPLEMENTED"
+
+
 def test_grpc_refuses_what_http_refuses(served: Served) -> None:
     import grpc
     from tritonclient.grpc import service_pb2 as messages

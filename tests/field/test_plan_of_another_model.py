@@ -160,17 +160,41 @@ def test_another_model_type_is_seen_in_the_config_beside_the_graph(graphs, tmp_p
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     plan = plan_on(make_tiny("bert", "eager"))
     result = prune_onnx(path, plan, tmp_path / "out.onnx")
-    assert result.unchecked == ()
+    assert len(result.unchecked) == 1 and "count in the plan's cost alone" in result.unchecked[0]
     other = replace(plan, dims=replace(plan.dims, model_type="roberta"))
     with pytest.raises(NirvanaError, match=r"model_type roberta, .*config.json says .* bert"):
         prune_onnx(path, other, tmp_path / "no.onnx")
 
 
-def test_other_weights_per_neuron_are_refused(graphs, tmp_path):
-    data = plan_on(make_tiny("bert", "eager")).to_json()
-    data["dims"]["stacks"][0]["sizes"]["neuron_weights"] = 999
-    with pytest.raises(NirvanaError, match=r"sizes\.neuron_weights 999 .* the graph has 64"):
-        prune_onnx(graphs("bert"), PruningPlan.from_json(data), tmp_path / "no.onnx")
+SHOWN = (
+    *("neuron_weights", "neuron_biases", "mlp_bias", "attention_bias"),
+    *("query_head_weights", "query_head_biases", "kv_head_weights", "kv_head_biases"),
+)
+
+
+@pytest.mark.parametrize("wrong", [0, 999], ids=str)
+@pytest.mark.parametrize("size", SHOWN)
+def test_other_parameters_per_unit_are_refused(size, wrong, graphs, tmp_path):
+    model = make_tiny("bert", "eager")
+    data = plan_on(model).to_json()
+    came = data["dims"]["stacks"][0]["sizes"][size]
+    data["dims"]["stacks"][0]["sizes"][size] = wrong
+    plan = PruningPlan.from_json(data)
+    with pytest.raises(NirvanaError, match=rf"sizes\.{size} {wrong} .* the graph has {came} in"):
+        prune_onnx(graphs("bert"), plan, tmp_path / "no.onnx")
+    with pytest.raises(NirvanaError, match=rf"sizes\.{size} {wrong} .* the model has {came}"):
+        api.repack(model, plan)
+
+
+def test_a_bias_that_the_graph_lacks_is_said(graphs, tmp_path):
+    data = plan_on(make_tiny("llama", "eager")).to_json()
+    sizes = data["dims"]["stacks"][0]["sizes"]
+    sizes["attention_bias"] = 999
+    with pytest.raises(NirvanaError, match=r"sizes\.attention_bias 999 .* the graph has 0"):
+        prune_onnx(graphs("llama"), PruningPlan.from_json(data), tmp_path / "no.onnx")
+    sizes["attention_bias"] = data["dims"]["stacks"][0]["hidden_size"]
+    result = prune_onnx(graphs("llama"), PruningPlan.from_json(data), tmp_path / "out.onnx")
+    assert any("sizes.attention_bias" in what for what in result.unchecked)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")], ids=str)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc
 
@@ -38,6 +39,7 @@ _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
@@ -60,6 +62,7 @@ class GrpcServer:
                 ("grpc.max_connection_idle_ms", _IDLE_MS),
                 ("grpc.max_allowed_incoming_connections", max_connections),
             ],
+            interceptors=(_MessageReader(),),
             maximum_concurrent_rpcs=2 * config.max_waiting,
         )
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Service(server), self._server)
@@ -84,6 +87,39 @@ class GrpcServer:
     async def stop(self) -> None:
         """End open calls, and return."""
         await self._server.stop(_STOP_SECONDS)
+
+
+class _MessageReader(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Reads messages in the place of grpcio, which answers for those that it cannot read with
+    UNKNOWN and the name of a Python class, and likewise for calls that are not served.
+    """
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """Return what answers a call."""
+        name = details.method.rpartition("/")[2]
+        if name not in vars(_Service):
+            return grpc.unary_unary_rpc_method_handler(_refuse_call)
+        handler = await continuation(details)
+        if handler is None:  # the same name in a service of another protocol
+            return None
+
+        async def answer(body: bytes, context: Any) -> object:
+            try:
+                message = handler.request_deserializer(body)
+            except DecodeError:
+                reason = f"The body of {len(body)} bytes is no message of {name}."
+                await _abort(context, RefusedError(reason))
+            return await handler.unary_unary(message, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, response_serializer=handler.response_serializer
+        )
+
+
+async def _refuse_call(_body: bytes, context: Any) -> NoReturn:
+    served = ", ".join(name for name in vars(_Service) if not name.startswith("_"))
+    reason = f"This server does not have the call; it has {served}."
+    await _abort(context, RefusedError(reason, 501))
 
 
 class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
