@@ -6,7 +6,7 @@
     python benchmarks/machines.py load --busy 4
 
 Each run is written when it ends. A run that is there is not made again, also if it failed: `--anew`
-makes all runs of the named parts again.
+makes the named ones again.
 What another processor would compute is had by telling torch, oneDNN and MKL to use no more than
 its instructions. A processor cannot be told to use those that it lacks.
 """
@@ -17,7 +17,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent)]
 
 from figures import describe_hardware, make_bar  # noqa: E402
-from repeats import read_report  # noqa: E402
+from repeats import run_pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = Path(__file__).parent / "results" / "machines.json"
@@ -74,33 +73,15 @@ def run_tests(python: Path, settings: dict[str, str], root: Path = ROOT) -> dict
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     env |= settings
     env["PATH"] = os.pathsep.join((str(python.parent), env["PATH"]))
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        flags = ["--numprocesses=logical", "--dist=loadfile", "--no-loadscope-reorder"]
-        command = [str(python), "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}"]
-        ran = run([*command, *flags], env, root)
-        told = read_report(report) if report.is_file() else {"tests": 0, "failures": []}
-    if ran.returncode and not told["failures"]:
-        told["failures"].append({"test": "pytest", "traceback": ran.stdout[-4000:]})
-    for failure in told["failures"]:
-        failure["traceback"] = strip_places(failure["traceback"], root)
-    return told
+    flags = ["--numprocesses=logical", "--dist=loadfile", "--no-loadscope-reorder"]
+    return run_pytest(python, ["-m", "not slow", *flags], env, root)
 
 
-def strip_places(text: str, root: Path) -> str:
-    """Leave out where on this machine the files are."""
-    text = text.replace(f"{root}/", "").replace(str(root), ".")
-    return re.sub(r"(?<![\w.])/(?:[\w.+-]+/)+(?=[\w.+-])", ".../", text)
-
-
-def run(
-    command: list[str], env: dict[str, str] | None = None, root: Path = ROOT
-) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run a command in the repository, with what it writes in one text."""
     return subprocess.run(
         command,
         cwd=root,
-        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -230,10 +211,8 @@ def main() -> None:
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     runs = json.loads(args.out.read_text())["runs"] if args.out.is_file() else {}
-    if args.anew:
-        runs = {name: run for name, run in runs.items() if run["part"] not in args.parts}
     for part, name, make_run in list_runs(args):
-        if name in runs:
+        if name in runs and not args.anew:
             continue
         load, started = os.getloadavg()[0], time.monotonic()
         told = make_run()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -49,21 +50,38 @@ TESTS = (
 def run_once(tests: Sequence[str]) -> dict[str, Any]:
     """Run the tests in a process of their own, and return how many there were and what failed."""
     load, started = os.getloadavg()[0], time.monotonic()
+    told = run_pytest(Path(sys.executable), ["-p", "no:cacheprovider", *tests])
+    seconds = round(time.monotonic() - started, 1)
+    return {"load": round(load, 1), "seconds": seconds, **told}
+
+
+def run_pytest(
+    python: Path, arguments: Sequence[str], env: dict[str, str] | None = None, root: Path = ROOT
+) -> dict[str, Any]:
+    """Run pytest in `root`, and return how many tests there were and what failed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         ran = subprocess.run(
-            [*command, f"--junitxml={report}", *tests],
-            cwd=ROOT,
-            capture_output=True,
+            [str(python), "-m", "pytest", "-q", f"--junitxml={report}", *arguments],
+            cwd=root,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
         told = read_report(report) if report.is_file() else {"tests": 0, "failures": []}
     if ran.returncode and not told["failures"]:
-        told["failures"].append({"test": "pytest", "traceback": (ran.stdout + ran.stderr)[-4000:]})
-    seconds = round(time.monotonic() - started, 1)
-    return {"load": round(load, 1), "seconds": seconds, **told}
+        told["failures"].append({"test": "pytest", "traceback": ran.stdout[-4000:]})
+    for failure in told["failures"]:
+        failure["traceback"] = strip_places(failure["traceback"], root)
+    return told
+
+
+def strip_places(text: str, root: Path) -> str:
+    """Leave out where on this machine the files are."""
+    text = text.replace(f"{root}/", "").replace(str(root), ".")
+    return re.sub(r"(?<![\w.])/(?:[\w.+-]+/)+(?=[\w.+-])", ".../", text)
 
 
 def read_report(path: Path) -> dict[str, Any]:

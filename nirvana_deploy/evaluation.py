@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nirvana_deploy.serving.loaded.open_model import OpenModel, open_model
 from pruning.errors import NirvanaError
@@ -196,8 +196,8 @@ def _run(
 
 def _check_head(model: OpenModel, text: LabelledText) -> None:
     """Refuse a head whose answers are no classes, and find the padding that a decoder looks for."""
-    if isinstance(model.call, PreTrainedModel):
-        check_kind(text.task, model.call)
+    check_kind(text.task, model.config)
+    if model.kind == "checkpoint":
         settle_padding(text.task, model.call, model.tokenizer)
 
 

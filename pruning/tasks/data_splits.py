@@ -69,15 +69,14 @@ def load_scored_rows(config: DataConfig) -> Splits:
     """
     require_data(config.dataset)
     path = Path(config.dataset)
-    with _explain_loading(config):
-        if config.dataset != EMBEDDED_DATASET and path.is_file():
-            rows = _load_file(path, config)
-        elif config.dataset != EMBEDDED_DATASET and path.is_dir():
-            rows = _load_file(_find_file(path, config.validation_split), config)
-        else:
-            splits = load_splits(config)
-            _require_split(splits, config.validation_split, config)
-            rows = splits[config.validation_split]
+    if config.dataset == EMBEDDED_DATASET or not path.exists():
+        splits = load_splits(config)
+        _require_split(splits, config.validation_split, config)
+        rows = splits[config.validation_split]
+    else:
+        with _explain_loading(config):
+            file = _find_file(path, config.validation_split) if path.is_dir() else path
+            rows = _load_file(file, config)
     if config.max_validation_rows is not None:
         rows = rows.select(range(min(config.max_validation_rows, len(rows))))
     if len(rows) == 0:

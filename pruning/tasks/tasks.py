@@ -132,7 +132,15 @@ def find_task(model: PreTrainedModel) -> Task:
 def recognise_task(model: PreTrainedModel) -> Task | None:
     """Return the task that a model's head is for, None where it has none of ours."""
     stock = find_stock_class(model)
-    return next((task for task in _TASKS if stock in _classes(task, model)), None)
+    return next((task for task in _TASKS if stock in _classes(task, model.config)), None)
+
+
+def recognise_head(config: PretrainedConfig) -> Task | None:
+    """Return the task of the head that a config names, None where it is none of ours."""
+    name = next(iter(getattr(config, "architectures", None) or ()), "").removeprefix("Pruned")
+    return next(
+        (task for task in _TASKS if name in [c.__name__ for c in _classes(task, config)]), None
+    )
 
 
 def choose_task(config: DataConfig, columns: Collection[str], own: Task | None) -> Task:
@@ -159,7 +167,7 @@ def check_head(task: Task, model: PreTrainedModel, *, fine_tuned: bool) -> None:
     """
     own = recognise_task(model)
     model_type = model.config.model_type
-    able = [t.name for t in _TASKS if _classes(t, model)]
+    able = [t.name for t in _TASKS if _classes(t, model.config)]
     if task.name not in able:
         raise NirvanaError(
             f"transformers has no head for {task.name} on {model_type}; it has those for "
@@ -172,7 +180,7 @@ def check_head(task: Task, model: PreTrainedModel, *, fine_tuned: bool) -> None:
             "set data.task."
         )
     if fine_tuned:
-        check_kind(task, model)
+        check_kind(task, model.config)
     if task.trains_head:
         return
     # Without any head, it is the one that models of its type are trained with.
@@ -185,21 +193,22 @@ def check_head(task: Task, model: PreTrainedModel, *, fine_tuned: bool) -> None:
         )
 
 
-def check_kind(task: Task, model: PreTrainedModel) -> None:
-    """Refuse a fine-tuned classifier that does not choose one of several classes.
+def check_kind(task: Task, config: PretrainedConfig) -> None:
+    """Refuse the config of a fine-tuned classifier that does not choose one of several classes.
 
     Raises:
         NirvanaError: its head gives a number, or chooses several classes at once.
     """
-    config: Any = model.config
-    kind = getattr(config, "problem_type", None) or "single_label_classification"
     if task.name != "classification":
         return
-    if config.num_labels < 2 or kind != "single_label_classification":
+    problem = getattr(config, "problem_type", None)
+    kind = problem or "single_label_classification"
+    num_labels = config.num_labels or 0
+    if num_labels < 2 or kind != "single_label_classification":
         raise NirvanaError(
             f"Expected a classifier that chooses one of two or more classes, this "
-            f"{_class_name(model)} has num_labels {config.num_labels} and problem_type "
-            f"{config.problem_type!r}. Fine-tune it on this data first (without fine_tuned), or "
+            f"{config.model_type} has num_labels {num_labels} and problem_type {problem!r}."
+            " Fine-tune it on this data first (without fine_tuned), or "
             "cut it by a plan of your own: `nirvana prune MODEL --plan FILE`."
         )
 
@@ -224,9 +233,9 @@ def settle_padding(task: Task, model: PreTrainedModel, tokenizer: PreTrainedToke
     config.pad_token_id = tokenizer.pad_token_id
 
 
-def _classes(task: Task, model: PreTrainedModel) -> tuple[object, ...]:
+def _classes(task: Task, config: PretrainedConfig) -> tuple[type, ...]:
     try:
-        found = task.auto_class._model_mapping[type(model.config)]
+        found = task.auto_class._model_mapping[type(config)]
     except KeyError:
         return ()
     return found if isinstance(found, tuple) else (found,)

@@ -69,16 +69,8 @@ def load_text(
     own_metric = None if config.metric is None else load_metric(config.metric)
     config, task, splits = _take(config, own)
     names = _own_classes(task, own, model)
-    encoded = task.encode(splits, tokenizer, config, *([names] if task.has_classes else []))
-    return LabelledText(
-        train=encoded.train,
-        validation=encoded.validation,
-        labels=encoded.labels,
-        task=task,
-        bytes_per_token=encoded.bytes_per_token,
-        own_metric=own_metric,
-        told=tuple(_describe(config, task, splits, encoded.labels, names)),
-    )
+    text = _encode(config, task, splits, tokenizer, names, own_metric)
+    return replace(text, told=tuple(_describe(config, task, splits, text.labels, names)))
 
 
 def load_scored_text(
@@ -105,6 +97,18 @@ def load_scored_text(
     names = name_model_classes(model) if task.has_classes and model is not None else None
     if task.name == "causal-lm":  # its rows are cut from one stream, not row by row
         splits = replace(splits, train=splits.validation)
+    return _encode(config, task, splits, tokenizer, names, own_metric)
+
+
+def _encode(
+    config: DataConfig,
+    task: Task,
+    splits: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    names: tuple[str, ...] | None,
+    own_metric: Metric | None,
+) -> LabelledText:
+    """Tokenise the splits; classes are numbered as in `names`, where there are any."""
     encoded = task.encode(splits, tokenizer, config, *([names] if task.has_classes else []))
     return LabelledText(
         train=encoded.train,

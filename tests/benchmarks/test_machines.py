@@ -5,6 +5,7 @@ from pathlib import Path
 
 import machines
 import pytest
+import repeats
 
 
 def test_failed_and_missing_runs_miss_their_bars() -> None:
@@ -56,5 +57,5 @@ def test_the_python_that_is_asked_for_is_found() -> None:
 
 def test_a_failure_does_not_say_where_the_files_are() -> None:
     text = "File /some/place/clone/tests/test_a.py: /var/lib/x-1.2/y.json is missing, 3/4 done"
-    stripped = machines.strip_places(text, Path("/some/place/clone"))
+    stripped = repeats.strip_places(text, Path("/some/place/clone"))
     assert stripped == "File tests/test_a.py: .../y.json is missing, 3/4 done"

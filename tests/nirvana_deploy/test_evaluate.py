@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -69,6 +70,20 @@ def test_scores_are_those_of_a_loop_over_the_rows(home: Path) -> None:
         assert sum(map(sum, result.table.confusion)) == 60
         assert {each.name for each in result.table.classes} == set(LABELS)
         assert result.changes is None
+
+
+@pytest.mark.parametrize(
+    "kind", [{"num_labels": 1}, {"num_labels": 3, "problem_type": "multi_label_classification"}]
+)
+def test_a_head_that_chooses_no_class_is_refused(tmp_path: Path, kind: dict[str, Any]) -> None:
+    names = [f"L{number}" for number in range(kind["num_labels"])]
+    named = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    write_headed(tmp_path / "model", "classification", **named, **kind)
+    export(tmp_path / "model", ExportConfig(), out=tmp_path / "onnx")
+    (tmp_path / "rows.csv").write_text("text,label\none,L0\n")
+    for artifact in ("model", "onnx"):
+        with pytest.raises(NirvanaError, match="a classifier that chooses one of two or more"):
+            evaluate(tmp_path / artifact, tmp_path / "rows.csv")
 
 
 def test_nothing_changes_between_a_checkpoint_and_its_export(home: Path) -> None:

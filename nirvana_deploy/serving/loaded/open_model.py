@@ -24,7 +24,7 @@ from pruning.checkpoints.model_source import fetch_model, load_stock_model
 from pruning.errors import NirvanaError
 from pruning.tasks.position_limit import find_usable_length
 from pruning.tasks.task import Task
-from pruning.tasks.tasks import TASKS
+from pruning.tasks.tasks import recognise_head
 
 
 def load_export(folder: Path) -> OnnxModel:
@@ -44,11 +44,10 @@ def load_export(folder: Path) -> OnnxModel:
             "merged."
         )
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # each type of model has failures of its own
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        config = load_stock_model(AutoConfig, str(folder))
+    except NirvanaError as error:
         raise NirvanaError(
-            f"{folder / 'config.json'} cannot be read: {reason} Export the model again."
+            f"{folder / CONFIG_FILE} cannot be read: {error} Export the model again."
         ) from error
     kind = _choose_class(graphs)
     # By a class's name transformers' pipelines know what it does.
@@ -62,19 +61,6 @@ def _choose_class(graphs: Mapping[str, ExportedGraph]) -> type[OnnxModel]:
         return OnnxEncoderDecoder
     has_cache = any(is_past(name) for name in graphs["model"].inputs)
     return OnnxDecoder if has_cache else OnnxEncoder
-
-
-# As by ONNX files of optimum: how transformers names the class of each task's head.
-_HEADS = {
-    "ForSequenceClassification": "classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForConditionalGeneration": "seq2seq",
-    "MarianMTModel": "seq2seq",
-    "ForMaskedLM": "masked-lm",
-    "ForCausalLM": "causal-lm",
-    "LMHeadModel": "causal-lm",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +107,7 @@ def open_model(source: str, texts: Path | None = None) -> OpenModel:
         call=_open(kind, path, config),
         config=config,
         tokenizer=load_stock_model(AutoTokenizer, str(home)),
-        task=_find_task(config),
+        task=recognise_head(config),
         max_length=find_usable_length(home),
     )
 
@@ -148,8 +134,3 @@ def _call_engine(folder: Path) -> Callable[..., dict[str, torch.Tensor]]:
         return {name: torch.from_numpy(array) for name, array in graph.run(taken).items()}
 
     return call
-
-
-def _find_task(config: PretrainedConfig) -> Task | None:
-    name = (getattr(config, "architectures", None) or [""])[0]
-    return next((TASKS[task] for end, task in _HEADS.items() if name.endswith(end)), None)
