@@ -156,7 +156,8 @@ def build_graph(folder: Path) -> str | None:
 
 def package_graph(folder: Path) -> str | None:
     """Read a graph as `nirvana package` and `serve` do."""
-    from nirvana_deploy.serving.onnx_signature import find_id_limits, read_signature
+    from exporters.graphs.load_graph import find_id_limits
+    from nirvana_deploy.serving.onnx_signature import read_signature
 
     signature = read_signature(folder / "model.onnx")
     limits = find_id_limits(folder / "model.onnx")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from exporters.compare.artefact import GRAPH_NAMES, MODEL, Artefact, TokenFacts
 from exporters.compare.onnx_graph import OnnxGraph
 from exporters.export_config import GraphPrecision
-from exporters.graphs.load_graph import load_graph, read_precision
+from exporters.graphs.load_graph import find_id_limits, load_graph, read_precision
 from exporters.graphs.onnx_files import explain_malformed
 from exporters.io_names import is_past
 from pruning.checkpoints.config_file import CONFIG_FILE, read_config_file
@@ -99,20 +99,8 @@ def _count_values(
     name: str, models: Iterable[onnx.ModelProto], in_config: int | None
 ) -> int | None:
     """Return how many values an input can have by the config and by the graphs' tables."""
-    counts = [in_config, *(count_rows(model, name) for model in models)]
+    counts = [in_config, *(find_id_limits(model).get(name) for model in models)]
     return min((count for count in counts if count is not None), default=None)
-
-
-def count_rows(model: onnx.ModelProto, name: str) -> int | None:
-    """Return the rows of the table that the input `name` is looked up in; None without one."""
-    tables = {tensor.name: tensor for tensor in model.graph.initializer}
-    aliases = {name}
-    for node in model.graph.node:
-        if node.op_type in ("Cast", "Identity", "Reshape") and node.input[0] in aliases:
-            aliases.add(node.output[0])
-        if node.op_type == "Gather" and node.input[1] in aliases and node.input[0] in tables:
-            return int(tables[node.input[0]].dims[0])
-    return None
 
 
 def _shorten(facts: TokenFacts, models: Iterable[onnx.ModelProto]) -> TokenFacts:

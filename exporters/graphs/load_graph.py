@@ -1,4 +1,4 @@
-"""Reads an ONNX file without its weights: is it valid, and in which number format."""
+"""Reads an ONNX file without its weights: whether it is valid, its number format, its ids."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.export_config import GraphPrecision
-from exporters.graphs.onnx_files import check_whole
+from exporters.graphs.onnx_files import check_whole, explain_malformed
 from exporters.graphs.read_structure import is_skipped, read_structure
 from pruning.errors import NirvanaError
 
@@ -31,6 +31,41 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise NirvanaError(f"{path} is not a valid ONNX file: {sentence}") from error
     check_whole(path, model)
     return model
+
+
+# What neither changes which rows of a table are looked up, nor which rows the table has.
+_SAME_IDS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+_SAME_ROWS = ("Cast", "Identity", "DequantizeLinear")
+
+
+def find_id_limits(graph: Path | onnx.ModelProto) -> dict[str, int]:
+    """Return, for each input that looks rows of a table up, how many rows the table has.
+
+    ONNX's Gather counts negative indices from the end, so that a negative id is answered as if it
+    were another. Inputs whose table is not among the graph's weights are left out.
+    """
+    if isinstance(graph, Path):
+        with explain_malformed(graph):
+            return find_id_limits(read_structure(graph))
+    inputs = {value.name for value in graph.graph.input}
+    tables = {tensor.name: tensor.dims for tensor in graph.graph.initializer}
+    same = {node.output[0]: node.input[0] for node in graph.graph.node if node.op_type in _SAME_IDS}
+    # A table may be quantized, or stored in half precision.
+    stored = {
+        node.output[0]: node.input[0] for node in graph.graph.node if node.op_type in _SAME_ROWS
+    }
+    limits: dict[str, int] = {}
+    for node in graph.graph.node:
+        if node.op_type != "Gather" or any(a.name == "axis" and a.i for a in node.attribute):
+            continue
+        table, ids = node.input[0], node.input[1]
+        while table in stored:
+            table = stored[table]
+        while ids in same:
+            ids = same[ids]
+        if table in tables and ids in inputs:
+            limits[ids] = min(limits.get(ids, 2**63), tables[table][0])
+    return limits
 
 
 def check_proto(model: onnx.ModelProto) -> None:

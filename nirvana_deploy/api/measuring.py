@@ -49,10 +49,9 @@ def sweep(
     """
     require_artefact(str(model))
     from profiles.measuring.sweep import sweep_model
-    from profiles.runners.open_runner import check_positions, open_runner
+    from profiles.runners.open_runner import fit_call, open_runner
 
-    config = config or SweepConfig()
-    check_positions(str(model), config)
+    config = fit_call((str(model),), config or SweepConfig())
     return sweep_model(open_runner(str(model), name=name, config=config), config)
 
 

@@ -10,7 +10,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Required, TypedDict, TypeVar
 
 import numpy as np
 
@@ -27,13 +27,15 @@ from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.package_manifest import PackageResult, check_package, write_manifest
 from nirvana_deploy.serving.text_model_file import TOKENIZER_FILE, open_tokenizer
+from pruning.checkpoints.config_file import CONFIG_FILE
 from pruning.errors import MissingExtraError, NirvanaError
-from pruning.strict_json import JsonObject, read_object
+from pruning.strict_json import read_json
 from pruning.write_aside import refuse_used_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+T = TypeVar("T")
 CONFIG_NAME = "genai_config.json"
 MODEL_NAME = "model.onnx"
 # Any decoder whose inputs have our names; the others of GenAI's types are for its own quirks.
@@ -196,39 +198,51 @@ def _find_context(onnx_path: Path, source_dir: Path) -> int:
     return min((limit for limit in limits if limit is not None), default=_DEFAULT_CONTEXT)
 
 
+class _Ids(TypedDict, total=False):
+    bos_token_id: int | None
+    eos_token_id: int | list[int] | None
+    pad_token_id: int | None
+
+
+class _Sizes(TypedDict, total=False):
+    vocab_size: Required[int]
+    num_attention_heads: int | None
+    n_head: int | None
+    hidden_size: int | None
+    n_embd: int | None
+
+
 def _make_config(decoder: DecoderInputs, onnx_path: Path, source_dir: Path) -> dict[str, object]:
-    config = _read_json(source_dir / "config.json")
+    config = _read_json(source_dir / CONFIG_FILE, _Sizes)
     if not (source_dir / "tokenizer.json").is_file():
         raise NirvanaError(
             f"{source_dir / 'tokenizer.json'} is missing: GenAI reads text by it. Save the "
             "checkpoint with its (fast) tokenizer and export it again, or give --checkpoint."
         )
     path = source_dir / "generation_config.json"
-    generation = _read_json(path) if path.is_file() else {}
-    ids = {
-        name: generation.get(name, config.get(name))
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-    }
-    ends = ids["eos_token_id"]
-    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    ids = _read_json(source_dir / CONFIG_FILE, _Ids)
+    if path.is_file():
+        ids.update(_read_json(path, _Ids))
+    bos, pad, eos = (ids.get(name) for name in ("bos_token_id", "pad_token_id", "eos_token_id"))
+    ends = [] if eos is None else eos if isinstance(eos, list) else [eos]
     length = _find_context(onnx_path, source_dir)
     first = decoder.cache[0]
-    heads = int(config.get("num_attention_heads") or config.get("n_head") or first.num_heads)
+    heads = config.get("num_attention_heads") or config.get("n_head") or first.num_heads
     has_positions = "position_ids" in decoder.tokens
     return {
         "model": {
             "type": _TYPE,
-            "bos_token_id": 0 if ids["bos_token_id"] is None else ids["bos_token_id"],
+            "bos_token_id": 0 if bos is None else bos,
             "eos_token_id": ends,
-            "pad_token_id": _choose_pad(ids["pad_token_id"], ends),
-            "vocab_size": int(config["vocab_size"]),
+            "pad_token_id": pad if pad is not None else ends[0] if ends else 0,
+            "vocab_size": config["vocab_size"],
             "context_length": length,
             "decoder": {
                 "filename": MODEL_NAME,
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "hidden_size": int(
-                    config.get("hidden_size") or config.get("n_embd") or heads * first.head_dim
-                ),
+                "hidden_size": config.get("hidden_size")
+                or config.get("n_embd")
+                or heads * first.head_dim,
                 "head_size": first.head_dim,
                 "num_attention_heads": heads,
                 "num_key_value_heads": first.num_heads,
@@ -258,16 +272,22 @@ def _make_config(decoder: DecoderInputs, onnx_path: Path, source_dir: Path) -> d
     }
 
 
+class _GenaiModel(TypedDict):
+    pad_token_id: int
+    eos_token_id: list[int]
+    vocab_size: int
+
+
+class _GenaiConfig(TypedDict):
+    model: _GenaiModel
+
+
 def _choose_prompts(package: Path) -> tuple[list[int], ...]:
     """Return prompts without end and pad tokens: GenAI masks a pad token wherever it stands."""
-    model = _read_json(package / CONFIG_NAME)["model"]
+    model = _read_json(package / CONFIG_NAME, _GenaiConfig)["model"]
     special = {model["pad_token_id"], *model["eos_token_id"]}
     usual = [token for token in range(1, model["vocab_size"]) if token not in special][:8]
     return usual[:1], [*usual[:1], *usual[2:0:-1]], usual
-
-
-def _choose_pad(pad: Any, ends: list[int]) -> int:
-    return int(pad if pad is not None else ends[0] if ends else 0)
 
 
 def _check_tokenizer(package: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -282,5 +302,6 @@ def _check_tokenizer(package: Path, tokenizer: PreTrainedTokenizerBase) -> None:
             )
 
 
-def _read_json(path: Path) -> JsonObject:
-    return read_object(path, remedy="Give an ONNX file in the folder of its export.", finite=False)
+def _read_json(path: Path, expected: type[T]) -> T:
+    remedy = "Give an ONNX file in the folder of its export."
+    return read_json(path, expected, remedy=remedy, finite=False)

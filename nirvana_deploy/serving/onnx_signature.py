@@ -37,10 +37,6 @@ _TRITON_TYPES = {
 }
 
 
-_SAME_IDS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-_SAME_ROWS = ("Cast", "Identity", "DequantizeLinear")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSignature:
     """Describe one input or output.
@@ -118,38 +114,6 @@ def read_signature(onnx_path: Path) -> OnnxSignature:
             outputs=_read_tensors(model.graph.output),
             data_files=list_external_data(model),
         )
-
-
-def find_id_limits(onnx_path: Path) -> dict[str, int]:
-    """Return, for each input that looks rows of a table up, how many rows the table has.
-
-    ONNX's Gather counts negative indices from the end, so that a negative id is answered as if it
-    were another. Inputs whose table is not among the graph's weights are left out.
-    """
-    import onnx
-
-    with explain_malformed(onnx_path):
-        return _find_limits(onnx.load(str(onnx_path), load_external_data=False).graph)
-
-
-def _find_limits(graph: onnx.GraphProto) -> dict[str, int]:
-    inputs = {value.name for value in graph.input}
-    tables = {tensor.name: tensor.dims for tensor in graph.initializer}
-    same = {node.output[0]: node.input[0] for node in graph.node if node.op_type in _SAME_IDS}
-    # A table may be quantized, or stored in half precision.
-    stored = {node.output[0]: node.input[0] for node in graph.node if node.op_type in _SAME_ROWS}
-    limits: dict[str, int] = {}
-    for node in graph.node:
-        if node.op_type != "Gather" or any(a.name == "axis" and a.i for a in node.attribute):
-            continue
-        table, ids = node.input[0], node.input[1]
-        while table in stored:
-            table = stored[table]
-        while ids in same:
-            ids = same[ids]
-        if table in tables and ids in inputs:
-            limits[ids] = min(limits.get(ids, 2**63), tables[table][0])
-    return limits
 
 
 def _read_tensors(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSignature, ...]:

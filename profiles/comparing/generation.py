@@ -93,7 +93,7 @@ def _compare_case(
     progress: Progress | None,
 ) -> tuple[GenerationCase, str | None]:
     draw = np.random.default_rng([config.seed, batch, config.length])
-    prompt_BS = draw.integers(0, config.vocab_size, (batch, config.length))
+    prompt_BS = draw.integers(0, config.num_ids, (batch, config.length))
     dense, pruned = (
         GenerationCall(stepper, prompt_BS, config.generate, clock) for stepper in steppers
     )

@@ -16,7 +16,7 @@ from profiles.comparing.profile_result import ProfileResult
 from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.measurement import draw_progress
 from profiles.measuring.memory import MemoryFigures, watch_memory
-from profiles.runners.open_runner import check_positions, find_graph, open_runner
+from profiles.runners.open_runner import find_graph, fit_call, open_runner
 from profiles.runners.runner import Runner, open_stepper
 from profiles.runners.token_inputs import make_call_inputs
 from pruning.errors import NirvanaError
@@ -124,8 +124,7 @@ def profile_artefacts(
         for name, kind in kinds.items()
         if kind == "onnx"
     }
-    for source in sources.values():
-        check_positions(source, config)
+    config = fit_call((dense, pruned), config)
     opened: dict[str, Runner] = {}
     memory: dict[str, MemoryFigures] = {}
     for name, source in sources.items():

@@ -91,7 +91,7 @@ class ProfileConfig(RunConfig):
                     f"{task}. Leave it out."
                 )
         vocab_size = int(model.config.get_text_config().vocab_size)
-        if self.vocab_size > vocab_size:
+        if (self.vocab_size or 0) > vocab_size:
             raise NirvanaError(
                 f"vocab_size is {self.vocab_size}, and the model has {vocab_size} tokens. Set it "
                 f"to at most {vocab_size}."

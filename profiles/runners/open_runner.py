@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from exporters.compare.open_artefact import find_engine_dir, find_kind
 from exporters.engines.engine_profiles import find_max_length
+from exporters.graphs.load_graph import find_id_limits
 from profiles.measuring.environment import count_allowed_cpus
 from profiles.runners.run_config import RunConfig
 from profiles.runners.runner import Runner
 from pruning.errors import NirvanaError
+
+Config = TypeVar("Config", bound=RunConfig)
 
 
 def open_runner(source: str, *, name: str, config: RunConfig) -> Runner:
@@ -43,17 +48,27 @@ def open_runner(source: str, *, name: str, config: RunConfig) -> Runner:
     )
 
 
-def check_positions(source: str, config: RunConfig) -> None:
+def fit_call(sources: Sequence[str], config: Config) -> Config:
     """Refuse a call that is longer than a model has positions, before anything is loaded or run.
 
-    An engine is not asked: its own profiles say what it takes.
+    Returns the config with a vocabulary that all of them have, where it names none. An engine is
+    not asked: its own profiles say what it takes, and its graph is not there.
 
     Raises:
         NirvanaError: the call is longer than what the checkpoint's config, the export or the
             graph's table of positions says.
     """
+    counts = [config.num_ids]
+    for source in sources:
+        positions, num_ids = _read_limits(source)
+        config.check_positions(positions, source)
+        counts += [] if num_ids is None else [num_ids]
+    return replace(config, vocab_size=min(counts)) if config.vocab_size is None else config
+
+
+def _read_limits(source: str) -> tuple[int | None, int | None]:
+    """Return how many positions and token ids a model has; None for what cannot be told."""
     kind = find_kind(source)
-    limit: int | None = None
     if kind == "checkpoint":
         from transformers import AutoConfig
 
@@ -62,11 +77,13 @@ def check_positions(source: str, config: RunConfig) -> None:
         from pruning.tasks.position_limit import count_config_positions
 
         folder = fetch_model(source)
-        load_stock_model(AutoConfig, str(folder))  # which refuses code of the folder
-        limit = count_config_positions(read_config_file(folder))
-    elif kind == "onnx":
-        limit = find_max_length(find_graph(Path(source)))
-    config.check_positions(limit, source)
+        loaded = load_stock_model(AutoConfig, str(folder))  # which refuses code of the folder
+        num_ids = getattr(loaded.get_text_config(), "vocab_size", None)
+        return count_config_positions(read_config_file(folder)), num_ids
+    if kind == "onnx":
+        graph = find_graph(Path(source))
+        return find_max_length(graph), find_id_limits(graph).get("input_ids")
+    return None, None
 
 
 def find_graph(path: Path) -> Path:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from pruning.errors import NirvanaError
 
 TorchMode = Literal["eager", "sdpa", "compile"]
+_DEFAULT_IDS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,8 @@ class RunConfig:
         length: Tokens per row; 1 for a decoding step.
         past: Tokens in a decoder's cache before the call.
         num_threads: Threads per operator; by default the CPUs that this process may use.
-        vocab_size: Token ids are drawn below this number; at most the model's vocabulary is used.
+        vocab_size: Token ids are drawn below this number; by default below 1,000, or below the
+            vocabulary of a model that has fewer.
         torch_mode: How a checkpoint is run: its attention implementation, or compiled.
         provider: Execution provider of ONNX Runtime: cpu, cuda, tensorrt, tensorrt-rtx, or a full
             name.
@@ -35,7 +37,7 @@ class RunConfig:
     length: int = 128
     past: int = 0
     num_threads: int | None = None
-    vocab_size: int = 1000
+    vocab_size: int | None = None
     torch_mode: TorchMode = "sdpa"
     provider: str = "cpu"
     provider_options: tuple[str, ...] = ()
@@ -44,16 +46,22 @@ class RunConfig:
     seed: int = 0
 
     @property
+    def num_ids(self) -> int:
+        """Return the number below which token ids are drawn."""
+        return self.vocab_size or _DEFAULT_IDS
+
+    @property
     def num_positions(self) -> int:
         """Positions that a call takes up: of its own tokens and of those in a cache before it."""
         return self.length + self.past
 
     def check_run(self) -> None:
         """Raise NirvanaError for a setting that makes no sense."""
-        self.require_at_least(1, "length", "vocab_size")
+        self.require_at_least(1, "length")
         self.require_at_least(0, "past", "seed")
-        if self.num_threads is not None:
-            self.require_at_least(1, "num_threads")
+        for name in ("vocab_size", "num_threads"):
+            if getattr(self, name) is not None:
+                self.require_at_least(1, name)
         if self.torch_mode not in get_args(TorchMode):
             raise NirvanaError(
                 f"torch_mode must be one of {', '.join(get_args(TorchMode))}, "

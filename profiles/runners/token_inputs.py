@@ -21,7 +21,7 @@ def make_call_inputs(runner: Runner, config: RunConfig, batch: int) -> Tensors:
         batch=batch,
         length=config.length,
         past=config.past,
-        vocab_size=config.vocab_size,
+        vocab_size=config.num_ids,
         seed=config.seed,
     )
 

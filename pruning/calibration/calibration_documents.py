@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,15 @@ class Document(NamedTuple):
     label: str | None = None
 
 
-def load_documents(config: CalibrationConfig) -> list[Document]:
+class Documents(list[Document]):
+    """Documents, and the column that their text was found in."""
+
+    def __init__(self, documents: Iterable[Document], text_column: str) -> None:
+        super().__init__(documents)
+        self.text_column = text_column
+
+
+def load_documents(config: CalibrationConfig) -> Documents:
     """Return the documents of a source that have text, in its order.
 
     Raises:
@@ -33,7 +42,8 @@ def load_documents(config: CalibrationConfig) -> list[Document]:
     """
     config = name_source(config)
     rows = _load_rows(config)
-    texts = _read_texts(rows, _find_text_column(rows, config), config, "text_column")
+    column = _find_text_column(rows, config)
+    texts = _read_texts(rows, column, config, "text_column")
     targets: list[Any] = [None] * len(texts)
     if config.target_column is not None:
         targets = _read_texts(rows, config.target_column, config, "target_column")
@@ -48,7 +58,7 @@ def load_documents(config: CalibrationConfig) -> list[Document]:
             f"The calibration source {config.source!r} has {len(rows)} rows and text in none of "
             f"them. Set calibration.source or calibration.text_column to one that has."
         )
-    return documents
+    return Documents(documents, column)
 
 
 def _load_rows(config: CalibrationConfig) -> Dataset:

@@ -133,6 +133,7 @@ def score_model(
         "num_sequences": draws[best].num_sequences,
         "num_tokens": draws[best].num_tokens,
         "labels": draws[best].labels,
+        "text_column": documents.text_column,
         "not_held_out": not_held_out,
         "seconds": time.monotonic() - started,
     }

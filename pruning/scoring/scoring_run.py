@@ -91,15 +91,17 @@ class ScoringRun:
     def headline(self) -> list[tuple[str, str]]:
         """Return the first figures as (what, value) for a person to read."""
         num_units = sum(len(values) for values in self.scores.values())
-        told, draws = self.figures, self.config.calibration.num_draws
+        told, source = self.figures, self.config.calibration
+        column = told.get("text_column") or source.text_column  # older runs do not say
         return [
             ("scored by", self.config.saliency),
             ("units", f"{num_units:,} in {len(self.scores)} sub-blocks"),
             (
                 "calibration",
                 f"{told['num_sequences']:,} sequences, {told['num_tokens']:,} tokens, draw "
-                f"{told['draw'] + 1} of {draws}",
+                f"{told['draw'] + 1} of {source.num_draws}",
             ),
+            ("text", f"{source.source}, column {column}" if column else source.source),
             ("held-out text", self._describe_held_out()),
             ("damage curves", "none" if self.curves is None else f"{len(self.curves)}"),
             ("time", f"{told['seconds']:.1f} s"),

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nirvana_deploy.serving.onnx_signature import OnnxSignature, find_id_limits, read_signature
+from exporters.graphs.load_graph import find_id_limits
+from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
 from nirvana_deploy.serving.package_manifest import (
     MANIFEST_NAME,
+    PackageManifest,
     check_package,
 )
 from nirvana_deploy.serving.server.inference_request import NUMPY_TYPES
@@ -71,19 +73,10 @@ def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
             "`nirvana package --to triton` makes."
         )
     repository = package / REPOSITORY_NAME
-    try:
-        max_batch_size = int(manifest.settings["max_batch_size"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise NirvanaError(
-            f"{package / MANIFEST_NAME} has no max_batch_size in its settings. Package the model "
-            "again."
-        ) from error
-    max_positions = manifest.settings.get("max_positions")
-    if max_positions is not None and (type(max_positions) is not int or max_positions < 1):
-        raise NirvanaError(
-            f"{package / MANIFEST_NAME} has max_positions {max_positions!r} in its settings; "
-            "expected a number above 0. Package the model again."
-        )
+    max_batch_size = _read_count(package, manifest, "max_batch_size")
+    max_positions = None
+    if manifest.settings.get("max_positions") is not None:
+        max_positions = _read_count(package, manifest, "max_positions")
     graphs = [
         ServedGraph(
             name=model_dir.name,
@@ -109,6 +102,17 @@ def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
         if (version_dir / TEXT_FILE).is_file()
     )
     return (*graphs, *texts)
+
+
+def _read_count(package: Path, manifest: PackageManifest, name: str) -> int:
+    value = manifest.settings.get(name)
+    if type(value) is not int or value < 1:
+        found = f"{name} {value!r}" if name in manifest.settings else f"no {name}"
+        raise NirvanaError(
+            f"{package / MANIFEST_NAME} has {found} in its settings; expected a number "
+            "above 0. Package the model again."
+        )
+    return value
 
 
 def _read_signature(path: Path) -> OnnxSignature:

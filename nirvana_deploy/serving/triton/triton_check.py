@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from exporters.compare.difference import Difference, measure_difference
-from exporters.compare.onnx_artefact import count_rows
-from exporters.graphs.read_structure import read_structure
+from exporters.graphs.load_graph import find_id_limits
 from exporters.onnx_session import open_session
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
 from nirvana_deploy.serving.package_manifest import check_package
@@ -166,7 +165,7 @@ def _compare(
     path = model_dir / version / MODEL_NAME
     session = open_session(path, is_trusted=True)
     limit = read_config_file(model_dir / CONFIG_NAME).max_batch_size
-    num_tokens = count_rows(read_structure(path), "input_ids") or 20
+    num_tokens = find_id_limits(path).get("input_ids", 20)
     ways = ((ask_http, server.url), (ask_grpc, f"127.0.0.1:{server.grpc_port}"))
     for ask, address in ways:
         for rows in sorted({1, min(3, limit), limit}):

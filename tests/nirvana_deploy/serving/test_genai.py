@@ -14,6 +14,7 @@ from nirvana_deploy.serving.graph_decoder import GraphDecoder
 from nirvana_deploy.serving.package import package_model
 from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from pruning.errors import NirvanaError
+from pruning.strict_json import JsonObject
 from tests.nirvana_deploy.serving.tiny_classifier import save_classifier
 from tests.nirvana_deploy.serving.tiny_decoder import TinyDecoder, generate_greedily, save_tokenizer
 
@@ -87,6 +88,29 @@ def test_the_check_asks_nothing_with_pad_or_end_tokens(
 def test_what_only_triton_has_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(NirvanaError, match=message):
         PackageConfig(to="genai", **settings)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"vocab_size": "99"}, r"config\.json.*vocab_size"),
+        ("config.json", {"vocab_size": 99.5}, r"config\.json.*vocab_size"),
+        ("config.json", {"num_attention_heads": [4]}, r"config\.json.*num_attention_heads"),
+        ("config.json", {"hidden_size": {}}, r"config\.json.*hidden_size"),
+        ("generation_config.json", {"eos_token_id": "</s>"}, r"generation_config\.json.*eos_token"),
+        ("generation_config.json", {"pad_token_id": True}, r"generation_config\.json.*pad_token"),
+    ],
+)
+def test_settings_of_another_type_are_refused(
+    dense_decoder: TinyDecoder, tmp_path: Path, file: str, change: JsonObject, message: str
+) -> None:
+    onnx_path = copy(dense_decoder, tmp_path / "export")
+    path = onnx_path.parent / file
+    given = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**given, **change}))
+    with pytest.raises(NirvanaError, match=message):
+        package_genai(OnnxSources(onnx=onnx_path), tmp_path / "package", CONFIG)
+    assert not (tmp_path / "package").exists()
 
 
 def test_what_genai_cannot_hold_is_refused(dense_decoder: TinyDecoder, tmp_path: Path) -> None:

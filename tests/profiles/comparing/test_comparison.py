@@ -11,6 +11,7 @@ from profiles.comparing.comparison import compare_latency
 from profiles.comparing.profile_artefacts import profile_artefacts
 from profiles.measuring.measure_config import ProfileConfig
 from profiles.measuring.throttling import ThrottleVerdict
+from profiles.runners.open_runner import fit_call
 from pruning.errors import NirvanaError
 from tests.profiles.fake_runners import (
     VOCAB,
@@ -184,6 +185,15 @@ def test_progress_is_silent_where_there_is_no_terminal(
     path = save_encoder(tmp_path / "model.onnx")
     profile_artefacts(str(path), str(path), QUICK)
     assert capfd.readouterr() == ("", "")
+
+
+def test_ids_are_those_of_the_smaller_vocabulary(tmp_path: Path) -> None:
+    small = save_encoder(tmp_path / "small.onnx")
+    config = ProfileConfig(length=8, batch_sizes=(1,), min_samples=2, min_seconds=0)
+    asked = fit_call((str(small),), config)
+    assert asked.vocab_size == VOCAB < 1000
+    result = profile_artefacts(str(small), str(small), config)
+    assert len(result.cases) == 1
 
 
 def test_a_vocabulary_smaller_than_asked_is_explained(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def test_columns_of_local_files_and_no_blank_texts(tmp_path: Path, suffix: str) 
 def test_a_txt_file_has_a_document_a_line(tmp_path: Path) -> None:
     lines = [f"play {n}\tdice" for n in range(20)]
     source = write_lines(tmp_path / "some.txt", *lines, "", "")
-    texts = {d.text for d in load_documents(CalibrationConfig(source=source))}
+    documents = load_documents(CalibrationConfig(source=source))
+    assert documents.text_column == "text"
+    texts = {d.text for d in documents}
     assert texts < set(lines)  # without the tenth that fine-tuning validates on
     assert len(texts) >= 17
     paired = load_documents(CalibrationConfig(source=source, target_column="target"))
