@@ -43,7 +43,7 @@ def test_score_and_prune_from_the_command_line(
     assert "score: 2 of 2" in said.err
     assert "damage curves: 6 of 6" in said.err
     assert "8 sequences" in said.out
-    assert re.search(r"text +\S+, column text\n", said.out)
+    assert re.search(r"text +\S+, column text *\n", said.out)
     assert "nirvana prune --scores" in said.out
     command = ["prune", "--scores", run, "--budget", "0.7", "0.4", "--out", str(out)]
     assert main([*command, *SMALL, "--repair", "no_repair"]) == 0
