@@ -17,6 +17,7 @@ from exporters.graphs.node_reading import name_scope
 from exporters.graphs.onnx_files import explain_malformed
 from exporters.graphs.read_onnx import read_onnx
 from exporters.graphs.sub_block_pattern import AttentionPattern, MlpPattern, SubBlockPattern
+from exporters.io_names import is_past
 from pruning.errors import NirvanaError
 
 _FIRST = 11
@@ -26,11 +27,14 @@ def size_inputs(graph: ir.Graph) -> dict[ir.Value, tuple[int, ...]]:
     """Return a shape for each graph input that has one.
 
     A name of digits is a number (transformers' exporter writes such), `a + b` a sum, and a total
-    is what is past plus what is new. Dimensions without a name are told apart by their axis.
+    is what is past plus what is new. Dimensions without a name are told apart by their axis. An
+    exporter that does not see that two are equal names them apart: batches are equal here, and so
+    are the lengths of ids and mask.
     """
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     names = [name for value in inputs for name in _list_names(value) if not name.isdigit()]
     sizes = _Sizes(_list_primes(_list_fixed(graph, inputs)), tuple(dict.fromkeys(names)))
+    _tie(sizes, inputs)
     shapes = {}
     for value in inputs:
         if value.shape is not None:
@@ -49,6 +53,12 @@ class _Sizes:
         self._new = [n for n in names if "seq" in n and not any(w in n for w in _NOT_NEW)]
         self._known: dict[str, int] = {}
 
+    def tie(self, name: str | None, *others: str | None) -> None:
+        """Let a name that nothing is known of stand for the sum of others."""
+        if name is None or name.isdigit() or "+" in name or None in others or name in others:
+            return
+        self._known.setdefault(name, sum(self.of(other) for other in others if other is not None))
+
     def of(self, name: str) -> int:
         if name.isdigit():
             return int(name)
@@ -60,6 +70,33 @@ class _Sizes:
             else:
                 self._known[name] = next(self._primes)
         return self._known[name]
+
+
+def _tie(sizes: _Sizes, inputs: list[ir.Value]) -> None:
+    """Let the batches of all inputs be one, and a mask as long as cache and ids together."""
+    batches = [name for value in inputs if (name := _free_name(value, 0)) is not None]
+    for name in batches[1:]:
+        sizes.tie(name, batches[0])
+    by_name = {value.name: value for value in inputs}
+    past = next((_free_name(v, 2) for v in inputs if is_past(v.name or "") and _rank(v) == 4), None)
+    length = _free_name(by_name.get("input_ids"), 1)
+    of_mask = _free_name(by_name.get("attention_mask"), 1)
+    if of_mask is not None and not any(word in of_mask for word in ("total", "past")):
+        sizes.tie(of_mask, length, *(() if past is None else (past,)))
+    for name in ("token_type_ids", "position_ids"):
+        sizes.tie(_free_name(by_name.get(name), 1), length)
+
+
+def _rank(value: ir.Value) -> int:
+    return 0 if value.shape is None else len(value.shape)
+
+
+def _free_name(value: ir.Value | None, axis: int) -> str | None:
+    """Return the name of a free dimension, None where it has none or is fixed."""
+    if value is None or value.shape is None or len(value.shape) <= axis:
+        return None
+    dim = value.shape[axis]
+    return None if isinstance(dim, int) else dim.value
 
 
 _NOT_NEW = ("past", "total", "encoder", "+")

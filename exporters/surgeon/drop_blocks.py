@@ -43,6 +43,38 @@ def renumber_cache(graph: ir.Graph, positions: Mapping[int, int]) -> None:
                 value.name = f"{match[1]}{match[2]}{number}{match[4]}"
 
 
+def check_cache(graph: ir.Graph) -> None:
+    """Refuse a graph whose cache does not go into the next call as it came out of this one.
+
+    Raises:
+        NirvanaError: a cache that is taken and the one that is given differ in heads or channels.
+    """
+    given = {_split_entry(value): value for value in graph.outputs}
+    for value in graph.inputs:
+        entry = _split_entry(value)
+        after = None if entry is None else given.get(entry)
+        if after is None:
+            continue
+        taken, left = tuple(value.shape or ()), tuple(after.shape or ())
+        known = [
+            (a, b)
+            for a, b in zip(taken, left, strict=False)
+            if isinstance(a, int) and isinstance(b, int)
+        ]
+        if any(a != b for a, b in known):
+            raise NirvanaError(
+                f"The pruned graph would take {value.name} {list(taken)} and give {after.name} "
+                f"{list(left)}, so that no call could follow another. This "
+                "structure is not known. Export the pruned checkpoint instead: `nirvana export`."
+            )
+
+
+def _split_entry(value: ir.Value) -> tuple[str, str] | None:
+    """Return the number and the rest of a cache entry's name."""
+    match = _ENTRY.match(value.name or "")
+    return None if match is None else (match[3], match[4])
+
+
 def _is_entry(value: ir.Value) -> bool:
     floating = value.dtype is not None and value.dtype.is_floating_point()
     return value.shape is not None and len(value.shape) == _RANK and floating
@@ -58,7 +90,7 @@ def _remove_outputs(graph: ir.Graph, located: LocatedSubBlock) -> list[ir.Value]
             continue
         reached.add(value)
         for node in value.consumers():
-            if node is located.output.node:
+            if node is located.output.node or node.op_type == "Shape":  # lengths lead everywhere
                 continue
             past += [v for v in map(_find_source, node.inputs) if v is not None and _is_entry(v)]
             frontier += node.outputs

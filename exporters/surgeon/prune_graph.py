@@ -21,11 +21,11 @@ from exporters.graphs.located_model import (
 )
 from exporters.graphs.node_reading import name_node
 from exporters.surgeon.cut_rules import CUT_RULES, OF_THE_FIRST, Outputs, Rule
-from exporters.surgeon.drop_blocks import DropBlocks
+from exporters.surgeon.drop_blocks import DropBlocks, check_cache
 from exporters.surgeon.drop_sub_blocks import DropSubBlocks
 from exporters.surgeon.fused_cut_rules import FUSED_CUT_RULES, start_attention
 from exporters.surgeon.graph_cutter import NO_CUTS, GraphCutter, ProjectionCut
-from exporters.surgeon.replace_value import remove_unused
+from exporters.surgeon.replace_value import remove_no_ops, remove_unused
 from exporters.surgeon.unit_cut import NotRegular, UnitCut
 from pruning.cutting.cuts import cut_block
 from pruning.errors import NirvanaError
@@ -143,6 +143,7 @@ def prune_graph(model: ir.Model, plan: PruningPlan, *, force: bool = False) -> G
             that is not known; what was found where is said.
     """
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    remove_no_ops(model.graph)
     facts = GraphFacts(model, size_inputs(model.graph))
     nodes_before = len(model.graph)
     located = locate(model.graph, facts, plan.dims)
@@ -156,6 +157,7 @@ def prune_graph(model: ir.Model, plan: PruningPlan, *, force: bool = False) -> G
         while cause.__cause__ is not None and not isinstance(cause, NirvanaError):
             cause = cause.__cause__
         raise NirvanaError(str(cause)) from error
+    check_cache(model.graph)
     return GraphPruning(
         located_by=located.by,
         num_layers=len(located.layers),

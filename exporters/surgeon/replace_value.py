@@ -22,6 +22,16 @@ def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
+def remove_no_ops(graph: ir.Graph) -> None:
+    """Remove nodes that give what they take, in place: TorchScript writes a Concat of one cache."""
+    for node in tuple(graph):
+        is_no_op = node.op_type in ("Identity", "Concat") and len(node.inputs) == 1
+        source = node.inputs[0] if is_no_op else None
+        if source is not None and not node.outputs[0].is_graph_output():
+            replace_value(graph, node.outputs[0], source)
+            graph.remove(node, safe=True)
+
+
 def remove_unused(graph: ir.Graph) -> int:
     """Remove nodes and initializers that lead to no output, in place; return how many nodes."""
     removed = 0

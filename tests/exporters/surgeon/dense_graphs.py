@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from pruning.cutting.repack import repack
 from tests.pruning.tiny_models import batch_for, make_tiny, uneven_plan
@@ -50,6 +50,53 @@ def export_torchscript(model: PreTrainedModel, path: Path, opset: int = 17) -> P
             opset_version=opset,
             dynamo=False,
         )
+    return path
+
+
+class CachedLogits(nn.Module):
+    """Takes ids, mask and caches by position, and returns logits and caches: others' layout."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids, mask, *past):
+        cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+        made = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        entries = [(layer.keys, layer.values) for layer in made.past_key_values.layers]
+        return made.logits, *[tensor for entry in entries for tensor in entry]
+
+
+def export_cached(model: PreTrainedModel, path: Path, *, dynamo: bool) -> Path:
+    """Write a decoder's step with its cache, by either exporter of torch."""
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    entries = [f"{n}.{kind}" for n in range(config.num_hidden_layers) for kind in ("key", "value")]
+    past = tuple(torch.randn(2, heads, 5, width) for _ in entries)
+    given = (torch.ones(2, 4).long(), torch.ones(2, 9).long(), *past)
+    inputs = ["input_ids", "attention_mask", *[f"past_key_values.{entry}" for entry in entries]]
+    outputs = ["logits", *[f"present.{entry}" for entry in entries]]
+    names = {"input_names": inputs, "output_names": outputs, "dynamo": dynamo}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        if dynamo:
+            free = torch.export.Dim.DYNAMIC
+            shapes = ({0: free, 1: free}, {0: free, 1: free}, ({0: free, 2: free},) * len(past))
+            program = torch.onnx.export(
+                CachedLogits(model).eval(), given, dynamic_shapes=shapes, verbose=False, **names
+            )
+            program.save(str(path), external_data=False)
+        else:
+            axes = {"input_ids": {0: "batch", 1: "tokens"}}
+            axes["attention_mask"] = {0: "batch", 1: "all"}
+            axes |= {name: {0: "batch", 2: "before"} for name in inputs[2:]}
+            axes |= {name: {0: "batch", 2: "all"} for name in outputs[1:]}
+            axes["logits"] = {0: "batch", 1: "tokens"}
+            torch.onnx.export(
+                CachedLogits(model).eval(), given, str(path), dynamic_axes=axes,
+                opset_version=17, **names,
+            )  # fmt: skip
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,17 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from transformers import DynamicCache
 
+from exporters.surgeon.drop_blocks import check_cache
 from exporters.surgeon.prune_onnx import prune_onnx
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
-from tests.exporters.surgeon.dense_graphs import assert_same_logits, export_torchscript
+from tests.exporters.surgeon.dense_graphs import (
+    assert_same_logits,
+    export_cached,
+    export_torchscript,
+)
 from tests.pruning.tiny_models import block_plan, dropping_plan, make_tiny, uneven_plan
 
 # One for each way to be different: post-norm, fused and grouped projections, Conv1D, two stacks.
@@ -83,6 +90,75 @@ def test_a_graph_of_transformers_exporter(name, tmp_path):
     if expected.ndim == 3:  # what is computed for padding means nothing
         found, expected = found[mask == 1], expected[mask == 1]
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "dynamo"), [("llama", False), ("gpt2", False), ("gpt2", True)])
+def test_a_cache_of_others_is_cut_with_its_layer(name, dynamo, tmp_path):
+    """Their graphs ask the first cache for its length, behind nodes that change nothing."""
+    dense = export_cached(make_tiny(name, "eager").eval(), tmp_path / "dense.onnx", dynamo=dynamo)
+    stripped = strip_names(dense, tmp_path / "stripped.onnx")
+    pairs = product((dense, stripped), (uneven_plan, dropping_plan, block_plan))
+    for number, (path, make_plan) in enumerate(pairs):
+        out = tmp_path / f"{number}.onnx"
+        model = make_tiny(name, "eager")
+        plan = make_plan(model)
+        prune_onnx(path, plan, out)
+        session = onnxruntime.InferenceSession(out)
+        past = [each for each in session.get_inputs() if each.name.startswith("past")]
+        present = {each.name: each for each in session.get_outputs()}
+        for each in past:
+            after = present[each.name.replace("past_key_values", "present")]
+            assert after.shape[1] in (each.shape[1], None) or isinstance(after.shape[1], str)
+        small = repack(model, plan).eval()
+        draw = np.random.default_rng(0)
+        tensors = {
+            each.name: draw.standard_normal((3, each.shape[1], 7, each.shape[3])).astype("f")
+            for each in past
+        }
+        ids = torch.from_numpy(draw.integers(3, 90, (3, 2)))
+        mask = torch.ones(3, 9).long()
+        mask[1, :3] = 0
+        nothing = torch.zeros(3, 1, 7, 1)  # of a block without attention
+        cache = DynamicCache(
+            [
+                tuple(
+                    torch.from_numpy(tensors[entry]) if entry in tensors else nothing
+                    for entry in (f"past_key_values.{n}.key", f"past_key_values.{n}.value")
+                )
+                for n in range(small.config.num_hidden_layers)
+            ]
+        )
+        with torch.no_grad():
+            expected = small(input_ids=ids, attention_mask=mask, past_key_values=cache).logits
+        feeds = {"input_ids": ids.numpy(), "attention_mask": mask.numpy(), **tensors}
+        found = session.run(["logits"], feeds)[0]
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_graph_whose_inputs_do_not_share_names_of_dimensions(tmp_path):
+    """torch.export names the batch of ids and of mask apart where nothing makes them equal."""
+    model = make_tiny("gpt2", "eager")
+    path = export_torchscript(model, tmp_path / "dense.onnx")
+    graph = onnx.load(path)
+    for number, value in enumerate(graph.graph.input):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            dim.dim_param = f"s{number}{axis}"
+    onnx.save(graph, path)
+    plan = uneven_plan(model)
+    prune_onnx(path, plan, tmp_path / "pruned.onnx")
+    assert_same_logits(tmp_path / "pruned.onnx", repack(model, plan))
+
+
+def test_a_cache_that_does_not_fit_the_next_call_is_refused():
+    graph = ir.Graph(
+        [ir.Value(name="past_key_values.0.key", shape=ir.Shape(["b", 4, "p", 8]))],
+        [ir.Value(name="present.0.key", shape=ir.Shape(["b", 3, "t", 8]))],
+        nodes=[],
+    )
+    with pytest.raises(NirvanaError, match="no call could follow another"):
+        check_cache(graph)
+    graph.outputs[0].shape = ir.Shape(["b", 4, "t", 8])
+    check_cache(graph)
 
 
 def test_positions_with_heads_and_no_names_are_refused(dense, tmp_path):
