@@ -60,12 +60,13 @@ def _read_text(path: Path) -> str:
 
 
 def _read_table(path: Path, text: str, delimiter: str) -> Dataset:
-    header = next(csv.reader(io.StringIO(text), delimiter=delimiter), None)
+    header = next(csv.reader(io.StringIO(text, newline=None), delimiter=delimiter), None)
     if not header:
         raise NirvanaError(f"{path} is empty. Expected a line of column names, then rows.")
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise NirvanaError(f"{path} has the column {twice[0]!r} twice. Rename one of them.")
+    _refuse_lost_rows(path, text, delimiter)
     content = text.encode()
     try:
         table = pa_csv.read_csv(
@@ -87,6 +88,39 @@ def _read_table(path: Path, text: str, delimiter: str) -> Dataset:
             f"{path} is malformed: {error}. Quote values that hold {delimiter!r} or line breaks."
         ) from error
     return Dataset(table)
+
+
+def _refuse_lost_rows(path: Path, text: str, delimiter: str) -> None:
+    """Refuse a quotation mark that is closed lines later, in the middle of another row's value.
+
+    It was no quotation; a reader that takes it for one makes a single row of these lines:
+
+        "so good,pos
+        so "bad",neg     -> so good,pos\\nso bad",neg
+
+    Raises:
+        NirvanaError: there is one; the message has the lines.
+    """
+    if '"' not in text:
+        return
+    reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter, strict=True)
+    longest = csv.field_size_limit(len(text) + 1)
+    try:
+        while True:
+            first = reader.line_num + 1
+            try:
+                if next(reader, None) is None:
+                    return
+            except csv.Error as error:
+                if reader.line_num > first:
+                    raise NirvanaError(
+                        f"{path} is malformed: line {first} opens a quotation, which ends within a "
+                        f"value in line {reader.line_num}, so that these lines would become one "
+                        "row. Write a quotation mark that belongs to a value twice, and put the "
+                        "value in quotation marks."
+                    ) from error
+    finally:
+        csv.field_size_limit(longest)
 
 
 def _read_lines(path: Path, text: str, columns: tuple[str, ...]) -> Dataset:

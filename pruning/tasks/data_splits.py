@@ -260,10 +260,23 @@ def _require_split(splits: Mapping[str, Dataset], split: str, config: DataConfig
         )
 
 
+def _refuse_other_separator(rows: Dataset, config: DataConfig) -> None:
+    """Say what separates the columns of a table that was read as a single one, and what should."""
+    names = rows.column_names
+    found = [mark for mark in (";", "\t", "|", ",") if len(names) == 1 and mark in names[0]]
+    if found and names[0] not in (config.text_column, config.label_column):
+        raise NirvanaError(
+            f"The data set {config.dataset!r} has the single column {names[0]!r}; {found[0]!r} "
+            "seems to separate its columns. Expected commas in a .csv file and tabs in a .tsv "
+            "file: save it that way."
+        )
+
+
 def require_columns(rows: Dataset, config: DataConfig, columns: Iterable[str]) -> None:
     """Raise NirvanaError unless the rows have the columns that these fields of `config` name."""
     columns = tuple(columns)
     settings = " and ".join(f"data.{column}" for column in columns)
+    _refuse_other_separator(rows, config)
     for column in (getattr(config, name) for name in columns):
         if not column:
             raise NirvanaError(

@@ -188,7 +188,10 @@ CSVS: dict[str, tuple[str, tuple[str, ...]]] = {
     "null": ("text,label\nnull,a\nnan,b\n", ("a", "b")),
     "bom": ("\ufefftext,label\na,x\nb,y\n", ("x", "y")),
     "crlf": ("text,label\r\na,x\r\nb,y\r\n", ("x", "y")),
+    "cr": ("text,label\ra,x\rb,y\r", ("x", "y")),
     "quoted": ('text,label\n"a\nb, c",x\n"d",y\n', ("x", "y")),
+    "marks": ('text,label\nan "a",x\n"so" b,y\n', ("x", "y")),
+    "long": (f'text,label\n"a\n{"b " * 90_000}",x\nc,y\n', ("x", "y")),
 }
 
 
@@ -201,8 +204,8 @@ def test_what_a_text_file_holds_is_text(
     if suffix == "tsv":
         content = content.replace(", c", " c").replace(",", "\t")
     if suffix == "txt":
-        if name in ("bom", "quoted"):
-            pytest.skip("a txt file has neither a header nor quotes")
+        if name in ("bom", "cr", "quoted", "long"):
+            pytest.skip("a txt file has neither a header nor quotes, and its lines end in \\n")
         lines = [line.split(",") for line in content.splitlines()[1:]]
         content = "".join(f"{label}\t{text}\n" for text, label in lines)
     for split in ("train", "validation"):
@@ -216,6 +219,10 @@ def test_what_a_text_file_holds_is_text(
     [
         ("train.csv", "text,label\na,x\nb\n", "malformed: .*(Row|row).*3"),
         ("train.csv", "text,label\na,x,more\n", "malformed"),
+        ("train.csv", 'text,label\na,x\n"b,y\nc,x\n"d" e,y\n', "line 3 .* value in line 5"),
+        ("train.tsv", 'text\tlabel\na\tx\n"b\ty\nc "d"\tx\n', "line 3 .* value in line 4"),
+        ("train.csv", "text;label\na;x\n", "';' seems to separate its columns"),
+        ("train.tsv", "text,label\na,x\n", "',' seems to separate its columns"),
         ("train.csv", "text,text\na,b\n", "has the column 'text' twice"),
         ("train.csv", "", "is empty"),
         ("train.txt", "a\tb\nc\n", "Line 2 of .* has 1 parts"),
