@@ -36,7 +36,7 @@ from profiles.measuring.environment import capture_environment, find_version
 from profiles.measuring.measurement import RotatingTimer
 from pruning.allocation.allocation_config import KlKnapsack, allocate
 from pruning.allocation.constraints import Constraints
-from pruning.allocation.damage_curve import DamageCurve
+from pruning.allocation.levels import DamageCurve
 from pruning.cutting.repack import plan_for
 from pruning.errors import NirvanaError
 from pruning.oneshot.oneshot_config import LeastSquares

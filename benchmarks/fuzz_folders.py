@@ -129,7 +129,7 @@ def _write_scores(folder: Path, plan: Any) -> None:
     """Write a finished scoring run, as `nirvana score` leaves it."""
     import torch
 
-    from pruning.allocation.damage_curve import DamageCurve
+    from pruning.allocation.levels import DamageCurve
     from pruning.calibration.calibration import Calibration
     from pruning.oneshot.oneshot_config import ScoringConfig
     from pruning.plans.sub_block import count_units, list_sub_blocks

@@ -9,7 +9,7 @@ from method_subjects import COST, NEURON_MULTIPLE, Pruned, Subject
 
 from pruning.allocation.allocation_config import KlKnapsack, allocate
 from pruning.allocation.constraints import Constraints
-from pruning.allocation.damage_curve import DamageCurve
+from pruning.allocation.levels import DamageCurve
 from pruning.oneshot.oneshot_config import LeastSquares
 from pruning.plans.sub_block import SubBlock
 from pruning.repair.repair import prune_in_place

@@ -112,6 +112,12 @@ _SECTIONS = {
         "Every reader is given files that a random mutation changed. None may fail with a Python "
         "error, hang, crash or accept what is wrong.",
     ),
+    "certificate": (
+        "Certificates",
+        "Rows are drawn 1,000 times from a pool whose rates are known, and certified each time. A "
+        "claim is wrong where the chosen candidate's rate in the pool is above the limit. See "
+        "[tasks](tasks.md).",
+    ),
     "machines": (
         "Other Pythons, processors and loads",
         "`make demo` and the fast tests are run whole under other Pythons, with the instructions "

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from nirvana_deploy.api.machines import doctor as doctor
     from nirvana_deploy.api.machines import estimate as estimate
     from nirvana_deploy.api.machines import targets as targets
+    from nirvana_deploy.api.measuring import certify as certify
     from nirvana_deploy.api.measuring import evaluate as evaluate
     from nirvana_deploy.api.measuring import profile as profile
     from nirvana_deploy.api.measuring import sweep as sweep
+    from nirvana_deploy.api.measuring import verify_certificate as verify_certificate
     from nirvana_deploy.api.pruning import apply_plan as apply_plan
     from nirvana_deploy.api.pruning import plan_for as plan_for
     from nirvana_deploy.api.pruning import prove as prove
@@ -109,9 +111,11 @@ _HOMES = {
         "targets",
     ),
     "nirvana_deploy.api.measuring": (
+        "certify",
         "evaluate",
         "profile",
         "sweep",
+        "verify_certificate",
     ),
     "nirvana_deploy.api.pruning": (
         "apply_plan",

@@ -27,6 +27,7 @@ from pruning.tasks.evaluated_rows import (
     tabulate_classes,
 )
 from pruning.tasks.evaluation import RowOutputs, run_rows, score_rows, write_texts
+from pruning.tasks.metrics import measure_overlap
 from pruning.tasks.tasks import check_kind, settle_padding
 from pruning.tasks.text_data import LabelledText, load_scored_text
 
@@ -103,7 +104,9 @@ class ModelEvaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
+class ModelRun:
+    """A model, the rows as it reads them, and what it made of each."""
+
     model: OpenModel
     text: LabelledText
     outputs: RowOutputs
@@ -123,7 +126,7 @@ def evaluate_model(
 ) -> ModelEvaluation:
     """Score an artifact, and compare its answers with those of `baseline`; see `api.evaluate`."""
     runs = [
-        _run(each, data, texts, longest, batch_size, progress)
+        run_model(each, data, texts, longest, batch_size, progress)
         for each in (source, baseline)
         if each is not None
     ]
@@ -144,14 +147,15 @@ def evaluate_model(
     )
 
 
-def _run(
+def run_model(
     source: str,
     data: DataConfig,
     texts: Path | None,
     longest: int | None,
     batch_size: int | None,
     progress: Progress,
-) -> _Run:
+) -> ModelRun:
+    """Run an artifact on labelled rows, and score them."""
     model = open_model(source, texts)
     limit = longest or min(model.max_length or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)
     if model.max_length is not None and limit > model.max_length:
@@ -191,7 +195,7 @@ def _run(
         for name, value in values.items()
         for low, high in (intervals.get(name, (None, None)),)
     }
-    return _Run(model=model, text=text, outputs=outputs, max_length=limit, scores=scores)
+    return ModelRun(model=model, text=text, outputs=outputs, max_length=limit, scores=scores)
 
 
 def _check_head(model: OpenModel, text: LabelledText) -> None:
@@ -210,8 +214,8 @@ def _refuse_nan(scores: Mapping[str, float], source: str) -> None:
         )
 
 
-def _compare(run: _Run, baseline: _Run) -> Changes:
-    sides = [_name_answers(each) for each in (run, baseline)]
+def _compare(run: ModelRun, baseline: ModelRun) -> Changes:
+    sides = [name_answers(each) for each in (run, baseline)]
     labels = _name_labels(run)
     if [len(row) for row in sides[0]] != [len(row) for row in sides[1]]:
         raise NirvanaError(
@@ -248,19 +252,35 @@ def _compare(run: _Run, baseline: _Run) -> Changes:
     )
 
 
-def _name_answers(run: _Run) -> list[list[str]]:
+def score_answers(run: ModelRun) -> list[float]:
+    """Return how much of each row is answered rightly, from 0 to 1."""
+    labels = run.outputs.labels
+    if run.text.task.name == "question-answering":
+        return [
+            float(score)
+            for score in measure_overlap(np.stack(run.outputs.predictions), np.stack(labels))
+        ]
+    answers = choose_classes(run.outputs, run.text.task)
+    return [
+        float((answer == np.atleast_1d(label)).mean()) if len(answer) else 1.0
+        for answer, label in zip(answers, labels, strict=True)
+    ]
+
+
+def name_answers(run: ModelRun) -> list[list[str]]:
+    """Return the answers of each row by name: a class, one per label, or a span."""
     if run.text.task.writes:
         return [[written] for written in run.outputs.written[0]]
     return [_name(each, run) for each in choose_classes(run.outputs, run.text.task)]
 
 
-def _name_labels(run: _Run) -> list[list[str]]:
+def _name_labels(run: ModelRun) -> list[list[str]]:
     if run.text.task.writes:
         return [[expected] for expected in run.outputs.written[1]]
     return [_name(np.atleast_1d(each), run) for each in run.outputs.labels]
 
 
-def _name(answer: Any, run: _Run) -> list[str]:
+def _name(answer: Any, run: ModelRun) -> list[str]:
     task, names = run.text.task, run.text.labels
     if task.has_classes:
         return [names[number] for number in answer]

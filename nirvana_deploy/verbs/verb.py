@@ -28,6 +28,7 @@ _MODULES = {
     "build": "engine_verbs",
     "run-engine": "engine_verbs",
     "evaluate": "measuring_verbs",
+    "certify": "measuring_verbs",
     "profile": "measuring_verbs",
     "sweep": "measuring_verbs",
     "report": "run_verbs",

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pruning.allocation.constraints import Constraints
-from pruning.allocation.damage_curve import DamageCurve
 from pruning.allocation.knapsack import solve
 from pruning.allocation.levels import (
+    DamageCurve,
     Item,
     Scores,
     check_reachable,

@@ -19,6 +19,19 @@ Scores = Mapping[SubBlock, Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
+class DamageCurve:
+    """The damage of keeping each number of units, nats of KL divergence in the default allocation.
+
+    Attributes:
+        kept_counts: ascending, the last is the dense count, whose damage is 0.
+        damage: one a count.
+    """
+
+    kept_counts: tuple[int, ...]
+    damage: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """Sub-blocks that keep equally many units: one alone, or under `uniform` those of all layers.
 

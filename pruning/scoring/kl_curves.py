@@ -10,7 +10,7 @@ import torch
 
 from pruning.allocation.allocation_config import Uniform, allocate
 from pruning.allocation.constraints import Constraints
-from pruning.allocation.damage_curve import DamageCurve
+from pruning.allocation.levels import DamageCurve
 from pruning.calibration.calibration import Calibration
 from pruning.checkpoints.prunable_model import PrunableModel
 from pruning.cutting.masking import masked

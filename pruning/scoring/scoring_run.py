@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from safetensors import SafetensorError, safe_open
 
-from pruning.allocation.damage_curve import DamageCurve
+from pruning.allocation.levels import DamageCurve
 from pruning.checkpoints.file_hash import check_inside, hash_file
 from pruning.errors import NirvanaError
 from pruning.oneshot.oneshot_config import ScoringConfig

@@ -16,6 +16,7 @@ from exporters.export_config import EXPORT_FILE
 from exporters.graphs.export_manifest import ExportedGraph, ExportManifest
 from exporters.io_names import is_past
 from exporters.trace.load_source import load_source
+from nirvana_deploy.certificate import check_certificate
 from nirvana_deploy.serving.loaded.generating_model import OnnxDecoder
 from nirvana_deploy.serving.loaded.onnx_encoder_decoder import PARTS, OnnxEncoderDecoder
 from nirvana_deploy.serving.loaded.onnx_model import OnnxEncoder, OnnxModel
@@ -36,6 +37,7 @@ def load_export(folder: Path) -> OnnxModel:
     """
     manifest = ExportManifest.read(folder)
     manifest.check()
+    check_certificate(folder)
     graphs = manifest.graphs
     if set(graphs) not in ({"model"}, set(PARTS)):
         raise NirvanaError(
@@ -94,7 +96,9 @@ def open_model(source: str, texts: Path | None = None) -> OpenModel:
     """
     kind = require_artefact(source)
     path = fetch_model(source) if kind == "checkpoint" else Path(source)
-    home = texts or (path if path.is_dir() else path.parent)
+    folder = path if path.is_dir() else path.parent
+    check_certificate(folder)
+    home = texts or folder
     if not (home / CONFIG_FILE).is_file():
         raise NirvanaError(
             f"{home} has no {CONFIG_FILE}, which names the classes of the model {source}. Give the "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporters.graphs.load_graph import find_id_limits
+from nirvana_deploy.certificate import check_packaged
 from nirvana_deploy.serving.onnx_signature import OnnxSignature, read_signature
 from nirvana_deploy.serving.package_manifest import (
     MANIFEST_NAME,
@@ -91,6 +92,7 @@ def list_served_graphs(package: Path) -> tuple[ServedGraph, ...]:
         for version_dir in list_versions(model_dir)
         if (version_dir / MODEL_NAME).is_file()
     ]
+    check_packaged(package)
     if not graphs:
         raise NirvanaError(
             f"{package} holds no ONNX file. An engine is served by Triton itself; see its README."

@@ -9,11 +9,15 @@ from typing import Any
 
 from exporters.engines.engine_profiles import find_max_length
 from exporters.graphs.onnx_files import check_hashes
+from nirvana_deploy.certificate import carry_certificate
 from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.package_manifest import PackageResult, write_manifest
-from nirvana_deploy.serving.scale_out.kubernetes_files import write_manifests
-from nirvana_deploy.serving.scale_out.rollout_files import write_ray_app, write_rollout
+from nirvana_deploy.serving.scale_out.scale_out_files import (
+    write_manifests,
+    write_ray_app,
+    write_rollout,
+)
 from nirvana_deploy.serving.text_parts import read_text_parts
 from nirvana_deploy.serving.triton import triton_engine
 from nirvana_deploy.serving.triton.placed_models import PlacedModel, arrange_models
@@ -80,6 +84,8 @@ def package_triton(
     _write_text(out_dir / README_NAME, write_readme(models, config, sources))
     _write_text(out_dir / REQUEST_NAME, format_request(signature) + "\n")
     names = check_triton_repository(repository)
+    if sources.engine is None:
+        carry_certificate(sources.onnx, out_dir)
     write_manifest(out_dir, config, ("tritonclient", "onnx"), max_positions=max_positions)
     files = sorted(path for path in out_dir.rglob("*") if path.is_file())
     return PackageResult(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.allocation.damage_curve import DamageCurve
+from pruning.allocation.levels import DamageCurve
 from pruning.plans.cost import MacCost, ParameterCost, plan_cost
 from pruning.plans.dense_dims import DenseDims, StackDims, UnitSizes
 from pruning.plans.plan import LayerPlan, PruningPlan

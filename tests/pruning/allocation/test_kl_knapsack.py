@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from pruning.allocation.constraints import Constraints, allowed_counts
-from pruning.allocation.damage_curve import DamageCurve
 from pruning.allocation.kl_knapsack import allocate_knapsack, interpolate
-from pruning.allocation.levels import sub_block_cost
+from pruning.allocation.levels import DamageCurve, sub_block_cost
 from pruning.errors import NirvanaError
 from pruning.plans.cost import ParameterCost, dense_cost
 from pruning.plans.dense_dims import DenseDims

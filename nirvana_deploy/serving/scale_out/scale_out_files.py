@@ -1,13 +1,19 @@
-"""Manifests that run a Triton package on Kubernetes, by itself or by KServe."""
+"""What a Triton package brings to scale out: for Kubernetes, KServe, Ray, and to compare two."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from exporters.engines.check_loadable import list_targets
 from exporters.engines.engine_manifest import read_engine_manifest
+from nirvana_deploy.serving.onnx_signature import OnnxSignature
 from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
+from nirvana_deploy.serving.server.protocol_client import make_body, make_rows
 from nirvana_deploy.serving.triton.placed_models import PlacedModel
 from nirvana_deploy.serving.triton.triton_readme import IMAGE, REQUEST_NAME, name_resource
 from nirvana_deploy.yaml_text import dump_yaml
@@ -16,6 +22,11 @@ from pruning.errors import NirvanaError
 
 # What a driver reports is a little less than what is sold: in MiB, of a GB.
 _REPORTED_MIB_PER_GB = 900
+RAY_NAME = "ray_app.py"
+SCRIPT_NAME = "compare_endpoints.py"
+REQUESTS_NAME = "requests.jsonl"
+_LENGTHS = (8, 16, 32, 64)
+_NUM_REQUESTS = 32
 
 
 def asks_for_gpu(config: PackageConfig, sources: OnnxSources) -> bool:
@@ -287,3 +298,24 @@ def _make_sample_request(config: PackageConfig) -> list[str]:
     data = f"@{_MOUNT}/{REQUEST_NAME}"
     quiet = ["--fail", "--silent", "--max-time", "4", "--output", "/dev/null"]
     return ["curl", *quiet, "--data", data, url]
+
+
+def write_rollout(out_dir: Path, signature: OnnxSignature) -> None:
+    """Write the script, and random requests of a row and of different lengths, to `out_dir`."""
+    _copy(SCRIPT_NAME, out_dir)
+    lengths = np.random.default_rng(0).choice(_LENGTHS, _NUM_REQUESTS)
+    bodies = (
+        make_body(make_rows(signature, 1, int(length), seed=number), signature)
+        for number, length in enumerate(lengths)
+    )
+    text = "".join(f"{json.dumps(body)}\n" for body in bodies)
+    (out_dir / REQUESTS_NAME).write_text(text, encoding="utf-8")
+
+
+def write_ray_app(out_dir: Path) -> None:
+    """Write the application that serves the package by Ray Serve to `out_dir`."""
+    _copy(RAY_NAME, out_dir)
+
+
+def _copy(name: str, out_dir: Path) -> None:
+    shutil.copyfile(Path(__file__).parent / name, out_dir / name)
