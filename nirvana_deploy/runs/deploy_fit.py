@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nirvana_deploy.runs.deploy_stages import LEFT_OUT
+from nirvana_deploy.runs.deploy_stages import LEFT_OUT, SWITCHED_OFF
 from nirvana_deploy.runs.recipe import Recipe
 from pruning.allocation.allocation_config import Uniform
 from pruning.errors import NirvanaError
@@ -44,19 +44,23 @@ def check_fit(recipe: Recipe, say: Say = lambda _: None) -> dict[str, str]:
     if recipe.latency is not None:
         with _named("latency"):
             recipe.latency.check(model)
-    with _named("export"):
-        recipe.export.check(model)
-    with _named("package"):
-        recipe.package.check(model, task.name, alike=_is_alike(recipe))
-    if recipe.package.to != "triton":
-        _require_fast_tokenizer(recipe)
-    with _named("build"):
-        recipe.build.check(model)
-    if task.name != _ENCODER_DECODER:
+    off = dict.fromkeys(recipe.skip, SWITCHED_OFF["reason"])
+    if "export" not in off:
+        with _named("export"):
+            recipe.export.check(model)
+    if "package" not in off:
+        with _named("package"):
+            recipe.package.check(model, task.name, alike=_is_alike(recipe))
+        if recipe.package.to != "triton":
+            _require_fast_tokenizer(recipe)
+    if "build" not in off:
+        with _named("build"):
+            recipe.build.check(model)
+    if task.name != _ENCODER_DECODER and "profile" not in off:
         with _named("profile"):
             recipe.profile.check(model, task.name)
     _check_rows(recipe, model, splits, say)  # last, since it reads all rows
-    return dict(LEFT_OUT) if task.name == _ENCODER_DECODER else {}
+    return {**(LEFT_OUT if task.name == _ENCODER_DECODER else {}), **off}
 
 
 def _look(recipe: Recipe) -> tuple[PreTrainedModel, DatasetDict, Task]:
@@ -145,6 +149,8 @@ def _is_alike(recipe: Recipe) -> bool:
 
 def _refuse_settings(recipe: Recipe, task: Task) -> None:
     """Raise NirvanaError for what single verbs do, and a run does not."""
+    if {"profile", "package"} <= set(recipe.skip):
+        return
     if recipe.export.graphs == "split" and task.name == _DECODER:
         raise NirvanaError(
             "export.graphs: a run profiles and packages a decoder as one graph, got split. Leave "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nirvana_deploy.profile_summary import describe_profile
+from pruning.errors import NirvanaError
 from pruning.oneshot.oneshot_figures import summarise, summarise_latency
 from pruning.strict_json import JsonMapping
 
@@ -32,7 +33,13 @@ class DeployResult:
 
     @property
     def onnx(self) -> Path:
-        """The pruned model as ONNX; of an encoder-decoder's graphs the first."""
+        """The pruned model as ONNX; of an encoder-decoder's graphs the first.
+
+        Raises:
+            NirvanaError: the recipe switches the export off.
+        """
+        if self.results["export"].get("status") == "skipped":
+            raise NirvanaError(f"{self.out} has no ONNX: {self.results['export']['reason']}")
         return self.folders["export"] / str(self.results["export"]["pruned"]["onnx_path"])
 
     def headline(self) -> list[tuple[str, str]]:
@@ -51,7 +58,7 @@ class DeployResult:
             "out": str(self.out),
             "report": str(self.report),
             "checkpoint": str(self.checkpoint),
-            "onnx": str(self.onnx),
+            "onnx": None if "status" in self.results["export"] else str(self.onnx),
             "skipped": list(self.skipped),
             "results": dict(self.results),
         }

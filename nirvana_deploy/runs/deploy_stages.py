@@ -32,6 +32,8 @@ LEFT_OUT = {
     "export/pruned runs them in ONNX Runtime and generates.",
 }
 
+SWITCHED_OFF = {"status": "skipped", "reason": "The recipe switches it off."}
+
 
 def _fine_tune(inputs: StageInputs, out_dir: Path) -> Mapping[str, object]:
     from pruning.training.baseline_stage import run_baseline
@@ -197,6 +199,10 @@ def _describe_skip(error: MissingExtraError) -> dict[str, str]:
     }
 
 
+def _switch_off(_: StageInputs, __: Path) -> Mapping[str, object]:
+    return SWITCHED_OFF
+
+
 def _leave_out(stage: str) -> dict[str, str]:
     return {"status": "skipped", "reason": LEFT_OUT[stage]}
 
@@ -348,7 +354,13 @@ _SERVING = (BUILD, PROFILE, PACKAGE)
 def list_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """Return the stages from the model to the server folder, in order."""
     export = EXPORT_FINE_TUNED if recipe.fine_tuned else EXPORT
-    return (*list_pruning_stages(recipe), export, *_SERVING)
+    stages = (
+        replace(stage, reads=(), settings=lambda _: SWITCHED_OFF, run=_switch_off)
+        if stage.name in recipe.skip
+        else stage
+        for stage in (export, *_SERVING)
+    )
+    return (*list_pruning_stages(recipe), *stages)
 
 
 def list_pruning_stages(recipe: Recipe) -> tuple[Stage, ...]:

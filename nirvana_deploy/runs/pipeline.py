@@ -145,6 +145,9 @@ def _find_finished(
         say(f"{folder.name}: runs again ({change})")
         return None
     if manifest["result"].get("status") == "skipped":
+        if "install" not in manifest["result"]:  # nothing could have come that it lacked
+            say(f"{folder.name}: left out, as before")
+            return manifest
         say(f"{folder.name}: was skipped before, is tried again")
         return None
     damage = folder.find_damage(manifest)

@@ -22,6 +22,8 @@ from pruning.oneshot.oneshot_config import OneShotConfig
 from pruning.tasks.data_config import DataConfig
 from pruning.training.training_configs import BaselineConfig
 
+SWITCHES = ("export", "build", "profile", "package")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -40,6 +42,8 @@ class Recipe:
         out: Output folder; runs/NAME by default.
         trust_remote_code: Run the code in the model's folder, if the model needs it.
         latency: Budget as a latency, in place of prune.budget.
+        skip: Stages that are switched off: export, build, profile, package. A recipe may also say
+            `build: false`. Without export there is nothing to build, profile or package.
     """
 
     name: str = "run"
@@ -52,6 +56,7 @@ class Recipe:
     # By gates, or by scores and without training: the keys tell which, such as `scoring`.
     prune: PruneConfig | OneShotConfig = field(default_factory=PruneConfig)
     latency: LatencyConfig | None = None
+    skip: tuple[str, ...] = ()
     export: ExportConfig = field(default_factory=ExportConfig)
     build: EngineConfig = field(default_factory=EngineConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
@@ -63,6 +68,14 @@ class Recipe:
                 f"name must be letters, digits, '.', '_' or '-' (it names a folder), got "
                 f"{self.name!r}."
             )
+        if wrong := [stage for stage in self.skip if stage not in SWITCHES]:
+            raise NirvanaError(
+                f"skip names {wrong[0]!r}. The stages {', '.join(SWITCHES)} can be switched off; "
+                "for a model without the stage baseline set fine_tuned, and to export a model as "
+                "it is use `nirvana export`."
+            )
+        if "export" in self.skip:
+            object.__setattr__(self, "skip", SWITCHES)
         if not self.model.strip():
             raise NirvanaError("model must name a folder, a hub id or pypi:PACKAGE, got nothing.")
 
@@ -94,12 +107,22 @@ def load_recipe(path: Path | str, overrides: Mapping[str, object] | None = None)
     if not path.is_file():
         raise NirvanaError(f"There is no recipe at {path}. {_list_recipes(path)}")
     data, lines = read_yaml(path)
-    merged = _merge(data, overrides or {})
+    merged = _read_switches(_merge(data, overrides or {}))
     if re.fullmatch(r"[\w][\w.-]*", path.stem):
         merged.setdefault("name", path.stem)
     # A key that the overrides decide is no longer the line's fault.
     lines = {key: line for key, line in lines.items() if not _holds(overrides or {}, key)}
     return read_config(Recipe, merged, origin=Origin(path=path, lines=lines))
+
+
+def _read_switches(merged: dict[str, object]) -> dict[str, object]:
+    """Read `build: false` as a stage that is switched off."""
+    off = [name for name in SWITCHES if merged.get(name) is False]
+    skip = merged.get("skip", ())
+    if off and isinstance(skip, list | tuple):
+        merged = {name: value for name, value in merged.items() if name not in off}
+        merged["skip"] = [*skip, *off]
+    return merged
 
 
 def _merge(data: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:

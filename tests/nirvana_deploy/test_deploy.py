@@ -8,9 +8,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from nirvana_deploy import PruneConfig, Recipe, build, deploy, export, package, profile, prune
+from nirvana_deploy import (
+    PruneConfig,
+    Recipe,
+    build,
+    deploy,
+    export,
+    load_recipe,
+    package,
+    profile,
+    prune,
+)
 from nirvana_deploy.cli import main
-from nirvana_deploy.runs.deploy_stages import LEFT_OUT
+from nirvana_deploy.runs.deploy_stages import LEFT_OUT, SWITCHED_OFF
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.tasks.data_config import DataConfig
 from pruning.training.training_configs import BaselineConfig
@@ -144,6 +154,40 @@ def test_an_encoder_decoder_gets_an_engine_a_graph_and_the_rest_says_why_not(
     assert headline["latency"] == f"skipped: {LEFT_OUT['profile']}"
     assert headline["server folder"] == f"skipped: {LEFT_OUT['package']}"
     assert headline["engine of decoder_model"].startswith("tensorrt_rtx 1.7, fp16")
+
+
+@pytest.mark.parametrize(
+    ("skip", "ran"),
+    [
+        (("build",), ["baseline", "prune", "export", "profile", "package", "report"]),
+        (("profile", "package"), ["baseline", "prune", "export", "build", "report"]),
+        (("export",), ["baseline", "prune", "report"]),
+    ],
+)
+def test_stages_can_be_switched_off(
+    fake_work: list[str], skip: tuple[str, ...], ran: list[str], tmp_path: Path
+) -> None:
+    result = deploy(Recipe(model="model", skip=skip), "r", say=quiet)
+    assert fake_work == ran
+    for stage in skip:
+        assert result.results[stage] == SWITCHED_OFF
+    assert (result.to_json()["onnx"] is None) == (skip == ("export",))
+    assert dict(result.headline())["report"]
+    if skip == ("export",):
+        with pytest.raises(NirvanaError, match=r"r has no ONNX: The recipe switches it off\."):
+            _ = result.onnx
+    lines = "".join(f"{stage}: false\n" for stage in skip)
+    (tmp_path / "off.yaml").write_text(f"model: model\n{lines}")
+    assert load_recipe(tmp_path / "off.yaml").skip == Recipe(model="model", skip=skip).skip
+    fake_work.clear()
+    deploy(Recipe(model="model"), "r", say=quiet)  # switched on again, they run
+    assert set(skip) <= set(fake_work)
+    assert "baseline" not in fake_work
+
+
+def test_what_cannot_be_switched_off_is_said() -> None:
+    with pytest.raises(NirvanaError, match=r"skip names 'prune'\. The stages export, build, "):
+        Recipe(model="model", skip=("prune",))
 
 
 @pytest.mark.usefixtures("fake_work")
