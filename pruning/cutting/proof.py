@@ -12,7 +12,13 @@ from transformers import PreTrainedModel
 
 from pruning.checkpoints.model_source import quiet_transformers
 from pruning.checkpoints.prunable_model import PrunableModel, is_whole
-from pruning.cutting.proof_checks import Check, Pair, check_pair, fail
+from pruning.cutting.proof_checks import (
+    Check,
+    Pair,
+    check_pair,
+    explain_unprovable,
+    fail,
+)
 from pruning.cutting.smaller_model import make_smaller
 from pruning.errors import NirvanaError
 from pruning.plans.dense_dims import DenseDims, StackDims
@@ -146,7 +152,8 @@ def prove_source(
     ends a check is added to `errors`.
 
     Raises:
-        NirvanaError: the model was pruned before, or is not in float32.
+        NirvanaError: the model was pruned before, is not in float32, does not run on the inputs
+            that are drawn, or gives other outputs for the same inputs.
     """
     if not is_whole(source.current):
         raise NirvanaError("Expected a dense model to prove, this one was pruned before.")
@@ -158,6 +165,12 @@ def prove_source(
     checks: list[Check] = []
     errors = [] if errors is None else errors
     with _evaluating(model), quiet_transformers():
+        unprovable = explain_unprovable(model, seed, errors)
+        if unprovable:
+            raise NirvanaError(
+                f"Nothing can be proven: {unprovable}. Where only the head is in the way, save "
+                "`model.base_model` to a folder of its own and prove that."
+            ) from next(iter(errors), None)
         for name, plan in draw_plans(source.dims, source.wiring, seed).items():
             try:
                 smaller = make_smaller(model, source, plan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +19,7 @@ from pruning.cutting.smaller_model import cut_state
 from pruning.cutting.tensor_cutter import TensorCutter
 from pruning.plans.plan import PruningPlan
 from pruning.token_ids import find_pad, list_steering, list_usable
+from pruning.wirings.obstacles import find_place
 
 # Live tokens of each row of a probe; the shortest still has two, as some poolings need.
 LENGTHS = (13, 7, 2)
@@ -26,7 +29,11 @@ Side = Literal["left", "right"]
 
 
 def draw_inputs(model: PreTrainedModel, side: Side, seed: int) -> dict[str, torch.Tensor]:
-    """Return a batch that `model` takes, padded on one side; images know no padding."""
+    """Return a batch that `model` takes, padded on one side; images know no padding.
+
+    A classifier of an encoder-decoder shifts its tokens into the decoder itself, and reads the
+    answer at the end token: each row has one, and there are no tokens for the decoder.
+    """
     generator = torch.Generator().manual_seed(seed)
     config = model.config
     if model.main_input_name == "pixel_values":
@@ -43,10 +50,53 @@ def draw_inputs(model: PreTrainedModel, side: Side, seed: int) -> dict[str, torc
     text_config = config.get_text_config()
     pad = find_pad(getattr(text_config, "pad_token_id", None), text_config.vocab_size) or 0
     inputs = {"input_ids": tokens.where(mask.bool(), pad), "attention_mask": mask}
-    if config.is_encoder_decoder:
+    end = _find_end_token(model)
+    if end is not None:
+        last = mask.cumsum(1).argmax(1)  # of the live tokens; the first of the largest sums
+        inputs["input_ids"][torch.arange(len(LENGTHS)), last] = end
+    elif config.is_encoder_decoder:
         shape = (len(LENGTHS), _DECODER_LENGTH)
         inputs["decoder_input_ids"] = _draw_tokens(model, shape, generator)
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+
+
+def explain_unprovable(
+    model: PreTrainedModel, seed: int, errors: list[Exception] | None = None
+) -> str:
+    """Say why nothing can be proven with drawn inputs of the dense model; "" where it can.
+
+    What the model raises is added to `errors`.
+    """
+    try:
+        inputs = draw_inputs(model, "right", seed)
+        with torch.no_grad():
+            first, again = _run(model, inputs), _run(model, inputs)
+    except Exception as error:  # whatever a forward pass raises
+        if errors is not None:
+            errors.append(error)
+        place = find_place(error) or f"{type(model).__name__}.forward"
+        return (
+            f"{type(model).__name__} itself, with nothing cut, does not run on the inputs that a "
+            f"proof draws ({describe_inputs(model)}): it stops in `{place}`"
+        )
+    # Random masks and random hashes differ in every call, whatever is cut.
+    pairs = [(first[name].nan_to_num(), again[name].nan_to_num()) for name in first]
+    same = all(max_difference(x, y) <= 1e-5 * find_largest(x) for x, y in pairs)
+    return "" if same else f"{type(model).__name__} gives other outputs each time for one input"
+
+
+def describe_inputs(model: PreTrainedModel) -> str:
+    """Say what `draw_inputs` draws for a model."""
+    if model.main_input_name == "pixel_values":
+        return "a batch of images"
+    return "a padded batch of tokens with its mask"
+
+
+def _find_end_token(model: PreTrainedModel) -> int | None:
+    """Return the token at which an encoder-decoder's classifier reads; None for other models."""
+    end = model.config.eos_token_id
+    reads = model.config.is_encoder_decoder and isinstance(end, int)
+    return end if reads and type(model).__name__.endswith("ForSequenceClassification") else None
 
 
 def _draw_tokens(
@@ -129,10 +179,45 @@ def fail(plan: str, what: str, error: Exception) -> Check:
 def _make(pair: Pair, what: str, compare: Callable[[], Outcome]) -> Check:
     try:
         passed, difference, note = compare()
+        if not passed and difference is not None and math.isfinite(difference):
+            passed, difference, note = _compare_in_double(pair, compare) or (
+                passed,
+                difference,
+                note,
+            )
     except Exception as error:  # a wiring that is tried may be wrong in any way
         pair.errors.append(error)
         return fail(pair.name, what, error)
     return Check(plan=pair.name, what=what, passed=passed, max_abs_difference=difference, note=note)
+
+
+def _compare_in_double(pair: Pair, compare: Callable[[], Outcome]) -> Outcome | None:
+    """Compare again in float64, where a wrong cut differs as before, and rounding hardly.
+
+    None where nothing can be concluded: the model was in float64, or does not run in it.
+    """
+    if pair.model.dtype == torch.float64:
+        return None
+    try:
+        with _in_double(pair.model), _in_double(pair.smaller):
+            passed, difference, note = compare()
+    except Exception:  # some models name a dtype in their forward pass
+        return None
+    return passed, difference, f"{note}, compared in float64".lstrip(", ")
+
+
+@contextlib.contextmanager
+def _in_double(model: PreTrainedModel) -> Iterator[None]:
+    """Give a model's weights as float64 while the context lasts; they are not rounded after it."""
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    before = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.double()
+        yield
+    finally:
+        for tensor, data in zip(tensors, before, strict=True):
+            tensor.data = data
 
 
 @torch.no_grad()
@@ -208,7 +293,8 @@ def _compare_tokens(pair: Pair, inputs: Inputs, cache: str) -> Outcome:
 
 def _run(model: PreTrainedModel, inputs: Inputs) -> dict[str, torch.Tensor]:
     """Return the outputs where they mean something: a decoder's is not defined at padding."""
-    outputs = model(**inputs)
+    fitting = {k: x.to(model.dtype) if x.is_floating_point() else x for k, x in inputs.items()}
+    outputs = model(**fitting)
     names = [name for name in _OUTPUTS if name in outputs] or [next(iter(outputs))]
     mask = inputs.get("attention_mask")
     found: dict[str, torch.Tensor] = {name: outputs[name] for name in names}

@@ -17,7 +17,7 @@ from pruning.checkpoints.model_source import quiet_transformers
 from pruning.checkpoints.prunable_model import PrunableModel, find_stock_class, read_wired_model
 from pruning.checkpoints.pruned_config import keep_layers
 from pruning.cutting.proof import Proof, prove_source
-from pruning.cutting.proof_checks import draw_inputs
+from pruning.cutting.proof_checks import draw_inputs, explain_unprovable
 from pruning.errors import NirvanaError
 from pruning.plans.plan import hash_config
 from pruning.wirings.known_wirings import WIRINGS, explain_unwired, refuse_unsupported
@@ -25,6 +25,7 @@ from pruning.wirings.obstacles import (
     explain_failure,
     explain_names,
     find_place,
+    join_names,
     list_obstacles,
 )
 from pruning.wirings.structure import find_module, has_experts, is_linear
@@ -102,6 +103,11 @@ def _infer(model: PreTrainedModel) -> Wiring:
         errors: list[Exception] = []
         try:
             short = _build_short(model, wiring)
+            unprovable = explain_unprovable(short, 0, errors)
+            if unprovable:
+                reasons.append(_describe_unlike(model, wiring) or unprovable)
+                cause = cause or next(iter(errors), None)
+                continue
             proof = prove(short, wiring, errors=errors)
         except Exception as error:  # a guess may be wrong in any way
             reasons.append(_explain_error(model, wiring, error))
@@ -141,7 +147,10 @@ def _explain_error(model: PreTrainedModel, wiring: Wiring, error: Exception) -> 
     unclaimed = list(_list_unclaimed(model, wiring))
     if unclaimed:
         known = f"an attention and an MLP like those of {wiring.inferred_from}"
-        return f"{_UNCLAIMED} {known} that no record accounts for ({', '.join(unclaimed)})"
+        return f"{_UNCLAIMED} {known} that no record accounts for ({join_names(unclaimed)})"
+    unlike = _describe_unlike(model, wiring)
+    if unlike:
+        return unlike
     if isinstance(error, NirvanaError):  # said of the architecture, by `read_dims`
         return f"unlike in {wiring.inferred_from}, {str(error).rstrip('.')}"
     place = find_place(error) or type(model).__name__
@@ -160,6 +169,22 @@ def _list_unclaimed(model: PreTrainedModel, wiring: Wiring) -> Iterator[str]:
         for name, module in blocks[-1].named_modules():
             if is_linear(module) and name not in claimed:
                 yield name
+
+
+def _describe_unlike(model: PreTrainedModel, wiring: Wiring) -> str:
+    """Say which block has other linear maps than the last, as hybrid models have; "" for none."""
+    for stack in wiring.stacks:
+        blocks = find_module(model.base_model, stack.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        held = [{path for path, part in b.named_modules() if is_linear(part)} for b in blocks]
+        for number, linears in enumerate(held):
+            if linears != held[-1]:
+                return (
+                    f"its blocks are not alike, and a record describes them all: the linear maps "
+                    f"{join_names(sorted(linears ^ held[-1]))} are in block {number} or in block "
+                    f"{len(held) - 1}, and not in both"
+                )
+    return ""
 
 
 def _paths_of(part: AttentionWiring | MlpWiring) -> list[str]:
@@ -234,7 +259,8 @@ def _name_stack(model: PreTrainedModel, path: str) -> Any:
 
 def _find_keys(config: PretrainedConfig, name: str, num_layers: int) -> ConfigKeys | None:
     """Return the config's names of the counts; None where none holds the number of layers."""
-    keys = _STACK_LAYER_KEYS[name] if config.is_encoder_decoder else _LAYER_KEYS
+    # An encoder-decoder's config numbers the layers of each stack, also where a class has only one.
+    keys = _STACK_LAYER_KEYS[name]
     aliases = config.attribute_map
     layers = next((key for key in keys if getattr(config, key, None) == num_layers), None)
     if layers is None:

@@ -20,6 +20,7 @@ _INPUTS = {
     "input_values": "audio",
     "pixel_values_videos": "video",
 }
+_NUM_NAMES = 6  # that a reason lists
 # What a plan of a proof did, by its name.
 _TRIED = {
     "different widths": "fewer heads and neurons, other numbers in each layer",
@@ -93,19 +94,19 @@ def explain_names(
         if of_attention and not attention:
             said.append(
                 f"no record names the linear maps of the attention in {name} "
-                f"({', '.join(of_attention)})" + _describe_layout(block, of_attention)
+                f"({join_names(of_attention)})" + _describe_layout(block, of_attention)
             )
         if of_mlp and not mlp:
             kind = " (a plain one, without a gate)" if len(of_mlp) == 2 else ""
             said.append(
-                f"no record names the linear maps of the MLP{kind} in {name} ({', '.join(of_mlp)})"
+                f"no record names the linear maps of the MLP{kind} in {name} ({join_names(of_mlp)})"
             )
         if linears and not attention and not of_attention:
             said.append(f"{name} has no attention whose queries, keys and values are linear maps")
         if attention and mlp and unknown:
             said.append(
                 f"{name} holds linear maps beside a known attention and MLP that no record "
-                f"accounts for ({', '.join(unknown)})"
+                f"accounts for ({join_names(unknown)})"
             )
         if not linears:
             said.append(f"{name} holds no linear maps")
@@ -135,6 +136,12 @@ def explain_failure(plan: str, what: str, error: Exception | None) -> str:
         f"with {tried}, `{place or 'its forward pass'}` does not run: it computes with a size or "
         "a layer of the dense model that no record changes"
     )
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return names in a row, the first few of many."""
+    more = f" and {len(names) - _NUM_NAMES} more" if len(names) > _NUM_NAMES else ""
+    return ", ".join(names[:_NUM_NAMES]) + more
 
 
 def find_place(error: BaseException) -> str:
@@ -201,7 +208,7 @@ def _list_in_block(block: nn.Module, config: PretrainedConfig) -> Iterator[str]:
     if latent:
         yield (
             "multi-head latent attention: the keys and values of all heads come out of one "
-            f"compressed projection ({', '.join(latent)}), which no record can split by heads"
+            f"compressed projection ({join_names(latent)}), which no record can split by heads"
         )
     if has_experts(block):
         yield "mixture-of-experts: the units of an expert see only the tokens routed to it"
@@ -209,12 +216,18 @@ def _list_in_block(block: nn.Module, config: PretrainedConfig) -> Iterator[str]:
     if loose:
         yield (
             f"weights of {type(block).__name__} are parameters of their own and no linear maps "
-            f"({', '.join(loose)}), which no record can name"
+            f"({join_names(loose)}), which no record can name"
+        )
+    values = _list_values_of_heads(block, config)
+    if values:
+        yield (
+            f"{type(block).__name__} has weights with one value for each head "
+            f"({join_names(values)}), which no record cuts"
         )
     tables = [path for path, module in paths.items() if isinstance(module, nn.Embedding)]
     if tables:
         yield (
-            f"every layer has a position bias of its own for all heads ({', '.join(tables)}), "
+            f"every layer has a position bias of its own for all heads ({join_names(tables)}), "
             "which no record accounts for"
         )
     joint = [path for path in paths if _spans_heads(paths, path, config)]
@@ -248,6 +261,20 @@ def _list_loose_weights(block: nn.Module) -> list[str]:
     }
     matrices = (name for name, p in block.named_parameters() if p.dim() > 1 and min(p.shape) > 1)
     return [name for name in matrices if name not in named]
+
+
+def _list_values_of_heads(block: nn.Module, config: PretrainedConfig) -> list[str]:
+    """Return the vectors with a value for each head, as attention sinks are."""
+    heads = getattr(config, "num_attention_heads", None)
+    return [
+        f"{path}.{name}"
+        for path, module in block.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if _is_in_attention(path)
+        and not is_linear(module)
+        and "norm" not in type(module).__name__.lower()
+        and tuple(parameter.shape) == (heads,)
+    ]
 
 
 def _spans_heads(paths: dict[str, nn.Module], path: str, config: PretrainedConfig) -> bool:
@@ -299,7 +326,7 @@ def _takes_cache(module: nn.Module) -> bool:
 
 
 def _is_in_attention(path: str) -> bool:
-    return re.search(r"att|self|cross", path.lower()) is not None
+    return re.search(r"att|self|cross|quer|qkv", path.lower()) is not None
 
 
 def _describe_layout(block: nn.Module, paths: Sequence[str]) -> str:

@@ -123,7 +123,8 @@ def _check_paths(block: nn.Module, stack: StackWiring, place: str) -> None:
     missing = list(_list_missing(block, stack))
     if missing:
         raise NirvanaError(
-            f"{place}: the wiring expects {missing}, which {type(block).__name__} lacks."
+            f"{place}: {type(block).__name__} has no {', '.join(f'`{m}`' for m in missing)}, which "
+            "the wiring names."
         )
     for part in stack.parts:
         for path in _list_linears(part):

@@ -4,17 +4,21 @@ import pytest
 import torch
 from transformers import (
     AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForSequenceClassification,
     CLIPTextConfig,
     CLIPTextModel,
     PegasusConfig,
     PreTrainedModel,
+    T5Config,
+    T5ForSequenceClassification,
 )
 
 from pruning.cutting import proof
 from pruning.cutting.inspection import prove_model
 from pruning.cutting.smaller_model import make_smaller
 from pruning.cutting.wiring_inference import prove
-from tests.pruning.tiny_models import _BART, SIZES, make_tiny
+from tests.pruning.tiny_models import _BART, _T5, SIZES, make_tiny
 
 SEEDS = range(6)
 
@@ -48,6 +52,37 @@ def test_a_model_that_is_frozen_can_be_proven_and_stays_frozen() -> None:
 def test_the_proof_of_a_final_norm_holds_for_every_seed(seed: int) -> None:
     """Squares of a normed output hardly change: their gradient is all rounding."""
     found = prove(make_clip_text(), seed=seed)
+    assert found.holds, [check for check in found.checks if not check.passed]
+
+
+_ENDS = {"eos_token_id": 3, "num_labels": 3}
+
+
+def make_ill_conditioned() -> PreTrainedModel:
+    """Large weights behind one another: rounding of float32 grows beyond 1e-5 of the output."""
+    generator = torch.Generator().manual_seed(1)
+    model = T5ForSequenceClassification(T5Config(**{**_T5, **_ENDS})).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    return model
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_rounding_is_told_from_a_wrong_cut_in_float64(seed: int) -> None:
+    model = make_ill_conditioned()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = prove(model, seed=seed)
+    assert found.holds, [check for check in found.checks if not check.passed]
+    assert any("compared in float64" in check.note for check in found.checks)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+
+
+def test_a_classifier_that_reads_the_end_token_is_proven() -> None:
+    """BART's classifier makes its decoder's tokens itself, and wants one end token per row."""
+    torch.manual_seed(0)
+    found = prove(BartForSequenceClassification(BartConfig(**{**_BART, **_ENDS})).eval())
     assert found.holds, [check for check in found.checks if not check.passed]
 
 

@@ -11,7 +11,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from nirvana_deploy.cli import main
-from pruning.cutting.wiring_inference import find_or_infer_wiring
+from pruning.cutting.wiring_inference import find_or_infer_wiring, prove
 from pruning.errors import NirvanaError
 from pruning.wirings.obstacles import explain_failure
 from tests.pruning.tiny_models import _BART, _GQA, _T5, SIZES, VOCAB
@@ -90,6 +90,26 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"text \(gemma3_text\), vision .*gemma3_text can be pruned alone: save "
         r"`model.model.language_model`",
     ),
+    # Models that do not run on what a proof draws, or not the same way twice.
+    "MusicgenForCausalLM": (
+        {**SIZES, "ffn_dim": 48, "num_codebooks": 4, "pad_token_id": 0},
+        r"MusicgenForCausalLM itself, with nothing cut, does not run on .*\(a padded batch of",
+    ),
+    "BrosModel": (
+        SIZES,
+        r"BrosModel itself, with nothing cut, does not run .* `BrosModel.forward`",
+    ),
+    "ViTMAEModel": (_VIT, "ViTMAEModel gives other outputs each time for one input"),
+    # Blocks that differ, and a value for each head.
+    "RecurrentGemmaForCausalLM": (
+        {**_GQA, "lru_width": 48, "attention_window_size": 8},
+        r"its blocks are not alike.* temporal_block.k_proj, .* and 1 more are in block 0 or in",
+    ),
+    "GraniteSWAForCausalLM": (
+        _GQA,
+        r"one value for each head \(self_attn.sinks\), which no record",
+    ),
+    "OpenAIGPTLMHeadModel": (_GPT, "Block has no `attn.head_dim`, which the wiring names"),
     # Experts or none, and compressed keys.
     "DeepseekV3ForCausalLM": (
         {
@@ -174,6 +194,22 @@ def test_models_of_several_towers_say_which_can_be_pruned_alone(
     with pytest.raises(NirvanaError, match=reason) as caught:
         find_or_infer_wiring(architecture(config).eval())
     assert not _RAW.search(str(caught.value).split(" Known: ")[0]), caught.value
+
+
+def test_the_reason_for_a_head_that_needs_other_inputs_is_not_a_failed_proof() -> None:
+    model = transformers.BertForMultipleChoice(transformers.BertConfig(**SIZES)).eval()
+    reason = r"BertForMultipleChoice itself, .* does not run on .*prove that\.$"
+    with pytest.raises(NirvanaError, match=reason) as caught:
+        prove(model)
+    assert not _RAW.search(str(caught.value))
+
+
+@pytest.mark.parametrize("name", ["PegasusForCausalLM", "WhisperForCausalLM"])
+def test_the_decoder_of_an_encoder_decoder_is_inferred(name: str) -> None:
+    """Its config numbers the layers of both stacks, and `num_hidden_layers` is the encoder's."""
+    architecture = getattr(transformers, name)
+    config = architecture.config_class(**{**_BART, "encoder_layers": 4})
+    assert find_or_infer_wiring(architecture(config).eval()).inferred_from == "opt"
 
 
 def test_a_type_with_experts_is_judged_by_its_modules() -> None:

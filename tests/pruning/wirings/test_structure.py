@@ -148,7 +148,7 @@ def test_missing_parts_are_named() -> None:
     block = model.base_model.encoder.layer[2]
     del block.attention.self.key
     del block.attention.self.all_head_size
-    missing = r"Layer 2 .*'attention\.self\.key', 'attention\.self\.all_head_size'"
+    missing = r"Layer 2 .*`attention\.self\.key`, `attention\.self\.all_head_size`"
     with pytest.raises(NirvanaError, match=missing):
         read_model(model)
 
