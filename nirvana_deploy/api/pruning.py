@@ -156,9 +156,10 @@ def prune_from_scores(
 
     One budget goes into `out`, several into `out/0.7`, `out/0.5` and so on: a checkpoint, its plan
     and the figures. Of `config`, `budget` is not looked at. `model` says where the run's model is
-    now, if it has moved; `data` is what `config.recovery` trains on. With `latency` there is one
-    budget, in milliseconds, in place of `budgets`; with `pricing` budgets are fractions of what it
-    counts. `say` gets what was found of `data`, by default on the standard error.
+    now, if it has moved; `data` is what `config.recovery` trains on, and what both models are
+    scored on. With `latency` there is one budget, in milliseconds, in place of `budgets`; with
+    `pricing` budgets are fractions of what it counts. `say` gets what was
+    found of `data`, by default on the standard error.
 
     Raises:
         NirvanaError: a budget cannot be reached or is there twice, the run is damaged or of another

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nirvana_deploy.profile_summary import describe_profile
 from pruning.errors import NirvanaError
-from pruning.oneshot.oneshot_figures import summarise, summarise_latency
+from pruning.oneshot.oneshot_figures import describe_metric, summarise, summarise_latency
 from pruning.strict_json import JsonMapping
 
 
@@ -156,20 +156,13 @@ def _describe_prune(prune: JsonMapping) -> Iterator[tuple[str, str]]:
     if "latency" in prune:
         yield summarise_latency(prune["latency"])
     name = prune.get("metric", "accuracy")
-    yield _describe_metric(name, dense[name], pruned[name])
+    yield describe_metric(name, dense[name], pruned[name])
     if name == "perplexity":  # a language model's loss is what its validations show
-        yield _describe_metric("loss", dense["loss"], pruned["loss"])
+        yield describe_metric("loss", dense["loss"], pruned["loss"])
     yield (
         "checkpoint size",
         f"{dense['size_bytes'] / 1e6:.1f} MB -> {pruned['size_bytes'] / 1e6:.1f} MB",
     )
-
-
-def _describe_metric(name: str, dense: float, pruned: float) -> tuple[str, str]:
-    words = name.replace("_", " ")
-    if name in ("perplexity", "loss"):
-        return words, f"{dense:.2f} -> {pruned:.2f} ({pruned / dense - 1:+.1%})"
-    return words, f"{dense:.1%} -> {pruned:.1%} ({100 * (pruned - dense):+.1f} points)"
 
 
 def _describe_speed(profile: Mapping[str, object]) -> Iterator[tuple[str, str]]:

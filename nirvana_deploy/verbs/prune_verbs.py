@@ -139,11 +139,11 @@ def _prune_from_scores(
             "or leave out --scores. Training after pruning is set by --recovery.*."
         )
     config = read_config(OneShotConfig, given)
-    if data is not None and config.recovery is None:
+    if data is not None and "dataset" not in data:
         flag = name_flag(f"data.{next(iter(data))}")
         raise NirvanaError(
-            f"{flag} is for training after pruning, and none is asked for. Set "
-            "--recovery.num-epochs or --recovery.max-steps, or leave it out."
+            f"{flag} is for rows to train on or to score, and --data.dataset names none. Give it, "
+            "or leave the flag out."
         )
     with show_steps() as progress:
         results = pruning.prune_from_scores(

@@ -48,6 +48,9 @@ def summarise(figures: JsonMapping) -> list[tuple[str, str]]:
     latency = figures.get("latency")
     if latency is not None:
         rows.append(summarise_latency(latency))
+    metric = figures.get("metric")
+    if metric is not None:
+        rows.append(describe_metric(metric, figures["dense"][metric], figures["pruned"][metric]))
     for name in ("calibration", "held_out"):
         part = figures[name]
         if part is not None:
@@ -70,3 +73,11 @@ def summarise_latency(latency: JsonMapping) -> tuple[str, str]:
         f"{latency['dense_ms']:.4g} ms -> {latency['predicted_ms']:.4g} ms (asked: "
         f"{latency['asked_ms']:.4g} ms)",
     )
+
+
+def describe_metric(name: str, dense: float, pruned: float) -> tuple[str, str]:
+    """Return what a score was and is, as (what, value)."""
+    words = name.replace("_", " ")
+    if name in ("perplexity", "loss"):
+        return words, f"{dense:.2f} -> {pruned:.2f} ({pruned / dense - 1:+.1%})"
+    return words, f"{dense:.1%} -> {pruned:.1%} ({100 * (pruned - dense):+.1f} points)"

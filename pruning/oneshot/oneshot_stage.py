@@ -61,17 +61,15 @@ def run_oneshot(
     check_model(run, str(model))
     dense = load_dense(str(model), run.config.dtype)
     text = load_task_text(dense, data)
-    figures, pruned = prune_once(
-        dense, run, config, config.budget, out_dir, text=text, progress=progress, pricing=pricing
+    figures = prune_once(
+        dense,
+        run,
+        config,
+        config.budget,
+        out_dir,
+        text=text,
+        before=evaluate_text(dense.model, text, dense.tokenizer),
+        progress=progress,
+        pricing=pricing,
     )
-    before = evaluate_text(dense.model, text, dense.tokenizer)
-    after = evaluate_text(pruned, text, dense.tokenizer)
-    return {
-        **figures,
-        "task": text.task.name,
-        "metric": text.task.metric,
-        "scores": list(before),
-        "dense": {**before, **figures["dense"]},
-        "pruned": {**after, **figures["pruned"]},
-        "train_seconds": time.monotonic() - started,
-    }
+    return {**figures, "train_seconds": time.monotonic() - started}

@@ -7,12 +7,11 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from pruning.allocation.allocation_config import KlKnapsack
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
@@ -42,8 +41,9 @@ from pruning.scoring.scoring_run import ScoringRun
 from pruning.scoring.scoring_settings import describe_scoring, refuse_difference
 from pruning.strict_json import JsonObject
 from pruning.tasks.data_config import DataConfig
+from pruning.tasks.evaluation import evaluate_text
 from pruning.tasks.tasks import check_head, recognise_task, settle_padding
-from pruning.tasks.text_data import LabelledText, load_text
+from pruning.tasks.text_data import LabelledText, load_scored_text, load_text
 from pruning.training.recovery import recover
 
 FIGURES_FILE = "figures.json"
@@ -72,7 +72,8 @@ def prune_with_scores(
 
     Args:
         model: where the run's model is now, if it has moved.
-        data: what recovery trains on; only it needs some.
+        data: what recovery trains on, and both models are scored on: its validation rows, or
+            without recovery all rows of a file. Only recovery needs some.
         tell: gets what was found of `data`, in lines.
         pricing: what the budgets are fractions of, in place of `config.cost`.
 
@@ -89,14 +90,29 @@ def prune_with_scores(
         {"weights": dense.weights_hash},
         f"The scoring run {run.folder} is of another model than {source}: it",
     )
-    text = None if config.recovery is None else load_task_text(dense, data or DataConfig())
+    text = None
+    if config.recovery is not None:
+        text = load_task_text(dense, data or DataConfig())
+    elif data is not None:
+        text = load_scored_text(data, dense.tokenizer, recognise_task(dense.model), dense.model)
+        check_head(text.task, dense.model, fine_tuned=True)
+        settle_padding(text.task, dense.model, dense.tokenizer)
     for line in () if text is None else text.told:
         say(line)
+    before = None if text is None else evaluate_text(dense.model, text, dense.tokenizer)
     figures = {}
     for budget in budgets:
         with place(budget) as folder:
-            figures[budget], _ = prune_once(
-                dense, run, config, budget, folder, text=text, progress=progress, pricing=pricing
+            figures[budget] = prune_once(
+                dense,
+                run,
+                config,
+                budget,
+                folder,
+                text=text,
+                before=before,
+                progress=progress,
+                pricing=pricing,
             )
             shutil.rmtree(folder / RECOVERY_FOLDER, ignore_errors=True)
     return figures
@@ -145,13 +161,15 @@ def prune_once(
     folder: Path,
     *,
     text: LabelledText | None = None,
+    before: Mapping[str, float] | None = None,
     progress: Progress | None = None,
     pricing: Pricing | None = None,
-) -> tuple[JsonObject, PreTrainedModel]:
+) -> JsonObject:
     """Prune to one budget into `folder`; the dense model is as it was afterwards.
 
-    Returns the figures and the model as it was saved. Recovery resumes from what it left in
-    `folder` under RECOVERY_FOLDER.
+    With `before`, the scores of the dense model on the validation rows of `text`, the pruned one
+    is scored, too. Returns the figures. Recovery resumes from what it left in `folder` under
+    RECOVERY_FOLDER.
     """
     started = time.monotonic()
     task = dense.task(run.calibration)
@@ -183,8 +201,14 @@ def prune_once(
         prove_equal("loaded", "saved", predict(loaded, batch), smaller_logits, num_rows, dtype)
     )
     whole = PruningPlan.dense(plan.dims, plan.config_hash)
+    scored: JsonObject = {}
+    after: Mapping[str, float] = {}
+    if text is not None and before is not None:
+        after = evaluate_text(loaded, text, dense.tokenizer)
+        scored = {"task": text.task.name, "metric": text.task.metric, "scores": list(before)}
     figures = {
         "method": "one-shot",
+        **scored,
         "saliency": run.config.saliency,
         "allocation": type(config.allocation or run.config.allocation).__name__,
         "repair": type(config.repair).__name__,
@@ -194,8 +218,11 @@ def prune_once(
         "uncorrected_layers": [n for n, style in styles.items() if style == "other"],
         "budget": describe_spare(plan, config, budget, pricing),
         **({} if pricing is None else {"latency": describe_latency(plan, pricing)}),
-        "dense": describe_size(dense.model, whole, config.sequence_length),
-        "pruned": describe_size(smaller, plan, config.sequence_length),
+        "dense": {
+            **(before or {}),
+            **describe_size(dense.model, whole, config.sequence_length),
+        },
+        "pruned": {**after, **describe_size(smaller, plan, config.sequence_length)},
         "calibration": compare_with_dense(dense.model, smaller, run.calibration),
         "held_out": None
         if run.held_out is None
@@ -206,7 +233,7 @@ def prune_once(
         "seconds": time.monotonic() - started,
     }
     (folder / FIGURES_FILE).write_text(json.dumps(figures, indent=1) + "\n")
-    return figures, loaded
+    return figures
 
 
 def load_task_text(dense: DenseModel, data: DataConfig) -> LabelledText:

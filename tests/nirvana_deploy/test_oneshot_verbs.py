@@ -1,5 +1,6 @@
 """Scoring once and pruning to several budgets, from the command line and from Python."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import nirvana_deploy as api
 from nirvana_deploy.cli import main
 from pruning.errors import NirvanaError
 from tests.pruning.oneshot.tiny_runs import oneshot, scoring, write_model, write_text
+from tests.pruning.training.tiny_tasks import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,27 @@ def test_score_and_prune_from_the_command_line(
     assert nirvana_deploy.load(out / "0.4" / "checkpoint").config.model_type == "bert"
 
 
+def test_labelled_rows_are_scored_before_and_after(
+    tmp_path: Path, run: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The figures are those of `nirvana evaluate` of both checkpoints, and are printed."""
+    write_rows(tmp_path / "rows", "classification", num_validation=40)
+    file = tmp_path / "rows" / "validation.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    numbers = {name: str(number) for number, name in enumerate(sorted({r["label"] for r in rows}))}
+    lines = [json.dumps({**row, "label": numbers[row["label"]]}) for row in rows]
+    file.write_text("\n".join(lines) + "\n")
+    command = ["prune", model, "--scores", str(run), "--budget", "0.4", *SMALL]
+    assert main([*command, "--out", str(tmp_path / "out"), "--data.dataset", str(file)]) == 0
+    assert re.search(r"accuracy +\d+\.\d% -> \d+\.\d%", capsys.readouterr().out)
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert figures["task"] == "classification"
+    for name, checkpoint in (("dense", model), ("pruned", str(tmp_path / "out" / "checkpoint"))):
+        scores = api.evaluate(checkpoint, file).scores
+        assert figures[name]["accuracy"] == pytest.approx(scores["accuracy"].value)
+        assert figures[name]["loss"] == pytest.approx(scores["loss"].value, rel=1e-4)
+
+
 def test_one_budget_goes_into_the_folder_itself(tmp_path: Path, run: Path, model: str) -> None:
     command = ["prune", model, "--scores", str(run), "--budget", "0.5", "--cost", "bytes"]
     assert main([*command, "--out", str(tmp_path / "out"), *SMALL]) == 0
@@ -84,7 +107,7 @@ def test_one_budget_goes_into_the_folder_itself(tmp_path: Path, run: Path, model
             ["--num_epochs", "1"],
             "--num-epochs sets how gates are learned, and --scores learns none",
         ),
-        (["--data.max_length", "16"], "--data.max-length is for training after pruning, and none"),
+        (["--data.max_length", "16"], "--data.max-length is for rows to train on or to score"),
         (["--plan", "p.json"], "--scores is a setting for learning what to keep"),
     ],
 )
