@@ -32,6 +32,7 @@ from exporters.trace.graph_part import GraphPart
 from exporters.trace.list_parts import list_parts
 from exporters.trace.load_source import load_source
 from exporters.trace.trace_part import trace_graph, write_graph
+from pruning.checkpoints.file_hash import hash_file
 from pruning.checkpoints.model_source import fetch_model
 from pruning.checkpoints.remote_code import is_remote_code_allowed
 from pruning.errors import NirvanaError
@@ -124,6 +125,7 @@ def export_checkpoint(
     source = describe_parts(str(checkpoint), model, parts)
     out_dir.mkdir(parents=True, exist_ok=True)
     copy_companions(folder, out_dir)
+    companions = {path.name: hash_file(path) for path in sorted(out_dir.iterdir())}
     calibrated = Calibrated(feeds={}, told={})
     if config.precision == "int8-static":
         calibrated = calibrate(source, model, folder, config.calibration)
@@ -156,6 +158,7 @@ def export_checkpoint(
         **({"calibration": calibrated.told} if calibrated.told else {}),
         **sum_up(graphs, comparison),
         "graphs": graphs,
+        "companions": companions,
         "verification": comparison.to_json(),
     }
     text = json.dumps(described, indent=2) + "\n"

@@ -1,6 +1,7 @@
 """`export.json`: what an export holds, and the hashes of its files. Everything reads it here.
 
 {"graphs": {"model": {"file": "model.onnx", "sha256": {"model.onnx": "3f.."}, ...}},
+ "companions": {"config.json": "a0..", "tokenizer.json": "77.."},
  "task": "text-classification", "form": "onnxruntime", "verification": {"passed": true}, ...}
 """
 
@@ -38,6 +39,7 @@ class _VerificationJson(TypedDict):
 
 class _ManifestJson(TypedDict):
     graphs: dict[str, _GraphJson]
+    companions: NotRequired[dict[str, str]]
     task: NotRequired[str]
     model_type: NotRequired[str]
     form: NotRequired[str]
@@ -70,11 +72,13 @@ class ExportManifest:
 
     Attributes:
         graphs: By the graph's name, such as `model` or `decoder_model`.
+        companions: The hashes of config, tokenizer and plan, by name; older exports have none.
         told: The whole file, as plain JSON values.
     """
 
     folder: Path
     graphs: Mapping[str, ExportedGraph]
+    companions: Mapping[str, str]
     told: JsonMapping
 
     @classmethod
@@ -102,16 +106,35 @@ class ExportManifest:
             )
         if not graphs:
             raise NirvanaError(f"{path} has no hash of any graph. {_REMEDY}")
-        return cls(folder=folder, graphs=graphs, told=told)
+        companions = checked.get("companions", {})
+        return cls(folder=folder, graphs=graphs, companions=companions, told=told)
 
     def find(self, file: str) -> ExportedGraph | None:
         """Return the graph that is in a file, None where the manifest does not name it."""
         return next((graph for graph in self.graphs.values() if graph.file == file), None)
 
     def check(self, *, fresh: bool = False) -> None:
-        """Compare all files with their hashes; see `check_graph`."""
+        """Compare all files with their hashes; see `check_graph` and `check_companions`."""
         for graph in self.graphs.values():
             self.check_graph(graph, fresh=fresh)
+        self.check_companions()
+
+    def check_companions(self) -> None:
+        """Compare config, tokenizer and plan with their hashes, those that are there.
+
+        Another tokenizer gives wrong ids, another config wrong names, and nothing fails.
+
+        Raises:
+            NirvanaError: a file is another.
+        """
+        for name, expected in self.companions.items():
+            file = self.folder / check_inside(name, self.folder)
+            if file.is_file() and hash_unchanged(file) != expected:
+                raise NirvanaError(
+                    f"{file} is not the file that {EXPORT_FILE} vouches for: it is damaged, or was "
+                    "changed after the export. Make the change in the checkpoint and export that "
+                    "again."
+                )
 
     def check_graph(self, graph: ExportedGraph, *, fresh: bool = False) -> None:
         """Compare a graph and its data with their hashes.
@@ -139,6 +162,13 @@ class ExportManifest:
                     f"{self.folder / EXPORT_FILE} has no hash of {location}, which holds weights "
                     f"of {graph.file}. {_REMEDY}"
                 )
+
+
+def check_companions(folder: Path) -> None:
+    """Compare config and tokenizer of a folder with its `export.json`, where there is one."""
+    manifest = find_manifest(folder / EXPORT_FILE)
+    if manifest is not None:
+        manifest.check_companions()
 
 
 def find_manifest(path: Path) -> ExportManifest | None:

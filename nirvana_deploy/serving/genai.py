@@ -28,6 +28,7 @@ from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import OnnxSources, PackageConfig
 from nirvana_deploy.serving.package_manifest import PackageResult, check_package, write_manifest
 from nirvana_deploy.serving.text_model_file import TOKENIZER_FILE, open_tokenizer
+from nirvana_deploy.serving.text_parts import check_text_files
 from pruning.checkpoints.config_file import CONFIG_FILE
 from pruning.errors import MissingExtraError, NirvanaError
 from pruning.strict_json import read_json
@@ -69,6 +70,7 @@ def package_genai(sources: OnnxSources, out_dir: Path, config: PackageConfig) ->
         )
     check_hashes(sources.onnx, fresh=True)
     source_dir = sources.checkpoint or sources.onnx.parent
+    check_text_files(source_dir)
     document = _make_config(read_decoder(sources.onnx), sources.onnx, source_dir)
     refuse_used_folder(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)

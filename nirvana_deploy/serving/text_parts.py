@@ -69,6 +69,7 @@ def read_text_parts(checkpoint: Path, max_length: int | None = None) -> TextPart
             f"{tokenizer_path} is missing: text needs a tokenizer. Give the checkpoint's folder, "
             "saved with its (fast) tokenizer, or package the model without text."
         )
+    check_text_files(checkpoint)
     config = read_config_file(checkpoint, remedy="Save the checkpoint again.")
     labels = _read_labels(checkpoint / "config.json", config)
     pad_id, pad_token = _find_pad(checkpoint, config)
@@ -82,6 +83,20 @@ def read_text_parts(checkpoint: Path, max_length: int | None = None) -> TextPart
         labels=labels,
         score_kind=_choose_score_kind(checkpoint / "config.json", config, len(labels)),
     )
+
+
+def check_text_files(folder: Path) -> None:
+    """Compare config and tokenizer with what vouches for them, in an export or pruned checkpoint.
+
+    Raises:
+        NirvanaError: a file is another.
+    """
+    from exporters.graphs.export_manifest import check_companions
+    from pruning.checkpoints.checkpoint_files import check_files, is_pruned
+
+    check_companions(folder)
+    if is_pruned(folder):
+        check_files(folder, weights=False)
 
 
 def _choose_score_kind(path: Path, config: dict[str, object], num_labels: int) -> ScoreKind:

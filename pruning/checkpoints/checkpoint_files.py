@@ -37,8 +37,11 @@ def is_pruned(folder: Path | str) -> bool:
     return (Path(folder) / PLAN_FILE).is_file() and (Path(folder) / MANIFEST_FILE).is_file()
 
 
-def check_files(folder: Path) -> None:
-    """Raise NirvanaError for the first file that is missing or differs from the manifest."""
+def check_files(folder: Path, *, weights: bool = True) -> None:
+    """Raise NirvanaError for the first file that is missing or differs from the manifest.
+
+    Without `weights` these are left out, as for a package that needs config and tokenizer only.
+    """
     if not is_pruned(folder):
         raise NirvanaError(
             f"Expected a pruned checkpoint in {folder}, found no {PLAN_FILE} and {MANIFEST_FILE}. "
@@ -53,6 +56,8 @@ def check_files(folder: Path) -> None:
         )
     for name, sha256 in manifest.items():
         check_inside(name, folder)
+        if not weights and name.endswith(".safetensors"):
+            continue
         if not (folder / name).is_file():
             raise NirvanaError(f"The checkpoint {folder} lacks {name}. Copy or write it again.")
         if hash_file(folder / name) != sha256:

@@ -89,6 +89,10 @@ def test_the_folder_says_what_is_in_it_and_loads_as_a_models_does(exported) -> N
         graph = written["graphs"]["model"]
         path = folder / "onnx" / name / "model.onnx"
         assert graph["sha256"] == {"model.onnx": hash_file(path)}
+        companions = [file for file in path.parent.iterdir() if file.suffix != ".onnx"]
+        assert written["companions"] == {
+            file.name: hash_file(file) for file in companions if file.name != "export.json"
+        }
         assert written["size_bytes"] == path.stat().st_size
         assert written["task"] == "text-classification"
         assert [i["name"] for i in graph["inputs"]][:2] == ["input_ids", "attention_mask"]

@@ -24,16 +24,17 @@ from exporters.graphs.read_onnx import read_onnx
 from exporters.inspect_export import inspect_export
 from nirvana_deploy.cli import main
 from nirvana_deploy.runs.stage_folder import StageFolder
-from nirvana_deploy.serving.loaded.open_model import load_export
+from nirvana_deploy.serving.loaded.open_model import load_export, open_model
 from nirvana_deploy.serving.onnx_signature import read_signature
 from nirvana_deploy.serving.package_config import PackageConfig
+from nirvana_deploy.serving.text_parts import check_text_files, read_text_parts
 from nirvana_deploy.serving.triton.triton_package import package_triton
 from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 from pruning.checkpoints.checkpoint import load_pruned, save_pruned
 from pruning.checkpoints.file_hash import hash_file, hash_unchanged
 from pruning.cutting.repack import repack
 from pruning.errors import NirvanaError
-from tests.nirvana_deploy.serving.tiny_classifier import make_classifier
+from tests.nirvana_deploy.serving.tiny_classifier import make_classifier, save_checkpoint
 from tests.pruning.tiny_models import make_tiny, uneven_plan
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -96,6 +97,38 @@ def test_every_reader_compares_an_export_with_its_hashes(
     with pytest.raises(NirvanaError, match=r"is not the file that export\.json vouches for"):
         read(path)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [inspect_export, load_export, lambda folder: open_model(str(folder)), read_text_parts],
+    ids=["inspect", "load", "evaluate", "package"],
+)
+def test_config_and_tokenizer_of_an_export_are_compared_with_their_hashes(
+    tmp_path: Path, read: Callable[[Path], Any]
+) -> None:
+    folder = write_export(tmp_path / "export").parent
+    texts = save_checkpoint(tmp_path / "checkpoint")
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    for name in names:
+        shutil.copy(texts / name, folder)
+    config = make_tiny("bert").config.to_dict() | {
+        "architectures": ["BertForSequenceClassification"]
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    told = json.loads((folder / "export.json").read_text())
+    told["companions"] = {name: hash_file(folder / name) for name in names}
+    (folder / "export.json").write_text(json.dumps(told))
+    read(folder)
+    for name in names:
+        kept = (folder / name).read_bytes()
+        flip_a_bit(folder / name)
+        with pytest.raises(
+            NirvanaError, match=rf"{name} is not the file that export\.json vouches"
+        ):
+            read(folder)
+        (folder / name).write_bytes(kept)
+    read(folder)
 
 
 def test_a_graph_that_the_export_does_not_name_is_read(tmp_path: Path) -> None:
@@ -270,6 +303,23 @@ def test_a_checkpoints_manifest_names_what_is_loaded(
     flip_a_bit(folder / "model.safetensors")
     with pytest.raises(NirvanaError, match=r"manifest\.json has no hash of"):
         load_pruned(folder)
+
+
+def test_what_a_package_takes_from_a_pruned_checkpoint_is_compared(
+    pruned: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pruned"
+    shutil.copytree(pruned, folder)
+    texts = save_checkpoint(tmp_path / "checkpoint")
+    shutil.copy(texts / "tokenizer.json", folder)
+    rewrite_files(
+        folder, lambda files: files.update({"tokenizer.json": hash_file(folder / "tokenizer.json")})
+    )
+    flip_a_bit(folder / "model.safetensors")  # a package does not read it
+    check_text_files(folder)
+    flip_a_bit(folder / "tokenizer.json")
+    with pytest.raises(NirvanaError, match=r"tokenizer\.json is corrupt"):
+        read_text_parts(folder)
 
 
 def test_a_checkpoints_manifest_stays_in_its_folder(pruned: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from exporters.compare.artefact import MODEL
 from exporters.compare.open_artefact import ArtefactKind, find_engine_dir, require_artefact
 from exporters.export_config import EXPORT_FILE
-from exporters.graphs.export_manifest import ExportedGraph, ExportManifest
+from exporters.graphs.export_manifest import ExportedGraph, ExportManifest, check_companions
 from exporters.io_names import is_past
 from exporters.trace.load_source import load_source
 from nirvana_deploy.certificate import check_certificate
@@ -104,6 +104,7 @@ def open_model(source: str, texts: Path | None = None) -> OpenModel:
             f"{home} has no {CONFIG_FILE}, which names the classes of the model {source}. Give the "
             "folder that has it and the tokenizer: --texts DIR."
         )
+    check_companions(home)
     config = load_stock_model(AutoConfig, str(home))
     return OpenModel(
         name=source,
