@@ -137,8 +137,8 @@ def is_full_disk(error: BaseException, folder: Path | None = None) -> bool:
             return True
         if any(text in str(cause).lower() for text in _FULL_TEXTS):
             return True
-    if folder is None:
-        return False
+    if folder is None or all(isinstance(cause, NirvanaError) for cause in _list_causes(error)):
+        return False  # what was refused in words was not refused for want of space
     usage = shutil.disk_usage(_find_existing(folder))
     return usage.total > 0 and usage.free < _NOTHING_LEFT_BYTES  # /proc has no bytes at all
 

@@ -74,7 +74,10 @@ def write_files(path: Path, verb: str | None = None) -> Iterator[Path]:
         try:
             aside = stack.enter_context(make_folder_aside(path))
         except OSError as error:
-            raise error if verb is None else _explain(error, verb, path.parent) from error
+            if verb is not None:
+                raise _explain(error, verb, path.parent) from error
+            # Not the name of the folder aside, which means nothing to a user.
+            raise OSError(error.errno, error.strerror, str(path.parent)) from error
         with explain_limits(verb, aside) if verb else contextlib.nullcontext():
             yield aside
             others = sorted({entry.name for entry in aside.iterdir()} - {path.name})
@@ -128,6 +131,17 @@ def make_folder(folder: Path, verb: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _explain(error, verb, folder) from error
+
+
+def require_writable(path: Path, verb: str) -> None:
+    """Raise NirvanaError where no file can be written at `path`: before the work, not after it."""
+    while not path.parent.exists():
+        path = path.parent
+    try:
+        with make_folder_aside(path):
+            pass
+    except OSError as error:
+        raise _explain(error, verb, path.parent) from error
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from nirvana_deploy.verbs.config_flags import add_flags, collect_flags
 from nirvana_deploy.verbs.tables import list_pairs, print_result
 from nirvana_deploy.verbs.verb import Verb, add_out
 from pruning.errors import NirvanaError
-from pruning.write_aside import write_aside
+from pruning.write_aside import require_writable, write_aside
 
 if TYPE_CHECKING:
     from nirvana_deploy.api.engines import EngineRun
@@ -73,6 +73,8 @@ def _run_engine(args: argparse.Namespace) -> int:
             f"Expected a new .npz file for the outputs, got {args.out}"
             f"{', which exists already' if args.out.exists() else ''}."
         )
+    if args.out is not None:
+        require_writable(args.out, "run-engine")
     run = engines.run_engine(args.engine, args.inputs, cuda_graph=args.cuda_graph)
     print_result(args, "Ran", list(_describe(run)), run.to_json())
     if args.out is not None:

@@ -18,7 +18,7 @@ from nirvana_deploy.verbs.verb import ARTEFACTS, Verb
 from profiles.measuring.measure_config import ProfileConfig, SweepConfig
 from pruning.errors import NirvanaError
 from pruning.tasks.data_config import DataConfig
-from pruning.write_aside import write_json, write_text
+from pruning.write_aside import require_writable, write_json, write_text
 
 _ENDINGS = (".json", ".csv", ".md")
 
@@ -36,7 +36,7 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
 
 def _profile(args: argparse.Namespace) -> int:
     config = read_config(ProfileConfig, collect_flags(args))
-    _check_figures_file(args.out)
+    _check_figures_file(args.out, "profile")
     result = measuring.profile(args.dense, args.pruned, config)
     figures = result.to_json()
     print_result(args, "Profile", list(describe_profile(figures)), figures)
@@ -68,7 +68,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 
 def _sweep(args: argparse.Namespace) -> int:
     config = read_config(SweepConfig, collect_flags(args))
-    _check_figures_file(args.out)
+    _check_figures_file(args.out, "sweep")
     result = measuring.sweep(args.model, config, name=args.name)
     rows = [
         (f"batch {p.batch}", f"{p.rows_per_s:.4g} rows/s, median {p.median_ms:.4g} ms")
@@ -161,6 +161,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     data, batches = read_rows(args), _read_batches(args)
     if args.out is not None and args.out.exists():
         raise NirvanaError(f"{args.out} exists already. Choose a new file for the figures.")
+    if args.out is not None:
+        require_writable(args.out, "evaluate")
     with show_steps() as progress:
         result = measuring.evaluate(
             args.model,
@@ -170,12 +172,12 @@ def _evaluate(args: argparse.Namespace) -> int:
             **batches,
             progress=progress,
         )
-    if args.out is not None:
-        write_json(args.out, result.to_json())
     if args.json:
         print_json(result.to_json())
     else:
         print_evaluation(result)
+    if args.out is not None:
+        write_json(args.out, result.to_json())
     return 0
 
 
@@ -250,6 +252,8 @@ def _certify(args: argparse.Namespace) -> int:
         raise NirvanaError(
             "Choose a file for the certificate by --out: a model has no folder here."
         )
+    for path in homes:
+        require_writable(path, "certify")
     with show_steps() as progress:
         result = measuring.certify(
             args.models,
@@ -296,7 +300,7 @@ def describe_certificate(certificate: Certificate) -> Iterator[tuple[str, str]]:
         yield "more rows", f"at that rate about {needed:,} rows would show it for {failed.model}"
 
 
-def _check_figures_file(path: Path | None) -> None:
+def _check_figures_file(path: Path | None, verb: str) -> None:
     """Raise NirvanaError, before anything is measured, for a file that cannot be written."""
     if path is None:
         return
@@ -307,6 +311,7 @@ def _check_figures_file(path: Path | None) -> None:
             f"{path} says by its ending what is written: {', '.join(_ENDINGS)}, got "
             f"{path.suffix or 'none'}. Only the JSON has everything."
         )
+    require_writable(path, verb)
 
 
 def _write_figures(

@@ -98,6 +98,41 @@ def test_a_read_only_folder_is_named_by_every_verb(
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize("verb", ["profile", "sweep", "evaluate", "run-engine"])
+@pytest.mark.parametrize("place", ["out", "new/folder/out"])
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(
+    verb: str, place: str, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    others = {"profile": ["other"], "evaluate": ["--data", "rows.csv"]}.get(verb, [])
+    out = f"{disk / place}.{'npz' if verb == 'run-engine' else 'json'}"
+    assert main([verb, "missing", *others, "--out", out]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"Cannot write in {disk}: Read-only file system. Choose a folder" in told
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert main([verb, "missing", *others, "--out", out]) == 1
+    assert "Cannot write" not in capsys.readouterr().err
+    assert not list(disk.iterdir())
+
+
+def test_what_was_refused_in_words_is_no_full_disk(disk: Path) -> None:
+    fill(disk, 0)
+    with pytest.raises(NirvanaError, match=r"^no such class$"), explain_limits("package", disk):
+        raise NirvanaError("no such class")
+    with pytest.raises(MachineLimitError, match="full"), explain_limits("package", disk):
+        try:
+            raise RuntimeError("the writer failed")
+        except RuntimeError as error:
+            raise NirvanaError("cannot convert it") from error
+
+
+def test_the_folder_is_named_and_not_the_one_aside(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(OSError, match="Read-only") as raised, write_aside(disk / "report.html"):
+        pass
+    assert raised.value.filename == str(disk)
+
+
 def test_a_read_only_folder_is_told_alike(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     told = r"Cannot write in .*: Read-only file system\. Choose a folder that can be written"
