@@ -98,13 +98,17 @@ def test_a_read_only_folder_is_named_by_every_verb(
     assert "Traceback" not in told
 
 
-@pytest.mark.parametrize("verb", ["profile", "sweep", "evaluate", "run-engine"])
+@pytest.mark.parametrize("verb", ["profile", "sweep", "evaluate", "certify", "run-engine"])
 @pytest.mark.parametrize("place", ["out", "new/folder/out"])
 def test_a_folder_that_cannot_be_written_is_named_before_the_work(
     verb: str, place: str, disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    others = {"profile": ["other"], "evaluate": ["--data", "rows.csv"]}.get(verb, [])
+    others = {
+        "profile": ["other"],
+        "evaluate": ["--data", "rows.csv"],
+        "certify": ["--baseline", "other", "--data", "rows.csv", "--max-flips", "2%"],
+    }.get(verb, [])
     out = f"{disk / place}.{'npz' if verb == 'run-engine' else 'json'}"
     assert main([verb, "missing", *others, "--out", out]) == 1
     told = " ".join(capsys.readouterr().err.split())
