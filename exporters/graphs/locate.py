@@ -164,14 +164,20 @@ def locate(graph: ir.Graph, facts: GraphFacts, dims: DenseDims) -> LocatedModel:
     linears = list_linear_maps(graph, facts)
     wiring = WIRINGS.get(dims.model_type)
     fused = any(node.op_type in _FUSED and node.domain for node in graph)
-    located = None
+    located, misnamed = None, None
     pattern = SubBlockPattern(graph, facts, linears)
     if wiring is not None and not fused:
-        located = locate_by_names(linears, wiring, dims)
+        try:
+            located = locate_by_names(linears, wiring, dims)
+        except NirvanaError as error:
+            # An optimizer drops the modules of the nodes, and a weight or two keep their names.
+            misnamed = error
     if located is None:
         _refuse_other_type(linears, dims)
         located = locate_by_pattern(pattern, wiring, dims)
         if located is None:
+            if misnamed is not None:
+                raise misnamed
             raise NirvanaError(
                 f"This is not a dense graph of the plan's model ({dims.model_type}): "
                 f"{explain_pattern(pattern, dims)}. Give the graph of the model that the plan was "

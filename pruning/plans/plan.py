@@ -148,13 +148,14 @@ class PruningPlan:
             weights=tuple(map(WeightFingerprint.from_json, data["weights"])),
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the plan as a JSON file."""
-        write_json(path, self.to_json(), indent=None)
+        write_json(Path(path), self.to_json(), indent=None)
 
     @classmethod
-    def load(cls, path: Path) -> PruningPlan:
+    def load(cls, path: Path | str) -> PruningPlan:
         """Read a plan from a JSON file."""
+        path = Path(path)
         if not path.is_file():
             raise NirvanaError(f"Expected a pruning plan at {path}, found no file there.")
         return cls.from_json(read_value(path, remedy="Write the plan again."))

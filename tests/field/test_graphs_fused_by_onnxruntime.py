@@ -11,14 +11,15 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from transformers import PreTrainedModel
 
 from exporters.graphs.shape_rules import product_axes
 from exporters.surgeon.prune_onnx import prune_onnx
 from pruning.cutting.repack import plan_for, repack
 from pruning.errors import NirvanaError
 from pruning.plans.weight_fingerprint import SAME_WEIGHTS
-from tests.exporters.surgeon.dense_graphs import assert_same_logits, export_torchscript
-from tests.pruning.tiny_models import dropping_plan, make_tiny, uneven_plan
+from tests.exporters.surgeon.dense_graphs import Logits, assert_same_logits, export_torchscript
+from tests.pruning.tiny_models import batch_for, dropping_plan, make_tiny, uneven_plan
 
 LEVELS = {
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -66,6 +67,35 @@ def test_an_optimized_graph_gives_what_the_repacked_model_gives(
     plan = make_plan(model)
     path = tmp_path / "optimized.onnx"
     optimize(dense(name), path, level)
+    prune_onnx(path, plan, tmp_path / "pruned.onnx")
+    assert_same_logits(tmp_path / "pruned.onnx", repack(model, plan))
+
+
+def export_dynamo(model: PreTrainedModel, path: Path) -> Path:
+    """Write `batch -> logits`; modules are named in metadata, which the optimizer drops."""
+    batch = batch_for(model)
+    free = torch.export.Dim.DYNAMIC
+    axes = tuple({0: free} if x.dim() > 2 else {0: free, 1: free} for x in batch.values())
+    torch.onnx.export(
+        Logits(model, list(batch)).eval(),
+        tuple(batch.values()),
+        str(path),
+        input_names=list(batch),
+        output_names=["logits"],
+        dynamic_shapes={"inputs": axes},
+        dynamo=True,
+        verbose=False,
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_an_optimized_dynamo_graph_with_a_few_names_left_is_cut(name, tmp_path):
+    """Biases that a fused operator takes keep names such as `encoder.layer.0.output.dense.bias`."""
+    model = make_tiny(name, "eager")
+    plan = uneven_plan(model)
+    path = tmp_path / "optimized.onnx"
+    optimize(export_dynamo(model, tmp_path / "dense.onnx"), path, "extended")
     prune_onnx(path, plan, tmp_path / "pruned.onnx")
     assert_same_logits(tmp_path / "pruned.onnx", repack(model, plan))
 

@@ -62,8 +62,8 @@ def test_a_plan_of_an_encoder_decoder_survives_json(tmp_path: Path) -> None:
     whole = PruningPlan.dense(SEQ2SEQ, "")
     layers = (*whole.layers[:3], LayerPlan.drop_block())
     plan = replace(whole, layers=layers)
-    plan.save(tmp_path / "plan.json")
-    assert PruningPlan.load(tmp_path / "plan.json") == plan
+    plan.save(str(tmp_path / "plan.json"))
+    assert PruningPlan.load(str(tmp_path / "plan.json")) == plan
     assert [len(layers) for _, layers in plan.stacks()] == [2, 2]
     assert whole.layers[0].kept_cross_heads is None
     assert whole.layers[2].kept_cross_heads == (0, 1, 2, 3)
