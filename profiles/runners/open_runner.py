@@ -19,7 +19,7 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 def open_runner(source: str, *, name: str, config: RunConfig) -> Runner:
-    """Load an artifact into what runs its kind: torch, ONNX Runtime, TensorRT.
+    """Load an artifact into what runs its kind: torch, ONNX Runtime or OpenVINO, TensorRT.
 
     A checkpoint runs in float32: on the CPU, or with a provider other than `cpu` on the GPU.
 
@@ -35,6 +35,15 @@ def open_runner(source: str, *, name: str, config: RunConfig) -> Runner:
 
         folder = find_engine_dir(Path(source))
         return EngineFolderRunner(folder, name=name, cuda_graph=config.cuda_graph)
+    if config.onnx_runtime == "openvino":
+        from profiles.runners.openvino_runner import OpenVinoRunner
+
+        return OpenVinoRunner(
+            find_graph(Path(source)),
+            name=name,
+            num_threads=config.num_threads,
+            precision=config.inference_precision,
+        )
     from profiles.runners.execution_providers import parse_options
     from profiles.runners.onnxruntime_runner import OnnxRuntimeRunner
 

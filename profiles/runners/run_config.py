@@ -6,6 +6,8 @@ from typing import Literal, get_args
 from pruning.errors import NirvanaError
 
 TorchMode = Literal["eager", "sdpa", "compile"]
+OnnxRuntimeName = Literal["onnxruntime", "openvino"]
+InferencePrecision = Literal["f32", "bf16", "f16"]
 _DEFAULT_IDS = 1000
 
 
@@ -25,6 +27,8 @@ class RunConfig:
         vocab_size: Token ids are drawn below this number; by default below 1,000, or below the
             vocabulary of a model that has fewer.
         torch_mode: How a checkpoint is run: its attention implementation, or compiled.
+        onnx_runtime: What runs ONNX files: onnxruntime, or openvino on the CPU.
+        inference_precision: What OpenVINO computes in: f32, bf16, f16. The CPU must have it.
         provider: Execution provider of ONNX Runtime: cpu, cuda, tensorrt, tensorrt-rtx, or a full
             name.
         provider_options: Options of the execution provider as name=value; unknown ones are refused.
@@ -39,6 +43,8 @@ class RunConfig:
     num_threads: int | None = None
     vocab_size: int | None = None
     torch_mode: TorchMode = "sdpa"
+    onnx_runtime: OnnxRuntimeName = "onnxruntime"
+    inference_precision: InferencePrecision = "f32"
     provider: str = "cpu"
     provider_options: tuple[str, ...] = ()
     provider_cache: str | None = None
@@ -62,10 +68,25 @@ class RunConfig:
         for name in ("vocab_size", "num_threads"):
             if getattr(self, name) is not None:
                 self.require_at_least(1, name)
-        if self.torch_mode not in get_args(TorchMode):
+        for name, choices in (
+            ("torch_mode", get_args(TorchMode)),
+            ("onnx_runtime", get_args(OnnxRuntimeName)),
+            ("inference_precision", get_args(InferencePrecision)),
+        ):
+            if getattr(self, name) not in choices:
+                raise NirvanaError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
+                )
+        is_openvino = self.onnx_runtime == "openvino"
+        if is_openvino and (self.provider != "cpu" or self.provider_options):
             raise NirvanaError(
-                f"torch_mode must be one of {', '.join(get_args(TorchMode))}, "
-                f"got {self.torch_mode!r}."
+                f"provider {self.provider} is ONNX Runtime's, and onnx_runtime is openvino, which "
+                "runs on the CPU. Leave out one of them."
+            )
+        if self.inference_precision != "f32" and not is_openvino:
+            raise NirvanaError(
+                f"inference_precision {self.inference_precision} is for OpenVINO: set onnx_runtime "
+                "to openvino, or leave it out."
             )
 
     def check_positions(self, limit: int | None, name: str) -> None:

@@ -18,7 +18,7 @@ from pruning.scoring.block_walk import Batch
 from pruning.scoring.model_passes import leave_as_found
 from pruning.tasks.class_names import number_classes
 from pruning.tasks.collation import hide_tokens
-from pruning.tasks.encoded_rows import IGNORED
+from pruning.tasks.task import IGNORED
 from pruning.tasks.text_data import name_model_classes
 
 # B rows, S tokens, T tokens of the target.

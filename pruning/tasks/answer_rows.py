@@ -10,7 +10,7 @@ from pruning.errors import NirvanaError
 from pruning.tasks.class_rows import require_offsets
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.data_splits import Splits, require_text
-from pruning.tasks.encoded_rows import EncodedRows
+from pruning.tasks.task import EncodedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

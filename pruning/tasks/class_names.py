@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pruning.errors import NirvanaError
-from pruning.tasks.encoded_rows import IGNORED
+from pruning.tasks.task import IGNORED
 
 _UNNAMED = re.compile(r"LABEL_(\d+)")
 _CANONICAL_INTEGER = re.compile(r"0|-?[1-9]\d*")

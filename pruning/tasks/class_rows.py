@@ -12,7 +12,7 @@ from pruning.errors import NirvanaError
 from pruning.tasks.class_names import ClassNames, number_classes, read_name
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.data_splits import Splits, require_text
-from pruning.tasks.encoded_rows import IGNORED, EncodedRows
+from pruning.tasks.task import IGNORED, EncodedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from pruning.errors import NirvanaError
-from pruning.tasks.encoded_rows import IGNORED
+from pruning.tasks.task import IGNORED
 
 # S: tokens of a row, B: rows
 _HIDDEN = 0.15

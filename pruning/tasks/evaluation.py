@@ -23,9 +23,8 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from pruning.checkpoints.model_source import quiet_transformers
 from pruning.errors import NirvanaError
 from pruning.tasks.collation import collate
-from pruning.tasks.encoded_rows import IGNORED
 from pruning.tasks.metrics import Metric, score_language, score_rouge_l
-from pruning.tasks.task import Task
+from pruning.tasks.task import IGNORED, Task
 from pruning.tasks.text_data import LabelledText
 
 Batch = dict[str, torch.Tensor]

@@ -13,7 +13,7 @@ from pruning.errors import NirvanaError
 from pruning.tasks.collation import hide_tokens
 from pruning.tasks.data_config import DataConfig
 from pruning.tasks.data_splits import Splits, require_text
-from pruning.tasks.encoded_rows import EncodedRows
+from pruning.tasks.task import EncodedRows
 
 
 def encode_targets(

@@ -11,7 +11,7 @@ import numpy as np
 
 from pruning.errors import NirvanaError
 from pruning.own_code import import_own
-from pruning.tasks.encoded_rows import IGNORED
+from pruning.tasks.task import IGNORED
 
 Metric = Callable[[Any, Any], dict[str, float]]
 

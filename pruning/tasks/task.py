@@ -7,9 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from datasets import Dataset
 
 from pruning.tasks.data_config import TaskName
-from pruning.tasks.encoded_rows import EncodedRows
+
+IGNORED = -100  # torch's and transformers' default `ignore_index`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedRows:
+    """Tokenised rows of one task.
+
+    Attributes:
+        labels: the classes' names, none where the task has no classes.
+        bytes_per_token: UTF-8 bytes of the validation text for each of its tokens; for tasks that
+            predict every token.
+    """
+
+    train: Dataset
+    validation: Dataset
+    labels: tuple[str, ...] = ()
+    bytes_per_token: float | None = None
+
 
 Outputs = tuple[torch.Tensor, ...]
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from pruning.tasks.encoded_rows import IGNORED
+from pruning.tasks.task import IGNORED
 from pruning.tasks.tasks import recognise_task
 from pruning.training.hidden_states import HiddenStateMatch
 from pruning.training.training_configs import DistillationConfig

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pruning.errors import NirvanaError
-from pruning.tasks.encoded_rows import IGNORED
+from pruning.tasks.task import IGNORED
 from pruning.training.training_configs import DistillationConfig
 
 # B batch, S sequence, D hidden size of the student, E of the teacher; T and L layers of each.

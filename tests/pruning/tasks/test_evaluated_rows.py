@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from pruning.tasks.encoded_rows import IGNORED
 from pruning.tasks.evaluated_rows import (
     _weigh,
     binomial_cdf,
@@ -20,6 +19,7 @@ from pruning.tasks.evaluated_rows import (
     wilson,
 )
 from pruning.tasks.evaluation import RowOutputs, score_rows
+from pruning.tasks.task import IGNORED
 from pruning.tasks.tasks import TASKS
 
 NAMES = ("a", "b", "c", "never")

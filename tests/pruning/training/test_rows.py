@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from pruning.errors import NirvanaError
 from pruning.tasks.collation import collate, hide_tokens
 from pruning.tasks.data_config import DataConfig
-from pruning.tasks.encoded_rows import IGNORED
+from pruning.tasks.task import IGNORED
 from pruning.tasks.tasks import TASKS
 from pruning.tasks.text_data import load_text
 from tests.pruning.training.tiny_tasks import WORDS, make_tokenizer, write_rows
