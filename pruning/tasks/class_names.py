@@ -170,6 +170,14 @@ def _number_as(
             "id2label and label2id in the model's config.json, or give the data's classes as the "
             "model's numbers."
         )
+    integers = sort_names(name for name in used if _CANONICAL_INTEGER.fullmatch(name))
+    if len(integers) == len(used) and not set(used) & set(own):  # such as 1 to 3
+        wrong = integers[-1] if int(integers[-1]) >= count else integers[0]
+        raise NirvanaError(
+            f"The column {column!r} has the class {wrong}, and the model numbers its {count} "
+            f"classes from 0 to {count - 1} ({list_first(model, 30)}). Write the model's names or "
+            "its numbers into the column."
+        )
     folded: dict[str, list[int]] = {}
     for number, name in enumerate(model):
         folded.setdefault(_fold(name), []).append(number)

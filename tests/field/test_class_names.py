@@ -98,8 +98,8 @@ def test_the_models_numbers_are_taken_by_name() -> None:
         (("LABEL_0", "LABEL_1"), ("neg", "pos"), "does not name its 2 classes"),
         (("a", "A"), ("A ", "a "), "does not have|differ by case"),
         (("neg", "pos"), ("neg", "neutral"), "has the class 'neutral'"),
-        (("neg", "pos"), ("0", "2"), "has the class '0'"),
-        (("neg", "pos"), ("-1", "0", "1"), "has the class '-1'"),
+        (("neg", "pos"), ("0", "2"), "has the class 2, and"),
+        (("neg", "pos"), ("-1", "0", "1"), "has the class -1, and"),
         (("LABEL_0", "LABEL_1"), ("-1", "1"), "does not name its 2 classes"),
         (("LABEL_0", "LABEL_1"), ("False", "True"), "does not name its 2 classes"),
         (("1", "2", "3"), ("0", "1", "2"), "'1' is a name and a number of two classes"),
@@ -255,3 +255,11 @@ def test_columns_are_found_by_usual_names_and_several_are_refused(
         load_text(DataConfig(dataset=str(tmp_path)), tokenizer)
     named = DataConfig(dataset=str(tmp_path), text_column="sentence")
     assert load_text(named, tokenizer).labels == ("x", "y")
+
+
+@pytest.mark.parametrize(("used", "wrong"), [(("1", "2", "3"), 3), (("-5", "0", "1"), -5)])
+def test_numbers_outside_those_of_the_model_are_named(used: tuple[str, ...], wrong: int) -> None:
+    """Classes that count from 1: it is the 3 that the model lacks, and 1 is one of its numbers."""
+    reason = f"has the class {wrong}, and the model numbers its 3 classes from 0 to 2"
+    with pytest.raises(NirvanaError, match=reason):
+        number_classes(used, used, model=("mail", "games", "math"), column="label")

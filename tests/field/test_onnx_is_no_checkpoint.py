@@ -46,3 +46,12 @@ def test_a_file_of_weights_names_its_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(NirvanaError, match=r"is a file\. .* Give the folder that it is in"):
         resolve_model(str(tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "pytorch_model.bin"])
+def test_a_file_of_another_format_is_to_be_saved_as_a_checkpoint(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        NirvanaError, match=r"is a file\. .* save it by save_pretrained to a folder"
+    ):
+        resolve_model(str(tmp_path / name))
