@@ -71,9 +71,19 @@ def describe_towers(model: PreTrainedModel) -> str:
         path = _find_tower(model, config)
         known = config.model_type in WIRINGS
         alone = "can be pruned alone" if known else "has no record of its own, but may be tried"
-        where = f": save `model.{path}` to a folder of its own and prune that" if path else ""
+        where = f": {_describe_rescue(model, path)}" if path else ""
         said += f"; the text model of type {config.model_type} {alone}{where}"
     return said
+
+
+def _describe_rescue(model: PreTrainedModel, path: str) -> str:
+    """Say how the text model at `path` becomes a model that can be scored, which takes a head."""
+    if hasattr(model, "lm_head") and path.endswith("language_model"):
+        return (
+            f"put `model.{path}` and `model.lm_head` into an AutoModelForCausalLM of its config, "
+            "save that to a folder of its own and prune it"
+        )
+    return f"save `model.{path}` to a folder of its own and prune that"
 
 
 def explain_names(

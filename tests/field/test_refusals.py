@@ -87,8 +87,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "SiglipModel": (_TWO, r"joins 2 towers, text \(siglip_text_model\), vision"),
     "Gemma3ForConditionalGeneration": (
         {"text_config": _GQA, "vision_config": _VIT},
-        r"text \(gemma3_text\), vision .*gemma3_text can be pruned alone: save "
-        r"`model.model.language_model`",
+        r"text \(gemma3_text\), vision .*gemma3_text can be pruned alone: put "
+        r"`model.model.language_model` and `model.lm_head` into an AutoModelForCausalLM",
     ),
     # Models that do not run on what a proof draws, or not the same way twice.
     "MusicgenForCausalLM": (
@@ -210,6 +210,18 @@ def test_the_decoder_of_an_encoder_decoder_is_inferred(name: str) -> None:
     architecture = getattr(transformers, name)
     config = architecture.config_class(**{**_BART, "encoder_layers": 4})
     assert find_or_infer_wiring(architecture(config).eval()).inferred_from == "opt"
+
+
+def test_the_text_model_of_two_towers_is_pruned_as_the_refusal_says(tmp_path: Path) -> None:
+    """Without its head, it could not be scored."""
+    model = build("Gemma3ForConditionalGeneration")
+    text = transformers.AutoModelForCausalLM.from_config(model.config.text_config)
+    text.model, text.lm_head = model.model.language_model, model.lm_head
+    text.save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert find_or_infer_wiring(loaded).model_type == "gemma3_text"
 
 
 def test_a_type_with_experts_is_judged_by_its_modules() -> None:
