@@ -208,14 +208,14 @@ def _refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> None
 class _Complain:
     """Writes a message on the standard error that stays with --quiet, and into the log."""
 
-    def __init__(self, log: TextIO | None) -> None:
+    def __init__(self, log: _Log | None) -> None:
         self._stream, self._log = sys.stderr, log
 
     def __call__(self, message: str) -> None:
         self._stream.write(f"{message}\n")
         self._stream.flush()
         if self._log is not None:
-            _log_lines(self._log, f"{message}\n")
+            self._log.write_lines(message)
 
 
 class _Messages:
@@ -223,7 +223,7 @@ class _Messages:
 
     encoding = "utf-8"
 
-    def __init__(self, stream: TextIO | None, log: TextIO | None) -> None:
+    def __init__(self, stream: TextIO | None, log: _Log | None) -> None:
         self._stream, self._log, self._line = stream, log, ""
 
     def write(self, text: str) -> int:
@@ -232,7 +232,7 @@ class _Messages:
         if self._log is not None:
             whole, _, self._line = f"{self._line}{text}".rpartition("\n")
             if whole:
-                _log_lines(self._log, f"{whole}\n")
+                self._log.write_lines(whole)
         return len(text)
 
     def flush(self) -> None:
@@ -246,10 +246,32 @@ class _Messages:
         return False  # a bar would fill the log
 
 
-def _log_lines(log: TextIO, text: str) -> None:
-    for line in text.splitlines():
-        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-    log.flush()
+class _Log:
+    """A log file. Where it can be written no more, work goes on without it, and that is said."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._stream = path, sys.stderr
+        self._file: TextIO | None = path.open("a", encoding="utf-8")
+
+    def write_lines(self, text: str) -> None:
+        if self._file is None:
+            return
+        try:
+            for line in text.splitlines():
+                self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            self._file.flush()
+        except OSError as error:
+            self.close()
+            self._stream.write(
+                f"warning: Cannot write the log {self._path}: {error.strerror}. Nothing more is "
+                "written to it; the work goes on.\n"
+            )
+
+    def close(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        self._file = None
 
 
 @contextlib.contextmanager
@@ -258,7 +280,7 @@ def _direct_messages(namespace: argparse.Namespace) -> Iterator[_Complain]:
     with contextlib.ExitStack() as stack:
         log = None
         if namespace.log_file is not None:
-            log = stack.enter_context(namespace.log_file.open("a", encoding="utf-8"))
+            log = stack.enter_context(contextlib.closing(_Log(namespace.log_file)))
         complain = _Complain(log)
         if namespace.quiet or log is not None:
             shown = None if namespace.quiet else sys.stderr

@@ -312,6 +312,15 @@ def test_a_log_file_has_progress_and_errors_with_their_times(
     assert "error: Cannot write the log no/log" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full disk to write to")
+def test_a_log_on_a_full_disk_does_not_end_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["deploy", "--model", "model", "--out", "r", "--log-file", "/dev/full"]
+    assert main(command) == 0
+    told = capsys.readouterr().err
+    assert told.count("warning: Cannot write the log /dev/full: No space left on device.") == 1
+    assert "Nothing more is written to it; the work goes on" in told and "baseline: starts" in told
+
+
 def test_completion_is_printed_and_completes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
