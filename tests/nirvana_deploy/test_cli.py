@@ -312,6 +312,7 @@ def test_a_log_file_has_progress_and_errors_with_their_times(
     assert "error: Cannot write the log no/log" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("fake_work")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full disk to write to")
 def test_a_log_on_a_full_disk_does_not_end_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["deploy", "--model", "model", "--out", "r", "--log-file", "/dev/full"]
